@@ -1,0 +1,426 @@
+"""The command line: parse, call one function, report. Nothing else knows click.
+
+Heavy imports happen inside the commands, so that `imgtf --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .data.config import DataConfig
+from .errors import ImgtfError, Interrupted
+from .options import field_types
+from .pipelines.settings import collect, load_presets, option_names
+from .prior.config import PriorConfig, SamplingConfig
+from .tokenizer.config import TokenizerConfig, TokenizerRecipe
+from .training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from .training.loop import Outcome
+
+TOKENIZER_CLASSES = (DataConfig, TokenizerConfig, TokenizerRecipe, TrainingConfig)
+PRIOR_CLASSES = (DataConfig, PriorConfig, SamplingConfig, TrainingConfig)
+INTERRUPTED = 130
+FOLLOWS_DATA = {"image_size": "the preset's, or the images' own if smaller", "channels": "the images' own"}
+
+Command = Callable[..., Any]
+
+
+class CommaSeparated(click.ParamType):
+    """`1,2,2` to (1, 2, 2)."""
+
+    def __init__(self, plain: type) -> None:
+        self.plain = plain
+        self.name = f"{plain.__name__.upper()},..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return [self.plain(part) for part in str(value).split(",") if part.strip()]
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of {self.plain.__name__}", param, ctx)
+
+
+def options_of(*classes: type, room: str | None = None) -> Callable[[Command], Command]:
+    """Adds every field of the configuration classes as an option; defaults that a preset sets are its own."""
+    preset_keys = {key for preset in load_presets(room).values() for key in preset} if room else set()
+
+    def decorate(command: Command) -> Command:
+        for cls in reversed(classes):
+            names = option_names(cls)
+            for field in reversed([f for f in dataclasses.fields(cls) if f.name in names]):
+                command = _option(cls, field, field.name in preset_keys)(command)
+        return command
+
+    return decorate
+
+
+def _option(cls: type, field: dataclasses.Field[Any], from_preset: bool) -> Callable[[Command], Command]:
+    plain, many, _ = field_types(cls)[field.name]
+    flag = "--" + field.name.replace("_", "-")
+    if plain is bool:
+        return click.option(
+            f"{flag}/--no-{flag[2:]}", field.name, default=None, help=_help(field, from_preset)
+        )
+    kind = CommaSeparated(plain) if many else _click_type(plain, field)
+    return click.option(flag, field.name, type=kind, default=None, help=_help(field, from_preset))
+
+
+def _click_type(plain: type, field: dataclasses.Field[Any]) -> Any:
+    bounds = field.metadata
+    if bounds["choices"]:
+        return click.Choice(bounds["choices"])
+    if plain is int and bounds["minimum"] is not None:
+        return click.IntRange(bounds["minimum"], bounds["maximum"])
+    if plain is float and bounds["minimum"] is not None:
+        return click.FloatRange(bounds["minimum"], bounds["maximum"])
+    return plain
+
+
+def _help(field: dataclasses.Field[Any], from_preset: bool) -> str:
+    default = field.metadata["auto"] or field.default
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default)) or "none"
+    if from_preset:
+        default = "the preset's"
+    return f"{field.metadata['help']}  [default: {FOLLOWS_DATA.get(field.name, default)}]"
+
+
+model_option = click.option(
+    "--model",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="model",
+    show_default=True,
+    help="Folder of the model.",
+)
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object on stdout.  [default: off]"
+)
+
+
+def run_options(room: str) -> Callable[[Command], Command]:
+    """The options of a training command that are not settings of the run itself."""
+    presets = load_presets(room)
+    about = "; ".join(f"{name}: {preset['about']}" for name, preset in presets.items())
+
+    def decorate(command: Command) -> Command:
+        command = click.option(
+            "--force", is_flag=True, help=f"Replace the {room} that is there.  [default: off]"
+        )(command)
+        command = click.option(
+            "--resume",
+            is_flag=True,
+            help="Go on from the last saved state with the settings of that run.  [default: off]",
+        )(command)
+        command = click.option(
+            "--config",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="TOML file with settings by option name; the command line wins.  [default: none]",
+        )(command)
+        command = click.option(
+            "--preset", type=click.Choice(list(presets)), help=f"{about}.  [default: tiny]"
+        )(command)
+        return model_option(command)
+
+    return decorate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="imgtf")
+def cli() -> None:
+    """Train a tokenizer on your images, train a prior on its tokens, and sample new images.
+
+    \b
+    imgtf tokenizer train --data my-images
+    imgtf prior train
+    imgtf sample --n 64 --top-k 100
+
+    Without --data, the built-in handwritten digits are used.
+    """
+
+
+@cli.group()
+def tokenizer() -> None:
+    """Stage one: images to a grid of tokens and back."""
+
+
+@cli.group()
+def prior() -> None:
+    """Stage two: the transformer that learns the grids."""
+
+
+@tokenizer.command("train")
+@run_options("tokenizer")
+@options_of(*TOKENIZER_CLASSES, room="tokenizer")
+def tokenizer_train(model: Path, config: Path | None, resume: bool, force: bool, **given: Any) -> None:
+    """Train the tokenizer on images."""
+    given = _named(given)
+    config = config or _resumed(model / "tokenizer", resume)
+    settings = collect("tokenizer", TOKENIZER_CLASSES, given, config)
+    _speak()
+    from .pipelines.train import train_tokenizer
+
+    _report_run(model / "tokenizer", train_tokenizer(model, settings, resume=resume, force=force))
+
+
+@prior.command("train")
+@run_options("prior")
+@options_of(*PRIOR_CLASSES, room="prior")
+def prior_train(model: Path, config: Path | None, resume: bool, force: bool, **given: Any) -> None:
+    """Train the prior on the tokenizer's codes, encoding the images first where that was not done.
+
+    Without --data, the images that the tokenizer was trained on are used. The sampling options are what
+    `imgtf sample` then does unless told otherwise.
+    """
+    given = _named(given)
+    config = config or _resumed(model / "prior", resume)
+    settings = collect("prior", PRIOR_CLASSES, given, config, inherit=model / "tokenizer" / "train.toml")
+    _speak()
+    from .pipelines.train import train_prior
+
+    _report_run(model / "prior", train_prior(model, settings, resume=resume, force=force))
+
+
+@tokenizer.command("encode")
+@model_option
+@options_of(DataConfig)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: MODEL/codes]"
+)
+@click.option("--mirrored", is_flag=True, help="Encode every image mirrored as well.  [default: off]")
+@device_option
+def tokenizer_encode(model: Path, out: Path | None, mirrored: bool, device: str, **given: Any) -> None:
+    """Write the tokens of a data set to disk, as `prior train` reads them."""
+    data = _data(model, given)
+    _speak()
+    from .data.source import open_source
+    from .pipelines.encode import encode
+    from .tokenizer.model import Tokenizer
+    from .training.device import pick_device
+
+    loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
+    for source in open_source(data):
+        if len(source):
+            click.echo(encode(loaded, source, data, out or model / "codes", flips=mirrored))
+
+
+@tokenizer.command("eval")
+@model_option
+@options_of(DataConfig)
+@device_option
+@json_option
+def tokenizer_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
+    """Measure the tokenizer on held-out images: PSNR in dB, errors, codebook usage and perplexity."""
+    data = _data(model, given)
+    _speak()
+    from .data.source import open_source
+    from .pipelines.evaluate import evaluate_tokenizer
+    from .tokenizer.model import Tokenizer
+    from .training.device import pick_device
+
+    loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
+    _report(evaluate_tokenizer(loaded, open_source(data)[1], data), as_json)
+
+
+@tokenizer.command("reconstruct")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the PNGs."
+)
+@model_option
+@click.option("--background", default="white", show_default=True, help="Colour under transparent pixels.")
+@device_option
+def tokenizer_reconstruct(
+    images: tuple[Path, ...], out: Path, model: Path, background: str, device: str
+) -> None:
+    """Draw each image beside what is left of it after encoding and decoding."""
+    _speak()
+    from .pipelines.evaluate import reconstruct
+    from .tokenizer.model import Tokenizer
+    from .training.device import pick_device
+
+    loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
+    for path in reconstruct(loaded, images, out, background):
+        click.echo(path)
+
+
+@prior.command("eval")
+@model_option
+@options_of(DataConfig)
+@device_option
+@json_option
+def prior_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
+    """Measure the prior on held-out images: bits per token and per pixel, in all and by class."""
+    data = _data(model, given)
+    _speak()
+    from .data.source import open_source
+    from .pipelines.evaluate import evaluate_prior
+    from .pipelines.pipeline import Pipeline
+
+    pair = Pipeline.from_pretrained(model, device)
+    held_out = open_source(data)[1]
+    _report(evaluate_prior(model, pair.tokenizer, pair.prior, held_out, data), as_json)
+
+
+@cli.command()
+@click.option("--n", type=click.IntRange(1), default=16, show_default=True, help="Number of images.")
+@click.option(
+    "--label", multiple=True, help="Class by name; several take turns.  [default: all classes, spread evenly]"
+)
+@options_of(SamplingConfig)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Which images: same seed, same images.",
+)
+@click.option(
+    "--first",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Number of the first image of that seed.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Images sampled at once; changes the speed only.",
+)
+@model_option
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder.  [default: the next free MODEL/samples/NNN]",
+)
+@click.option("--force", is_flag=True, help="Write into a folder that already holds samples.  [default: off]")
+@device_option
+@json_option
+def sample(
+    n: int, label: tuple[str, ...], seed: int, first: int, batch_size: int, model: Path, out: Path | None,
+    force: bool, device: str, as_json: bool, **given: Any,
+) -> None:  # fmt: skip
+    """Sample images: single PNGs, a labelled grid, and a samples.json to make any of them again."""
+    _speak()
+    from tqdm import tqdm
+
+    from .pipelines.pipeline import Pipeline
+    from .pipelines.write import free_folder, write_samples
+
+    pipeline = Pipeline.from_pretrained(model, device)
+    out = out or free_folder(model / "samples")
+    with tqdm(total=n * pipeline.prior.config.tokens, desc="sample", unit="token", disable=None) as bar:
+        grid = write_samples(
+            pipeline, out, n, label or None, seed=seed, first=first, batch_size=batch_size, force=force,
+            progress=bar.update, **_named(given),
+        )  # fmt: skip
+    click.echo(json.dumps({"grid": str(grid), "n": n}) if as_json else grid)
+
+
+@cli.command()
+@click.argument("folder", default="model", type=click.Path(file_okay=False, path_type=Path))
+@json_option
+def info(folder: Path, as_json: bool) -> None:
+    """Say what a model folder holds: sizes, classes, parameters."""
+    _speak()
+    from .pipelines.info import describe_model
+
+    _report(describe_model(folder), as_json)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: runs a command and turns every expected error into one line and an exit code."""
+    try:
+        code = cli.main(arguments, prog_name="imgtf", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except Interrupted as error:
+        _fail(f"Interrupted: {error}; go on with the same command and --resume", INTERRUPTED)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("Interrupted.", INTERRUPTED)
+    except ImgtfError as error:
+        _fail(f"Error: {error}", 1)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"Error: {where}{error.strerror or error}", 1)
+
+
+def _fail(line: str, code: int) -> None:
+    click.echo(" ".join(line.split()), err=True)
+    sys.exit(code)
+
+
+def _named(given: dict[str, Any]) -> dict[str, Any]:
+    """Only what was given on the command line."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _resumed(folder: Path, resume: bool) -> Path | None:
+    """The settings of the run to go on with, where there are any."""
+    path = folder / "train.toml"
+    return path if resume and path.exists() else None
+
+
+def _data(model: Path, given: dict[str, Any]) -> DataConfig:
+    """The data options of a command that works on a trained model: by default the data it was trained on."""
+    return collect(
+        "tokenizer", (DataConfig,), _named(given), inherit=model / "tokenizer" / "train.toml"
+    ).part(DataConfig)
+
+
+def _report(figures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            click.echo(f"{name}:")
+            for key, inner in value.items():
+                click.echo(f"  {key:<22} {_plain(inner)}")
+        else:
+            click.echo(f"{name:<24} {_plain(value)}")
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _report_run(folder: Path, outcome: Outcome) -> None:
+    figures = ", ".join(f"{k} {v:.4g}" for k, v in outcome.figures.items())
+    click.echo(
+        f"{folder} (best at step {outcome.best_step} of {outcome.steps}: {figures or 'no held-out images'})"
+    )
+
+
+def _speak() -> None:
+    """Sends the library's log to stderr, around the progress bar."""
+    from tqdm import tqdm
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tqdm.write(self.format(record), file=sys.stderr)
+
+    logger = logging.getLogger("imgtf")
+    logger.handlers = [Lines()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""The token cache: every image of a data set as codes, encoded once, mapped into memory from Arrow."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import CheckpointError, DataError, ImgtfError
+from ..options import build, to_dict
+
+FORMAT = 1
+INFO_FILE, CODES_FILE = "cache.json", "codes.arrow"
+BLOCK = 1024  # rows written at a time
+
+
+@dataclass(frozen=True)
+class CodesInfo:
+    """What the codes were made from and by: two caches with the same are interchangeable."""
+
+    tokenizer_sha256: str
+    source: str
+    split: str
+    fingerprint: str
+    grid: tuple[int, int]
+    codebook_size: int
+    class_names: tuple[str, ...]
+    flips: bool
+    image_size: int
+    preprocessing: str
+
+
+def write_codes(folder: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a cache, replacing one that is there; it appears whole or not at all.
+
+    Args:
+        rows: mappings with `codes` (T,) of whole numbers in [0, codebook_size), `codes_flipped` (T,) where
+            `info.flips`, `label` or None, `text` or None. Taken one after the other, never all in memory.
+
+    Raises:
+        DataError: codes of another length or out of range, or no rows at all.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir(parents=True)
+    try:
+        count = _write_arrow(partial / CODES_FILE, info, rows)
+        if not count:
+            raise DataError(f"{info.source}: no images to encode in {info.split}")
+        text = json.dumps({"format": FORMAT, "rows": count, **to_dict(info)}, indent=2)
+        (partial / INFO_FILE).write_text(text + "\n")
+        _swap(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def open_codes(folder: Path, *, augment: bool = False, seed: int = 0) -> CodesDataset:
+    """Opens a cache.
+
+    Args:
+        augment: give the codes of the mirrored image half of the time, where the cache has them.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged or of another version.
+    """
+    folder = Path(folder)
+    info, count = _read_info(folder / INFO_FILE)
+    try:
+        table = _map(folder / CODES_FILE)
+    except Exception as error:  # pyarrow's, the system's, or that of `datasets`
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{folder / CODES_FILE}: {reason}; delete {folder} to encode again") from None
+    wanted = {"codes", "label", "text"} | ({"codes_flipped"} if info.flips else set())
+    if table.num_rows != count or not wanted <= set(table.column_names):
+        raise CheckpointError(
+            f"{folder / CODES_FILE}: {table.num_rows} rows of {', '.join(table.column_names)}, "
+            f"expected {count} of {', '.join(sorted(wanted))}; delete {folder} to encode again"
+        )
+    return CodesDataset(folder, info, table, augment, seed)
+
+
+class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """The rows of a cache; asked for by (index, epoch), as `BatchOrder` draws them."""
+
+    def __init__(self, folder: Path, info: CodesInfo, table: Any, augment: bool, seed: int) -> None:
+        """`table`: the Arrow table; its codes are looked at in place."""
+        self.folder, self.info, self.seed = folder, info, seed
+        self.augment = augment and info.flips
+        length = info.grid[0] * info.grid[1]
+        self._codes = _views(table["codes"], length)
+        self._flipped = _views(table["codes_flipped"], length) if info.flips else []
+        self._starts = np.cumsum([0] + [len(view) for view in self._codes])
+        self._labels = table["label"].to_numpy()
+        self._texts = table["text"] if table["text"].null_count < table.num_rows else None
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.folder, self.augment, self.seed)  # a worker maps the file itself
+
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
+        """codes: (T,) int64. label: its class, -1 without. text: "" without. index. bad: always ""."""
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        mirrored = self.augment and self._mirrored(index, epoch)
+        return {
+            "codes": torch.from_numpy(self._row(index, mirrored)),
+            "label": int(self._labels[index]),
+            "text": self.text(index) or "",
+            "index": index,
+            "bad": "",
+        }
+
+    def text(self, index: int) -> str | None:
+        """The caption of a row."""
+        return None if self._texts is None else self._texts[index].as_py()
+
+    def fits(self, info: CodesInfo) -> bool:
+        """Whether these codes are what encoding with `info` would give (the flipped ones may be to spare)."""
+        same = ("tokenizer_sha256", "fingerprint", "split", "image_size", "preprocessing", "class_names")
+        if any(getattr(self.info, name) != getattr(info, name) for name in same):
+            return False
+        return self.info.flips or not info.flips
+
+    def _mirrored(self, index: int, epoch: int) -> bool:
+        return bool(np.random.default_rng((self.seed % 2**64, epoch, index)).random() < 0.5)
+
+    def _row(self, index: int, mirrored: bool) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        block = int(np.searchsorted(self._starts, index, side="right")) - 1
+        views = self._flipped if mirrored else self._codes
+        return views[block][index - self._starts[block]].astype(np.int64)
+
+
+def _reopen(folder: Path, augment: bool, seed: int) -> CodesDataset:
+    return open_codes(folder, augment=augment, seed=seed)
+
+
+def _map(path: Path) -> Any:
+    from datasets import Dataset
+
+    if not path.is_file():
+        raise FileNotFoundError("the file is missing")
+    return Dataset.from_file(str(path)).data.table
+
+
+def _views(column: Any, length: int) -> list[np.ndarray]:
+    """(rows, T) views into the mapped file, one for each block it was written in."""
+    return [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, length) for chunk in column.chunks]
+
+
+def _read_info(path: Path) -> tuple[CodesInfo, int]:
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent}: no token cache here ({path.name} is missing)")
+    try:
+        values = json.loads(path.read_text())
+        version, count = values.pop("format"), values.pop("rows")
+        if version != FORMAT:
+            raise CheckpointError(
+                f"{path}: format {version}, this version reads {FORMAT}; delete {path.parent}"
+            )
+        info = build(CodesInfo, values, str(path))
+        if len(info.grid) != 2 or min(info.grid) < 1 or not isinstance(count, int):
+            raise ValueError(f"grid {info.grid} of {count} rows")
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, AttributeError, OSError, ImgtfError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); delete {path.parent} to encode again") from None
+    return info, count
+
+
+def _write_arrow(path: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]) -> int:
+    import pyarrow as pa
+
+    kind = np.uint16 if info.codebook_size <= 2**16 else np.uint32
+    codes = pa.list_(pa.from_numpy_dtype(kind), info.grid[0] * info.grid[1])
+    schema = pa.schema({"codes": codes, "label": pa.int64(), "text": pa.string()})
+    if info.flips:
+        schema = schema.append(pa.field("codes_flipped", codes))
+    count = 0
+    with path.open("wb") as file:
+        with pa.ipc.new_stream(file, schema) as writer:  # the format `datasets` maps
+            for block in _blocks(rows):
+                writer.write_batch(_batch(block, count, info, schema, kind))
+                count += len(block)
+        file.flush()
+        os.fsync(file.fileno())
+    return count
+
+
+def _blocks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    block = []
+    for row in rows:
+        block.append(row)
+        if len(block) == BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _batch(block: list[Mapping[str, Any]], start: int, info: CodesInfo, schema: Any, kind: Any) -> Any:
+    import pyarrow as pa
+
+    length = info.grid[0] * info.grid[1]
+    columns = {
+        "label": [-1 if row.get("label") is None else int(row["label"]) for row in block],
+        "text": [row.get("text") or None for row in block],
+    }
+    for name in ("codes", "codes_flipped") if info.flips else ("codes",):
+        arrays = [_checked(row.get(name), start + i, name, length, info) for i, row in enumerate(block)]
+        flat = pa.array(np.concatenate(arrays).astype(kind))
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, length)
+    return pa.record_batch(
+        [
+            pa.array(columns[f.name], f.type) if isinstance(columns[f.name], list) else columns[f.name]
+            for f in schema
+        ],
+        schema=schema,
+    )
+
+
+def _checked(codes: Any, row: int, name: str, length: int, info: CodesInfo) -> np.ndarray:
+    array = np.asarray(codes)
+    if array.shape != (length,) or array.dtype.kind not in "iu":
+        raise DataError(
+            f"row {row}: {name} is {array.dtype} {array.shape}, expected whole numbers ({length},)"
+        )
+    if array.min() < 0 or array.max() >= info.codebook_size:
+        raise DataError(
+            f"row {row}: {name} from {array.min()} to {array.max()}, the codebook has {info.codebook_size}"
+        )
+    return array
+
+
+def _swap(partial: Path, folder: Path) -> None:
+    """Puts the new folder in place; a kill between the two renames leaves none, which is encoded again."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,85 @@
+"""Bytes or a path -> a loaded Pillow image, or a `BadImage` that says which one and why."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import DataError
+
+
+class BadImage(DataError):  # noqa: N818  (what it is, like DataError's "bad_images")
+    """One image that cannot be read. `where` is its file or row, `why` the reason."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"{where}: {why}")
+        self.where, self.why = where, why
+
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+        return type(self), (self.where, self.why)  # the default would call it with the message alone
+
+
+def open_image(cell: Any, where: str) -> Image.Image:
+    """Opens an image without decoding its pixels: mode and size are known, the body may still be broken.
+
+    Args:
+        cell: encoded bytes, a path, or the mapping {bytes, path} that `datasets` stores.
+
+    Raises:
+        BadImage: missing, empty, not an image, or too large (Pillow's bomb limit, 179 million pixels).
+    """
+    try:
+        data = _encoded(cell)
+        if not data:
+            raise BadImage(where, "the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # half the bomb limit and odd metadata only warn
+            return Image.open(io.BytesIO(data))
+    except BadImage:
+        raise
+    except Exception as error:
+        raise BadImage(where, _why(error)) from error
+
+
+def load_image(cell: Any, where: str, at_least: int | None = None) -> Image.Image:
+    """Opens and decodes an image, in whatever mode its file has; of an animation the first frame.
+
+    Args:
+        at_least: the shorter side needed. A JPEG four times as large or more is decoded at a half, a quarter
+            or an eighth, never below twice this side, so that the resize after it still antialiases.
+
+    Raises:
+        BadImage: it cannot be read, or its body is cut short.
+    """
+    image = open_image(cell, where)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if at_least is not None and image.format == "JPEG":
+                image.draft(None, (2 * at_least, 2 * at_least))
+            image.load()
+    except Exception as error:
+        raise BadImage(where, _why(error)) from error
+    return image
+
+
+def _encoded(cell: Any) -> bytes:
+    if isinstance(cell, Mapping):
+        cell = cell.get("bytes") or cell.get("path") or b""
+    if isinstance(cell, (str, Path)):
+        return Path(cell).read_bytes()  # not an open handle: nothing is left to close
+    return bytes(cell or b"")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow can read"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    # Pillow's decoders raise nearly any type at a broken file: OSError, SyntaxError, ValueError, struct.error
+    return (str(error) or type(error).__name__).splitlines()[0]

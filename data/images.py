@@ -1,0 +1,113 @@
+"""Images as training wants them: augmented, each by its own random stream, broken ones stood in for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import DataError
+from .config import DataConfig, flips
+from .decode import BadImage
+from .image import transform
+from .source import ImageSource
+
+log = logging.getLogger("imgtf")
+
+BAD_SHARE = 0.01  # more broken images than this are no accident
+
+
+class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """The images of a source as square tensors; asked for by (index, epoch), as `BatchOrder` draws them."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        size: int,
+        channels: int,
+        config: DataConfig,
+        augment: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """`augment`: random crops and flips as the config says; without it, every image centre cropped."""
+        self.source, self.size, self.channels, self.config = source, size, channels, config
+        self.augment, self.seed = augment, seed
+        self.crop = config.crop if augment else "centre"
+        self.flip = augment and flips(config)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
+        """One image, or the next readable one where it is broken.
+
+        Returns:
+            image: (channels, size, size) float32 in [-1, 1].
+            label: its class, -1 without. text: its caption, "" without.
+            index: as asked for. bad: "", or which image is broken and why.
+
+        Raises:
+            DataError: the image is broken and `bad_images` is "fail", or all of them are.
+        """
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        bad = ""
+        for row in _from(index, len(self.source)):
+            try:
+                image = self._image(row, self._stream(index, epoch))
+            except BadImage as error:
+                if self.config.bad_images == "fail":
+                    raise DataError(f"{error}: mend or remove it, or allow --bad-images skip") from None
+                bad = bad or str(error)
+                continue
+            # Label and text are those of the image that stands in, so that they belong together.
+            label, text = self.source.label(row), self.source.text(row)
+            label = -1 if label is None else label
+            return {"image": image, "label": label, "text": text or "", "index": index, "bad": bad}
+        raise DataError(f"{self.source.name}: none of its images can be read ({bad})")
+
+    def _stream(self, index: int, epoch: int) -> np.random.Generator | None:
+        if not self.augment:
+            return None
+        # Its own stream for each image and epoch: neither the number of workers nor a resume changes it.
+        return np.random.default_rng((self.seed % 2**64, epoch, index))
+
+    def _image(self, row: int, stream: np.random.Generator | None) -> torch.Tensor:
+        image = self.source.image(row, at_least=self.size)
+        background = self.config.background
+        try:
+            return transform(image, self.size, self.channels, background, self.crop, self.flip, stream)
+        except BadImage as error:
+            raise BadImage(self.source.where(row), error.why) from None
+        except (OSError, ValueError, MemoryError) as error:
+            raise BadImage(self.source.where(row), str(error) or type(error).__name__) from error
+
+
+class BadImages:
+    """Counts the broken images of a run, in the main process: warns of each, stops where there are many."""
+
+    def __init__(self, total: int, policy: str = "skip") -> None:
+        """`total`: images in the data set. `policy`: "skip" up to 1 % of them, or "fail" at the first."""
+        self.total, self.policy = total, policy
+        self.seen: dict[str, None] = {}  # in the order they were met
+
+    def note(self, bads: Iterable[str]) -> None:
+        """Takes the "bad" entries of a batch. Raises DataError when there are too many."""
+        for bad in bads:
+            if bad and bad not in self.seen:
+                self.seen[bad] = None
+                log.warning("broken image left out: %s", bad)
+        count = len(self.seen)
+        if count and self.policy == "fail":
+            raise DataError(f"{next(iter(self.seen))}: mend or remove it, or allow --bad-images skip")
+        if count > max(1, BAD_SHARE * self.total):
+            raise DataError(
+                f"{count} of {self.total} images cannot be read, more than 1 %: mend or remove them; "
+                f"the first is {next(iter(self.seen))}"
+            )
+
+
+def _from(index: int, length: int) -> Iterable[int]:
+    return ((index + step) % length for step in range(length))

@@ -1,0 +1,66 @@
+"""The model card: a README in the model's folder that says what it is and how it came about."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..pretrained import read_json, write_text
+from ..training.checkpoint import latest_state
+
+
+def write_card(folder: Path) -> None:
+    """Writes `folder/README.md` from what the folder holds: configurations, run settings, reached figures."""
+    stages = [stage for stage in ("tokenizer", "prior") if (folder / stage / "config.json").exists()]
+    parts = [f"# {folder.resolve().name}", _intro(folder, stages)]
+    parts += [_stage(folder, stage) for stage in stages]
+    parts.append(_versions())
+    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
+
+
+def _intro(folder: Path, stages: list[str]) -> str:
+    tokenizer = read_json(folder / "tokenizer" / "config.json")
+    size, channels = (
+        tokenizer["image_size"],
+        {1: "grey", 3: "colour"}.get(tokenizer["channels"], "multi-channel"),
+    )
+    lines = [
+        f"Generates {channels} images of {size}x{size} pixels. Made with imgtf ({' and '.join(stages)})."
+    ]
+    if "prior" in stages:
+        lines += ["", "```python", "from imgtf import Pipeline", ""]
+        lines += [f'pictures = Pipeline.from_pretrained("{folder.name}").sample(n=16, seed=0)', "```"]
+    return "\n".join(lines)
+
+
+def _stage(folder: Path, stage: str) -> str:
+    run = _run_settings(folder, stage)
+    lines = [f"## {stage.capitalize()}", "", f"- data: `{run.get('data', 'unknown')}`"]
+    names = read_json(folder / stage / "config.json").get("class_names", [])
+    if names:
+        lines.append(f"- classes: {', '.join(names[:50])}{' ...' if len(names) > 50 else ''}")
+    state = latest_state(folder / "training" / stage / "state")
+    if state is not None:
+        progress = read_json(state / "progress.json")
+        best = progress["best"]
+        figures = ", ".join(f"{k} {v:.4g}" for k, v in best["figures"].items())
+        lines.append(
+            f"- held out, best weights (step {best['step']} of {progress['step']}): {figures or 'none'}"
+        )
+    lines.append(f"- train again: `imgtf {stage} train --config {stage}/train.toml --model NEW_FOLDER`")
+    shown = {k: v for k, v in run.items() if k != "data"}
+    lines.append(f"- settings: `{json.dumps(shown)}`")
+    return "\n".join(lines)
+
+
+def _run_settings(folder: Path, stage: str) -> dict[str, Any]:
+    path = folder / stage / "train.toml"
+    return tomllib.loads(path.read_text()) if path.exists() else {}
+
+
+def _versions() -> str:
+    packages = ("imgtf", "torch", "accelerate", "vector-quantize-pytorch", "datasets")
+    return "Versions: " + ", ".join(f"{name} {version(name)}" for name in packages) + "."

@@ -1,0 +1,102 @@
+"""Figures of trained models on a data source, and pictures of what the tokenizer keeps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data.codes import CodesDataset, open_codes
+from ..data.config import DataConfig, worker_count
+from ..data.decode import load_image
+from ..data.grid import draw_grid
+from ..data.image import to_pil, transform
+from ..data.images import BadImages, ImageDataset
+from ..data.loader import eval_batches
+from ..data.source import ImageSource
+from ..errors import DataError
+from ..prior.model import Prior
+from ..tokenizer.train import evaluate as evaluate_images
+from .encode import describe, encode, find_codes
+
+BATCH = 64
+
+
+def evaluate_tokenizer(tokenizer: Tokenizer, source: ImageSource, data: DataConfig) -> dict[str, float]:
+    """PSNR (dB), l1, l2, usage and perplexity of the codebook over a source, centre-cropped."""
+    images = ImageDataset(
+        source, tokenizer.config.image_size, tokenizer.config.channels, data, augment=False, seed=0
+    )
+    bad_images = BadImages(len(images), data.bad_images)
+
+    def batches() -> Iterator[Tensor]:
+        for batch in eval_batches(images, BATCH, workers=worker_count(data)):
+            bad_images.note(batch["bad"])
+            yield batch["image"].to(tokenizer.device)
+
+    _refuse_empty(source)
+    figures = evaluate_images(tokenizer, batches(), {"l1": 1.0, "l2": 1.0})
+    figures.pop("loss")
+    return {"images": float(len(source)), **figures}
+
+
+def evaluate_prior(
+    folder: Path, tokenizer: Tokenizer, prior: Prior, source: ImageSource, data: DataConfig
+) -> dict[str, Any]:
+    """Bits a token and bits a pixel over a source, in all and by class. The codes are cached in `folder/codes`."""
+    _refuse_empty(source)
+    found = find_codes(folder / "codes", describe(tokenizer, source, data, flips=False))
+    codes = open_codes(found or encode(tokenizer, source, data, folder / "codes", flips=False))
+    totals, counts = _bits_by_label(prior, codes)
+    names = prior.config.class_names
+    mean = float(totals.sum() / counts.sum())
+    return {
+        "images": int(counts.sum()),
+        "bits_per_token": mean,
+        "bits_per_pixel": mean * prior.config.tokens / tokenizer.config.image_size**2,
+        "by_class": {name: float(totals[i] / counts[i]) for i, name in enumerate(names) if counts[i] > 0},
+    }
+
+
+@torch.no_grad()
+def _bits_by_label(prior: Prior, codes: CodesDataset) -> tuple[Tensor, Tensor]:
+    """Sums of the images' bits a token, and numbers of images, by label (one row where there are none)."""
+    rows = max(1, prior.config.classes)
+    totals, counts = torch.zeros(rows, dtype=torch.float64), torch.zeros(rows, dtype=torch.long)
+    for batch in eval_batches(codes, BATCH):
+        label = batch["label"].to(prior.device) if prior.config.classes else None
+        bits = -prior.log_prob(batch["codes"].to(prior.device), label).mean(1) / math.log(2)
+        row = batch["label"].clamp_min(0) if label is not None else torch.zeros(len(bits), dtype=torch.long)
+        totals.index_add_(0, row, bits.cpu().double())
+        counts.index_add_(0, row, torch.ones_like(row))
+    return totals, counts
+
+
+@torch.no_grad()
+def reconstruct(tokenizer: Tokenizer, paths: Sequence[Path], out: Path, background: str) -> list[Path]:
+    """Writes each image beside its reconstruction as `out/NAME.png`; returns the files.
+
+    Images are brought to the tokenizer's size (shorter side, then centre crop).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for path in paths:
+        config = tokenizer.config
+        image = load_image(str(path), str(path))
+        pixels = transform(image, config.image_size, config.channels, background)
+        images = pixels[None].to(tokenizer.device)
+        result = tokenizer.decode(tokenizer.encode(images))
+        target = out / f"{path.stem}.png"
+        draw_grid([to_pil(images[0]), to_pil(result[0])], columns=2).save(target)
+        written.append(target)
+    return written
+
+
+def _refuse_empty(source: ImageSource) -> None:
+    if not len(source):
+        raise DataError(
+            f"{source.name}: no images in {source.split} to measure on; see --held-out and --split"
+        )

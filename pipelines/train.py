@@ -1,0 +1,188 @@
+"""Training either stage from settings: opens the data, sizes the model to it, runs the loop, writes the card."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate.utils import set_seed
+from PIL import Image
+from torch import Tensor
+
+from ..data.codes import CodesDataset, open_codes
+from ..data.config import DataConfig, flips, worker_count
+from ..data.image import count_channels, smallest_side, to_pil
+from ..data.images import ImageDataset
+from ..data.source import ImageSource, open_source
+from ..errors import CheckpointError, DataError
+from ..prior.config import PriorConfig, SamplingConfig
+from ..prior.model import Prior
+from ..prior.train import PriorStage
+from ..tokenizer.config import TokenizerConfig, TokenizerRecipe
+from ..tokenizer.model import Tokenizer
+from ..tokenizer.train import TokenizerStage
+from ..training.checkpoint import latest_state
+from ..training.config import TrainingConfig
+from ..training.device import make_accelerator
+from ..training.loop import Outcome, Trainer
+from .card import write_card
+from .encode import describe, encode, find_codes
+from .settings import Settings
+
+logger = logging.getLogger("imgtf")
+
+RUN_FILE = "train.toml"
+"""The resolved settings of a run, beside the weights it made."""
+
+
+def train_tokenizer(
+    folder: Path, settings: Settings, *, resume: bool = False, force: bool = False
+) -> Outcome:
+    """Trains `folder/tokenizer` on images.
+
+    Raises:
+        CheckpointError: when weights are there and neither `resume` nor `force` is given.
+        ImgtfError: for settings or data that do not work.
+    """
+    data, training = settings.part(DataConfig), settings.part(TrainingConfig)
+    recipe = settings.part(TokenizerRecipe)
+    _check_free(folder, "tokenizer", resume, force)
+    accelerator = make_accelerator(training)
+    train, held_out = open_source(data)
+    config = fit_tokenizer(settings, train)
+    if accelerator.is_main_process:
+        if not resume:
+            _clear(folder, "tokenizer")
+        settings.save(folder / "tokenizer" / RUN_FILE, (data, config, recipe, training))
+
+    set_seed(training.seed)
+    stage = TokenizerStage(
+        Tokenizer(config),
+        recipe,
+        training,
+        ImageDataset(train, config.image_size, config.channels, data, augment=True, seed=training.seed),
+        ImageDataset(held_out, config.image_size, config.channels, data, augment=False, seed=0),
+        workers=worker_count(data),
+    )
+    logger.info(
+        "tokenizer: %s parameters, %dx%d px to %dx%d codes of %d | %s, %d images, %d held out | %s on %s",
+        f"{stage.model.parameter_count():,}", config.image_size, config.image_size, *config.grid,
+        config.codebook_size, train.name, len(train), len(held_out), accelerator.mixed_precision, accelerator.device,
+    )  # fmt: skip
+    # Processes share the weights but not the random numbers of dropout and dead codes.
+    set_seed(training.seed, device_specific=True)
+    outcome = Trainer(stage, training, folder, accelerator).run(resume)
+    if accelerator.is_main_process:
+        write_card(folder)
+    return outcome
+
+
+def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force: bool = False) -> Outcome:
+    """Trains `folder/prior` on the codes that `folder/tokenizer` makes of images, encoding them first if need be."""
+    data, training = settings.part(DataConfig), settings.part(TrainingConfig)
+    sampling = settings.part(SamplingConfig)
+    _check_free(folder, "prior", resume, force)
+    accelerator = make_accelerator(training)
+    tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", accelerator.device)
+    train, held_out = open_source(data)
+    with accelerator.main_process_first():
+        train_codes = codes_of(folder, tokenizer, train, data, augment=True, seed=training.seed)
+        held_out_codes = codes_of(folder, tokenizer, held_out, data, augment=False, seed=0)
+
+    config = fit_prior(settings, sampling, tokenizer, train)
+    if accelerator.is_main_process:
+        if not resume:
+            _clear(folder, "prior")
+        settings.save(folder / "prior" / RUN_FILE, (data, config, sampling, training))
+    set_seed(training.seed)
+    stage = PriorStage(Prior(config), training, train_codes, held_out_codes, drawer(tokenizer))
+    logger.info(
+        "prior: %s parameters, %d tokens, %s | %s, %d images, %d held out | %s on %s",
+        f"{stage.model.parameter_count():,}", config.tokens,
+        f"{config.classes} classes" if config.classes else "no labels",
+        train.name, len(train_codes), len(held_out_codes), accelerator.mixed_precision, accelerator.device,
+    )  # fmt: skip
+    set_seed(training.seed, device_specific=True)
+    outcome = Trainer(stage, training, folder, accelerator).run(resume)
+    if accelerator.is_main_process:
+        write_card(folder)
+    return outcome
+
+
+def fit_tokenizer(settings: Settings, source: ImageSource) -> TokenizerConfig:
+    """The tokenizer's configuration; what the user did not set follows the data.
+
+    Channels are those of the images. The image size is the preset's, or the images' own where they are smaller:
+    enlarging them would only cost.
+    """
+    fixed: dict[str, int] = {}
+    if "channels" not in settings.explicit:
+        fixed["channels"] = count_channels(source)
+    config = settings.part(TokenizerConfig, **fixed)
+    if "image_size" not in settings.explicit:
+        own = smallest_side(source) // config.factor * config.factor
+        if own < config.factor:
+            raise DataError(
+                f"{source.name}: has images of less than {config.factor} px; pass --image-size to enlarge"
+            )
+        fixed["image_size"] = min(config.image_size, own)
+    return settings.part(TokenizerConfig, **fixed)
+
+
+def fit_prior(
+    settings: Settings, sampling: SamplingConfig, tokenizer: Tokenizer, source: ImageSource
+) -> PriorConfig:
+    """The prior's configuration: its grid and codes are the tokenizer's, its classes the data's."""
+    names = source.class_names
+    if len(names) == 1:
+        logger.warning("one class only (%s): the prior is trained without labels", names[0])
+        names = ()
+    return settings.part(
+        PriorConfig,
+        grid=tokenizer.config.grid,
+        codebook_size=tokenizer.config.codebook_size,
+        class_names=names,
+        tokenizer_sha256=tokenizer.weights_sha256(),
+        sampling=sampling,
+    )
+
+
+def codes_of(
+    folder: Path, tokenizer: Tokenizer, source: ImageSource, data: DataConfig, *, augment: bool, seed: int
+) -> CodesDataset:
+    """The cached codes of a source, encoded now where no cache fits; ready for training or evaluation."""
+    mirrored = augment and flips(data)
+    found = find_codes(folder / "codes", describe(tokenizer, source, data, mirrored))
+    if found is None:
+        found = encode(tokenizer, source, data, folder / "codes", flips=mirrored)
+    return open_codes(found, augment=mirrored, seed=seed)
+
+
+def drawer(tokenizer: Tokenizer) -> Callable[[Tensor], list[Image.Image]]:
+    """A function from codes (B, T) to pictures."""
+
+    @torch.no_grad()
+    def draw(codes: Tensor) -> list[Image.Image]:
+        grid = codes.unflatten(1, tokenizer.config.grid).to(tokenizer.device)
+        return [to_pil(image) for image in tokenizer.decode(grid)]
+
+    return draw
+
+
+def _check_free(folder: Path, stage: str, resume: bool, force: bool) -> None:
+    state = latest_state(folder / "training" / stage / "state")
+    if resume and state is None:
+        raise CheckpointError(f"{folder} holds no {stage} run to resume; start one without --resume")
+    if (state or (folder / stage / "model.safetensors").exists()) and not (resume or force):
+        raise CheckpointError(
+            f"{folder} already holds a {stage}: go on with --resume, replace it with --force, "
+            f"or name another folder with --model"
+        )
+
+
+def _clear(folder: Path, stage: str) -> None:
+    shutil.rmtree(folder / stage, ignore_errors=True)
+    shutil.rmtree(folder / "training" / stage, ignore_errors=True)

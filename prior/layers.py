@@ -1,0 +1,63 @@
+"""The transformer block: causal self-attention and a gated feed-forward layer, each before a residual sum."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cache import KVCache
+from .config import PriorConfig
+from .positions import rotate
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention with rotary positions."""
+
+    def __init__(self, config: PriorConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.proj = nn.Linear(config.width, config.width, bias=False)
+        norm = config.head_width if config.qk_norm else None
+        self.q_norm = nn.RMSNorm(norm, eps=config.norm_eps) if norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(norm, eps=config.norm_eps) if norm else nn.Identity()
+
+    def forward(self, x: Tensor, rotary: Tensor, cache: KVCache | None = None, slot: int = 0) -> Tensor:
+        """x (B, S, D): the whole sequence, or with a cache the one slot that comes next."""
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.qkv(x).chunk(3, dim=-1))
+        q = rotate(self.q_norm(q), rotary)  # (B, heads, S, head_width)
+        k = rotate(self.k_norm(k), rotary)
+        if cache is not None:
+            k, v = cache.put(self.layer, slot, k, v)  # (B, heads, slot + 1, head_width)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
+        return self.proj(y.transpose(1, 2).flatten(2))  # (B, S, D)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.width, config.feed_forward_width, bias=False)
+        self.up = nn.Linear(config.width, config.feed_forward_width, bias=False)
+        self.down = nn.Linear(config.feed_forward_width, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """One layer of the transformer."""
+
+    def __init__(self, config: PriorConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.feed_forward_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, rotary: Tensor, cache: KVCache | None = None, slot: int = 0) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache, slot))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))

@@ -1,0 +1,31 @@
+"""2-D rotary positions: queries and keys turn by angles that grow with the row and the column."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def rotary_table(grid: tuple[int, int], head_width: int, base: float) -> Tensor:
+    """Cosines and sines of every sequence slot, (T, head_width / 2, 2).
+
+    Slot 0 holds the condition and is not turned; slot t > 0 holds code t - 1 and turns with that code's place:
+    the first half of the pairs by its row, the second half by its column (RoFormer, arXiv:2104.09864, on two
+    axes as in LlamaGen, arXiv:2406.06525).
+    """
+    h, w = grid
+    pairs = head_width // 4
+    frequencies = base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    rows = torch.arange(h, dtype=torch.float64).outer(frequencies)[:, None].expand(h, w, pairs)
+    columns = torch.arange(w, dtype=torch.float64).outer(frequencies)[None, :].expand(h, w, pairs)
+    angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # (T, head_width / 2)
+    angles = torch.cat([torch.zeros_like(angles[:1]), angles[:-1]])
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turns neighbouring pairs of x (B, heads, S, head_width) by the table (S, head_width / 2, 2)."""
+    cos, sin = table.unbind(-1)  # (S, head_width / 2)
+    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return turned.flatten(-2).to(x.dtype)

@@ -1,0 +1,99 @@
+"""The pieces both halves of the autoencoder are made of: residual block, attention, resampling.
+
+They follow VQGAN (Esser et al. 2021, arXiv:2012.09841) to the letter, so that published weights fit.
+Shapes: B batch, C channels, H, W the resolution of that level.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_EPS = 1e-6  # the published models' value, not torch's 1e-5
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised 3x3 convolutions beside a shortcut; `shortcut` is 1x1 where the width changes."""
+
+    def __init__(self, in_width: int, out_width: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_width, eps=NORM_EPS)
+        self.conv1 = nn.Conv2d(in_width, out_width, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, out_width, eps=NORM_EPS)
+        self.conv2 = nn.Conv2d(out_width, out_width, 3, padding=1)
+        self.shortcut = nn.Identity() if in_width == out_width else nn.Conv2d(in_width, out_width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))  # (B, out, H, W)
+        h = self.conv2(F.silu(self.norm2(h)))  # (B, out, H, W)
+        return self.shortcut(x) + h
+
+
+class SelfAttention(nn.Module):
+    """Single-head attention over all H*W positions."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, width, eps=NORM_EPS)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.proj = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        qkv = self.qkv(self.norm(x))  # (B, 3C, H, W)
+        q, k, v = qkv.flatten(2).mT.unsqueeze(1).chunk(3, dim=-1)  # (B, 1, HW, C) each
+        h = F.scaled_dot_product_attention(q, k, v)  # (B, 1, HW, C)
+        return x + self.proj(h.squeeze(1).mT.reshape(B, C, H, W))
+
+
+class Downsample(nn.Module):
+    """Halves H and W. The padding is on the right and bottom only, as published."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # (B, C, H/2, W/2)
+
+
+class Upsample(nn.Module):
+    """Doubles H and W: nearest neighbour, then a convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, C, 2H, 2W)
+
+
+class Level(nn.Module):
+    """The residual blocks of one resolution, each followed by attention where asked, then resampling."""
+
+    def __init__(
+        self, in_width: int, out_width: int, *, blocks: int, groups: int, attention: bool, resample: nn.Module
+    ) -> None:
+        super().__init__()
+        widths = [in_width] + [out_width] * blocks
+        self.blocks = nn.ModuleList(
+            ResidualBlock(a, b, groups) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.attentions = nn.ModuleList(
+            SelfAttention(out_width, groups) if attention else nn.Identity() for _ in range(blocks)
+        )
+        self.resample = resample
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            x = attention(block(x))
+        return self.resample(x)
+
+
+def middle(width: int, groups: int, attention: bool) -> nn.Sequential:
+    """The lowest resolution: residual block, attention, residual block."""
+    return nn.Sequential(
+        ResidualBlock(width, width, groups),
+        SelfAttention(width, groups) if attention else nn.Identity(),
+        ResidualBlock(width, width, groups),
+    )

@@ -1,0 +1,72 @@
+"""The two halves of the convolutional autoencoder (VQGAN, arXiv:2012.09841, appendix A)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import TokenizerConfig
+from .layers import NORM_EPS, Downsample, Level, Upsample, middle
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W) to latents (B, latent_width, H/f, W/f)."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        widths = [config.width * m for m in config.multipliers]
+        inputs = [config.width, *widths[:-1]]
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(config.channels, config.width, 3, padding=1)
+        self.levels = nn.ModuleList(
+            Level(
+                inputs[i],
+                widths[i],
+                blocks=config.blocks,
+                groups=config.norm_groups,
+                attention=i in config.attention_levels,
+                resample=Downsample(widths[i]) if i < last else nn.Identity(),
+            )
+            for i in range(len(widths))
+        )
+        self.middle = middle(widths[-1], config.norm_groups, config.middle_attention)
+        self.norm_out = nn.GroupNorm(config.norm_groups, widths[-1], eps=NORM_EPS)
+        self.conv_out = nn.Conv2d(widths[-1], config.latent_width, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv_in(images)  # (B, width, H, W)
+        for level in self.levels:
+            x = level(x)
+        x = self.middle(x)  # (B, width * multipliers[-1], h, w)
+        return self.conv_out(F.silu(self.norm_out(x)))  # (B, latent_width, h, w)
+
+
+class Decoder(nn.Module):
+    """Latents (B, latent_width, h, w) to images (B, C, h*f, w*f), not clamped."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        widths = [config.width * m for m in config.multipliers]
+        inputs = [*widths[1:], widths[-1]]
+        self.conv_in = nn.Conv2d(config.latent_width, widths[-1], 3, padding=1)
+        self.middle = middle(widths[-1], config.norm_groups, config.middle_attention)
+        # Level i works at the resolution of the encoder's level i and runs after level i + 1.
+        self.levels = nn.ModuleList(
+            Level(
+                inputs[i],
+                widths[i],
+                blocks=config.blocks + 1,
+                groups=config.norm_groups,
+                attention=i in config.attention_levels,
+                resample=Upsample(widths[i]) if i > 0 else nn.Identity(),
+            )
+            for i in range(len(widths))
+        )
+        self.norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=NORM_EPS)
+        self.conv_out = nn.Conv2d(widths[0], config.channels, 3, padding=1)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        x = self.middle(self.conv_in(latents))  # (B, width * multipliers[-1], h, w)
+        for level in reversed(self.levels):
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))  # (B, C, H, W)
