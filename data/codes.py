@@ -173,7 +173,7 @@ def _read_info(path: Path) -> tuple[CodesInfo, int]:
             raise ValueError(f"grid {info.grid} of {count} rows")
     except CheckpointError:
         raise
-    except (ValueError, KeyError, AttributeError, OSError, ImgtfError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, ImgtfError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); delete {path.parent} to encode again") from None
     return info, count
 

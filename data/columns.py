@@ -70,7 +70,8 @@ class TableRows:
         return len(self._images)
 
     def header(self, row: int) -> Image.Image:
-        return open_image(self._cell(row), self.where(row))
+        cell = self._cell(row)
+        return open_image(cell, self._where(row, cell))
 
     def image(self, row: int, at_least: int | None = None) -> Image.Image:
         cell = self._cell(row)

@@ -61,19 +61,18 @@ def list_files(root: Path) -> list[File]:
             continue
         seen.add(real)
         subs[:] = sorted(s for s in subs if not s.startswith(".") and s != "__MACOSX")
-        files += [_file(root, folder, name) for name in names if not name.startswith(".")]
+        above = "" if folder == str(root) else os.path.relpath(folder, root).replace(os.sep, "/") + "/"
+        files += [_file(root, above + name) for name in names if not name.startswith(".")]
     return sorted(files, key=lambda file: file.path)
 
 
-def _file(root: Path, folder: str, name: str) -> File:
-    path = os.path.join(folder, name)
-    relative = os.path.relpath(path, root).replace(os.sep, "/")
+def _file(root: Path, relative: str) -> File:
     try:
         relative.encode()
     except UnicodeEncodeError:
         raise DataError(f"{root}: the file name {relative!r} is not UTF-8; rename it") from None
     try:
-        stat = os.stat(path)
+        stat = os.stat(os.path.join(root, relative))
     except OSError:  # a dangling link: kept, so that reading it names it as a broken image
         return File(relative, 0, 0)
     return File(relative, stat.st_size, stat.st_mtime_ns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -67,9 +68,15 @@ def _paste(
     sheet.paste(large, place)
 
 
+def _printable(text: str) -> str:
+    """Pillow's own font knows ASCII alone: accents are dropped, other letters become question marks."""
+    apart = unicodedata.normalize("NFKD", text)
+    return "".join(c if c.isascii() else "?" for c in apart if not unicodedata.combining(c))
+
+
 def _write(sheet: Image.Image, caption: str, at: tuple[int, int], width: int) -> None:
     font = ImageFont.load_default(FONT_SIZE)
-    text = " ".join(caption.split())
+    text = _printable(" ".join(caption.split()))
     if font.getlength(text) > width:
         while text and font.getlength(text + "…") > width:
             text = text[:-1]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import ImgtfError
 from .order import BatchOrder, Pair
@@ -81,16 +82,21 @@ def _batches(dataset: Indexed, order: Iterable[list[Pair]], workers: int) -> Ite
         worker_init_fn=_init_worker if workers else None,
         generator=torch.Generator().manual_seed(0),  # else it draws its base seed from the global generator
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
     )
     return _raising(loader)
 
 
-def _raising(loader: Iterable[Any]) -> Iterator[Batch]:
-    for batch in loader:
-        if isinstance(batch, _Failure):
-            raise batch.error
-        yield batch
+def _raising(loader: DataLoader[Any]) -> Iterator[Batch]:
+    iterator = iter(loader)
+    try:
+        for batch in iterator:
+            if isinstance(batch, _Failure):
+                raise batch.error
+            yield batch
+    finally:
+        # Now, not when the garbage collector comes by: that was seen to wait ten seconds for the workers.
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
 
 
 class _Failure:

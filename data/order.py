@@ -59,6 +59,6 @@ class BatchOrder(torch.utils.data.Sampler[list[Pair]]):
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch not in self._epochs:
             stream = np.random.default_rng((self.seed % 2**64, epoch))
-            self._epochs[epoch] = stream.permutation(self.length)
-            self._epochs.pop(epoch - 2, None)  # a batch touches two epochs at most
+            # A batch touches two epochs at most: the last two asked for are kept.
+            self._epochs = dict([*self._epochs.items(), (epoch, stream.permutation(self.length))][-2:])
         return self._epochs[epoch]

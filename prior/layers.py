@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cache import KVCache
 from .config import PriorConfig
 from .positions import rotate
+
+SHORT = 128
+"""Sequences up to this length are attended to by plain matrix products in bf16 on a CPU: the backward pass of
+torch's fused attention there took 21 ms against 4 at 64 slots (64 x 4 heads of 32, two Xeon cores, torch 2.13)."""
 
 
 class Attention(nn.Module):
@@ -30,8 +35,19 @@ class Attention(nn.Module):
         k = rotate(self.k_norm(k), rotary)
         if cache is not None:
             k, v = cache.put(self.layer, slot, k, v)  # (B, heads, slot + 1, head_width)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=cache is None)
+        y = F.scaled_dot_product_attention(q, k, v) if cache is not None else causal_attention(q, k, v)
         return self.proj(y.transpose(1, 2).flatten(2))  # (B, S, D)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of every slot to itself and those before it, (B, heads, S, head_width) each."""
+    S = q.shape[-2]
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or S > SHORT:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    mask = torch.full((S, S), -torch.inf, dtype=q.dtype).triu(1)
+    scores = torch.baddbmm(mask, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=q.shape[-1] ** -0.5)
+    weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype)  # (B * heads, S, S)
+    return (weights @ v.flatten(0, 1)).view_as(q)
 
 
 class FeedForward(nn.Module):

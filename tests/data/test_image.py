@@ -4,11 +4,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
-
 from imgtf.data.decode import BadImage, load_image, open_image
 from imgtf.data.image import check_background, square, to_pil, to_pixels, transform
 from imgtf.errors import ConfigError
+from PIL import Image, ImageCms
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -21,7 +20,9 @@ def through_file(image: Image.Image, kind: str = "PNG", **options: object) -> Im
     return load_image(encoded(image, kind, **options), "here")
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"]
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_mode_becomes_plain_pixels(mode, channels):
     image = Image.new(mode, (6, 4))
@@ -128,7 +129,8 @@ def test_flip_mirrors_half_of_the_time(noise):
     image = noise(4, 4)
     straight = transform(image, 4, 3)
     seen = [
-        bool((transform(image, 4, 3, flip=True, rng=np.random.default_rng(i)) == straight).all()) for i in range(40)
+        bool((transform(image, 4, 3, flip=True, rng=np.random.default_rng(i)) == straight).all())
+        for i in range(40)
     ]
     assert 10 < sum(seen) < 30
     flipped = transform(image, 4, 3, flip=True, rng=np.random.default_rng(seen.index(False)))

@@ -6,13 +6,13 @@ import sys
 import datasets
 import numpy as np
 import pytest
-from PIL import Image
-
 from imgtf.data.config import DataConfig, flips, worker_count
 from imgtf.data.decode import BadImage
 from imgtf.data.image import count_channels, smallest_side
 from imgtf.data.source import hold_out, open_source
 from imgtf.errors import ConfigError, DataError
+from imgtf.options import build
+from PIL import Image
 
 
 def opened(data, **options):
@@ -40,6 +40,13 @@ def test_the_config_is_light():
         "assert not {'torch', 'datasets', 'PIL', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_options_are_checked():
+    assert build(DataConfig, {}) == DataConfig()
+    for wrong in ({"held_out": 0.95}, {"crop": "left"}, {"bad_images": "ask"}, {"workers": -1}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            build(DataConfig, wrong)
 
 
 def test_choices_left_to_us(monkeypatch):
@@ -175,10 +182,15 @@ def test_metadata(tmp_path, save, kind, caplog):
 def test_metadata_beside_class_folders(tmp_path, save):
     for name in ("cat", "dog"):
         save(tmp_path / "train" / name / "0.png")
-    lines = [json.dumps({"file_name": f"train/{n}/0.png", "caption": f"a {n}", "n": [1]}) for n in ("dog", "cat")]
+    lines = [
+        json.dumps({"file_name": f"train/{n}/0.png", "caption": f"a {n}", "n": [1]}) for n in ("dog", "cat")
+    ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     train, _ = opened(tmp_path, held_out=0)
-    assert [(train.class_names[train.label(i)], train.text(i)) for i in range(2)] == [("cat", "a cat"), ("dog", "a dog")]
+    assert [(train.class_names[train.label(i)], train.text(i)) for i in range(2)] == [
+        ("cat", "a cat"),
+        ("dog", "a dog"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -258,8 +270,9 @@ def test_parquet_and_arrow(tmp_path):
     rows.save_to_disk(tmp_path / "saved")
     datasets.DatasetDict(train=rows, valid=rows).save_to_disk(tmp_path / "both")
     shard = next((tmp_path / "saved").glob("*.arrow"))
-    cases = {root: "test", tmp_path / "my test.parquet": "train[held-out]", tmp_path / "saved": "train[held-out]",
-             tmp_path / "both": "valid", shard: "train[held-out]"}  # fmt: skip
+    apart = "train[held-out]"
+    cases = {root: "test", tmp_path / "my test.parquet": apart, tmp_path / "saved": apart, shard: apart}
+    cases[tmp_path / "both"] = "valid"
     for path, split in cases.items():
         train, held = opened(path)
         assert held.split == split
@@ -273,14 +286,17 @@ def test_parquet_and_arrow(tmp_path):
 def test_columns(tmp_path):
     path = tmp_path / "x.parquet"
     rows = table(10, other=list(range(10, 20)), label=[-1, 3, 5, 3, 3, 5, 3, 3, 3, 3])
-    rows = rows.add_column("second", rows["image"]).cast_column("second", datasets.Image())
+    cells = rows.cast_column("image", datasets.Image(decode=False))["image"][:]
+    rows = rows.add_column("second", cells).cast_column("second", datasets.Image())
     rows.to_parquet(path)
     train, _ = opened(path, held_out=0)
     assert train.class_names == ("3", "5")
     assert [train.label(i) for i in range(3)] == [None, 0, 1]
     assert opened(path, label_column="other")[0].class_names[0] == "10"
     assert opened(path, text_column="other", held_out=0)[0].text(2) == "12"
-    with pytest.raises(DataError, match=r"no column 'x' \(--image-column\); there are image, other, label, second"):
+    with pytest.raises(
+        DataError, match=r"no column 'x' \(--image-column\); there are image, other, label, second"
+    ):
         opened(path, image_column="x")
     rows.rename_column("image", "first").to_parquet(path)
     with pytest.raises(DataError, match=r"several columns hold images \(first, second\); .* --image-column"):
@@ -319,7 +335,9 @@ def test_the_hub(monkeypatch):
 
 
 def test_the_hub_out_of_reach():
-    with pytest.raises(DataError, match="nothing: no such file or folder here, and the Hub did not provide it: "):
+    with pytest.raises(
+        DataError, match="nothing: no such file or folder here, and the Hub did not provide it: "
+    ):
         opened("nothing")
 
 

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from imgtf.data.grid import draw_grid
+from PIL import Image
+
+
+def test_pictures_stand_in_rows(noise):
+    pictures = [noise(8, 6, seed=i) for i in range(5)]
+    sheet = draw_grid(pictures, columns=3)
+    assert sheet.size == (2 + 3 * 10, 2 + 2 * 8)
+    pixels = np.asarray(sheet)
+    assert (pixels[2:8, 2:10] == np.asarray(pictures[0])).all()
+    assert (pixels[10:16, 12:20] == np.asarray(pictures[4])).all()
+    assert (pixels[10:, 20:] == 255).all()
+    assert pixels.tobytes() == draw_grid(pictures, columns=3).tobytes()
+
+
+def test_enlarged_without_smoothing(noise):
+    picture = noise(4, 4)
+    pixels = np.asarray(draw_grid([picture], scale=3))
+    assert (pixels[2:14, 2:14] == np.asarray(picture).repeat(3, 0).repeat(3, 1)).all()
+
+
+def test_captions_get_room(noise):
+    bare, captioned = (
+        draw_grid([noise(8, 8)], scale=8),
+        draw_grid([noise(8, 8)], captions=["a very long caption"]),
+    )
+    assert captioned.width == bare.width == 68
+    below = np.asarray(captioned)[66:]
+    assert below.min() < 128
+    assert (below[:, -2:] == 255).all()
+
+
+def test_captions_in_any_script(noise):
+    picture = noise(64, 64)
+    as_drawn = draw_grid([picture], captions=["grun ??"]).tobytes()
+    assert draw_grid([picture], captions=["grün\n日本"]).tobytes() == as_drawn
+
+
+def test_modes_and_sizes_may_differ(noise):
+    sheet = draw_grid([Image.new("L", (4, 8), 0), noise(8, 4), Image.new("RGBA", (2, 2))])
+    assert sheet.mode == "RGB"
+    assert sheet.getpixel((2, 2)) == (255, 255, 255)
+    assert draw_grid([Image.new("L", (4, 4))]).mode == "L"
+
+
+def test_refusals(noise):
+    with pytest.raises(ValueError, match="no pictures"):
+        draw_grid([])
+    with pytest.raises(ValueError, match="2 captions for 1 pictures"):
+        draw_grid([noise(4, 4)], captions=["a", "b"])
+    with pytest.raises(ValueError, match="at least 1"):
+        draw_grid([noise(4, 4)], columns=0)
