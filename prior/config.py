@@ -53,6 +53,11 @@ class PriorConfig:
     label_dropout: float = option(
         0.1, "Share of labels hidden in training, which makes guidance possible.", minimum=0, maximum=1
     )
+    positions: str = option(
+        "both",
+        "rotary: queries and keys turn with row and column; learned: an embedding of the place to be predicted.",
+        choices=("rotary", "learned", "both"),
+    )
     qk_norm: bool = option(False, "Normalise queries and keys (steadier at high learning rates).")
     tied_head: bool = option(False, "Share the embedding with the output layer.")
     rope_base: float = option(10000.0, "Base of the 2-D rotary positions.", minimum=1)

@@ -16,7 +16,7 @@ torch's fused attention there took 21 ms against 4 at 64 slots (64 x 4 heads of 
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention with rotary positions."""
+    """Causal multi-head self-attention; with a rotary table, queries and keys turn by their place."""
 
     def __init__(self, config: PriorConfig, layer: int) -> None:
         super().__init__()
@@ -28,11 +28,12 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(norm, eps=config.norm_eps) if norm else nn.Identity()
         self.k_norm = nn.RMSNorm(norm, eps=config.norm_eps) if norm else nn.Identity()
 
-    def forward(self, x: Tensor, rotary: Tensor, cache: KVCache | None = None, slot: int = 0) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor | None, cache: KVCache | None = None, slot: int = 0) -> Tensor:
         """x (B, S, D): the whole sequence, or with a cache the one slot that comes next."""
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.qkv(x).chunk(3, dim=-1))
-        q = rotate(self.q_norm(q), rotary)  # (B, heads, S, head_width)
-        k = rotate(self.k_norm(k), rotary)
+        q, k = self.q_norm(q), self.k_norm(k)  # (B, heads, S, head_width)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
         if cache is not None:
             k, v = cache.put(self.layer, slot, k, v)  # (B, heads, slot + 1, head_width)
         y = F.scaled_dot_product_attention(q, k, v) if cache is not None else causal_attention(q, k, v)
@@ -74,6 +75,6 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotary: Tensor, cache: KVCache | None = None, slot: int = 0) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor | None, cache: KVCache | None = None, slot: int = 0) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache, slot))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))

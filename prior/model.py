@@ -31,13 +31,17 @@ class Prior(PretrainedModel):
         super().__init__(config)
         self.label_embedding = LabelEmbedding(config.classes, config.width, config.label_dropout)
         self.code_embedding = nn.Embedding(config.codebook_size, config.width)
+        # Slot t knows which place it predicts; rotary angles alone tell it only where the last code was.
+        learned = config.positions in ("learned", "both")
+        self.position = nn.Parameter(torch.empty(config.tokens, config.width)) if learned else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.head = nn.Linear(config.width, config.codebook_size, bias=False)
-        table = rotary_table(config.grid, config.head_width, config.rope_base)
+        rotary = config.positions in ("rotary", "both")
+        table = rotary_table(config.grid, config.head_width, config.rope_base) if rotary else None
         self.register_buffer("rotary", table, persistent=False)
-        self.rotary: Tensor
+        self.rotary: Tensor | None
         self.apply(self._initialise)
         if config.tied_head:
             self.head.weight = self.code_embedding.weight
@@ -50,6 +54,8 @@ class Prior(PretrainedModel):
             nn.init.normal_(module.proj.weight, std=0.02 / math.sqrt(2 * self.config.depth))
         if isinstance(module, FeedForward):
             nn.init.normal_(module.down.weight, std=0.02 / math.sqrt(2 * self.config.depth))
+        if module is self and self.position is not None:
+            nn.init.normal_(self.position, std=0.02)
         # All codes equally likely at the start: the first loss is ln V.
         if module is self and not self.config.tied_head:
             nn.init.zeros_(self.head.weight)
@@ -63,6 +69,8 @@ class Prior(PretrainedModel):
         label = self.label_embedding.resolve(label, len(codes), codes.device)
         prefix = self.label_embedding(label)  # (B, 1, D)
         x = torch.cat([prefix, self.code_embedding(codes[:, :-1])], dim=1)  # (B, T, D)
+        if self.position is not None:
+            x = x + self.position
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, self.rotary)
@@ -79,7 +87,9 @@ class Prior(PretrainedModel):
 
     def step(self, x: Tensor, slot: int, cache: KVCache) -> Tensor:
         """One slot's input (B, 1, D) to the logits (B, V) of code `slot`; the cache holds the slots before."""
-        rotary = self.rotary[slot : slot + 1]
+        if self.position is not None:
+            x = x + self.position[slot]
+        rotary = self.rotary[slot : slot + 1] if self.rotary is not None else None
         for block in self.blocks:
             x = block(x, rotary, cache, slot)
         return self.head(self.norm(x[:, -1])).float()

@@ -25,7 +25,6 @@ def rotary_table(grid: tuple[int, int], head_width: int, base: float) -> Tensor:
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turns neighbouring pairs of x (B, heads, S, head_width) by the table (S, head_width / 2, 2)."""
-    cos, sin = table.unbind(-1)  # (S, head_width / 2)
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    # A complex product is one pass over memory; written with cosines and sines it takes twice the time.
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2).to(x.dtype)

@@ -75,11 +75,12 @@ class Stage(ABC):
 
 
 def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; only matrices and convolutions decay, not biases, gains and embeddings."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    """AdamW; only the weights of linear layers and convolutions decay, not biases, gains and embeddings."""
+    layers = (nn.Linear, nn.Conv2d)
+    weights = {id(m.weight) for m in model.modules() if isinstance(m, layers)}
     parameters = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if p.dim() > 1 and id(p) not in embeddings]
-    plain = [p for p in parameters if p.dim() <= 1 or id(p) in embeddings]
+    decayed = [p for p in parameters if id(p) in weights]
+    plain = [p for p in parameters if id(p) not in weights]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},

@@ -1,0 +1,133 @@
+"""The autoencoder: shapes, gradients, and that decoding codes equals the quantized path."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from imgtf.errors import ConfigError, DataError
+from imgtf.tokenizer.config import TokenizerConfig
+from imgtf.tokenizer.model import Tokenizer
+
+
+def tiny(**changes: object) -> Tokenizer:
+    torch.manual_seed(0)
+    settings = {
+        "image_size": 16, "channels": 3, "width": 8, "multipliers": (1, 2), "attention_levels": (1,),
+        "latent_width": 8, "codebook_size": 32, "codebook_dim": 4, "norm_groups": 4, "dead_code_threshold": 0.0,
+    }  # fmt: skip
+    return Tokenizer(TokenizerConfig(**settings | changes))  # type: ignore[arg-type]
+
+
+def images(n: int = 2, channels: int = 3, height: int = 16, width: int = 16) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(n, channels, height, width, generator=generator) * 2 - 1
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@torch.no_grad()
+def test_decoding_the_codes_equals_the_quantized_path(distance: str) -> None:
+    model = tiny(codebook_distance=distance).eval()
+    x = images()
+    result = model(x)
+    assert torch.equal(model.encode(x), result.codes)
+    torch.testing.assert_close(model.decode(result.codes), result.images.clamp(-1, 1))
+
+
+@torch.no_grad()
+def test_each_latent_gets_its_nearest_code() -> None:
+    model = tiny(codebook_distance="euclidean").eval()
+    latents = model.to_codebook(model.encoder(images()))
+    book = model.quantizer.vq.codebook
+    nearest = torch.cdist(latents.permute(0, 2, 3, 1).reshape(-1, 4), book).argmin(-1)
+    assert torch.equal(model.encode(images()).flatten(), nearest)
+
+
+@torch.no_grad()
+def test_cosine_codes_do_not_depend_on_the_length_of_the_latent() -> None:
+    model = tiny().eval()
+    latents = torch.randn(2, 4, 3, 3)
+    assert torch.equal(model.quantizer(latents).codes, model.quantizer(5 * latents).codes)
+    lengths = model.quantizer.lookup(torch.arange(32)[None, None]).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+
+
+def test_gradients_pass_the_codebook_straight_through() -> None:
+    model = tiny(codebook_distance="euclidean").train()
+    latents = torch.randn(2, 4, 3, 3, requires_grad=True)
+    weight = torch.randn(2, 4, 3, 3)
+    (model.quantizer(latents).quantized * weight).sum().backward()
+    torch.testing.assert_close(latents.grad, weight)
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    model = tiny().train()
+    x = images()
+    result = model(x)
+    ((result.images - x).abs().mean() + result.commitment).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_training_moves_the_codebook_and_evaluation_does_not() -> None:
+    model = tiny()
+    before = model.quantizer.vq.codebook.clone()
+    model.eval()(images())
+    assert torch.equal(before, model.quantizer.vq.codebook)
+    model.train()(images())
+    assert not torch.equal(before, model.quantizer.vq.codebook)
+
+
+def test_dead_codes_are_replaced_by_recent_latents() -> None:
+    model = tiny(dead_code_threshold=0.5, codebook_size=64, codebook_decay=0.5).train()
+    used = torch.zeros(64, dtype=torch.bool)
+    for _ in range(20):
+        used[model(images(8)).codes.unique()] = True
+    assert used.float().mean() > 0.9
+
+
+@torch.no_grad()
+def test_oblong_images_are_encoded_at_their_own_grid() -> None:
+    model = tiny().eval()
+    codes = model.encode(images(height=32, width=8))
+    assert codes.shape == (2, 16, 4)
+    assert codes.dtype == torch.int64
+    assert model.decode(codes).shape == (2, 3, 32, 8)
+
+
+@torch.no_grad()
+def test_decoded_images_stay_in_range() -> None:
+    model = tiny().eval()
+    model.decoder.conv_out.weight.mul_(100)
+    decoded = model.decode(model.encode(images()))
+    assert decoded.min() >= -1
+    assert decoded.max() <= 1
+
+
+@torch.no_grad()
+def test_the_quantizer_computes_in_float32_under_autocast() -> None:
+    model = tiny().eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.quantize(images()).quantized.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 1, 16, 16), (2, 3, 15, 16)])
+def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError):
+        tiny().encode(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"image_size": 15}, {"attention_levels": (2,)}, {"norm_groups": 3}, {"multipliers": ()}],
+)
+def test_impossible_networks_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        tiny(**wrong)
+
+
+def test_level_widths_and_attention_follow_the_configuration() -> None:
+    model = tiny(multipliers=(1, 2, 4), attention_levels=(2,), blocks=2)
+    assert model.config.factor == 4
+    attention = [[type(a).__name__ for a in level.attentions] for level in model.encoder.levels]
+    assert attention == [["Identity"] * 2, ["Identity"] * 2, ["SelfAttention"] * 2]
+    assert [len(level.blocks) for level in model.decoder.levels] == [3, 3, 3]
