@@ -37,14 +37,12 @@ class Prior(PretrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.head = nn.Linear(config.width, config.codebook_size, bias=False)
+        self.head = None if config.tied_head else nn.Linear(config.width, config.codebook_size, bias=False)
         rotary = config.positions in ("rotary", "both")
         table = rotary_table(config.grid, config.head_width, config.rope_base) if rotary else None
         self.register_buffer("rotary", table, persistent=False)
         self.rotary: Tensor | None
         self.apply(self._initialise)
-        if config.tied_head:
-            self.head.weight = self.code_embedding.weight
 
     def _initialise(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -57,7 +55,7 @@ class Prior(PretrainedModel):
         if module is self and self.position is not None:
             nn.init.normal_(self.position, std=0.02)
         # All codes equally likely at the start: the first loss is ln V.
-        if module is self and not self.config.tied_head:
+        if module is self and self.head is not None:
             nn.init.zeros_(self.head.weight)
 
     def forward(self, codes: Tensor, label: Tensor | None = None) -> Tensor:
@@ -74,7 +72,7 @@ class Prior(PretrainedModel):
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x, self.rotary)
-        return self.head(self.norm(x)).float()  # (B, T, V)
+        return self._logits(x)  # (B, T, V)
 
     def log_prob(self, codes: Tensor, label: Tensor | None = None) -> Tensor:
         """Natural log of each code's probability given those before it, (B, T)."""
@@ -92,11 +90,15 @@ class Prior(PretrainedModel):
         rotary = self.rotary[slot : slot + 1] if self.rotary is not None else None
         for block in self.blocks:
             x = block(x, rotary, cache, slot)
-        return self.head(self.norm(x[:, -1])).float()
+        return self._logits(x[:, -1])
 
     def new_cache(self, rows: int) -> KVCache:
         """An empty cache for `rows` sequences, where and as the weights are."""
-        return KVCache(self.config, rows, self.device, self.head.weight.dtype)
+        return KVCache(self.config, rows, self.device, self.code_embedding.weight.dtype)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        head = self.code_embedding.weight if self.head is None else self.head.weight
+        return F.linear(self.norm(x), head).float()
 
     def _sequence(self, codes: Tensor) -> Tensor:
         h, w = self.config.grid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,9 +99,12 @@ def test_labels_are_hidden_in_training_at_the_rate_asked_for() -> None:
     assert not (embedding.eval()(torch.zeros(100, dtype=torch.long))[:, 0] == null).all(-1).any()
 
 
-def test_the_tied_head_is_the_embedding() -> None:
+def test_a_tied_head_is_the_embedding_and_survives_saving(tmp_path: Path) -> None:
     prior = tiny(tied_head=True)
-    assert prior.head.weight is prior.code_embedding.weight
+    assert "head.weight" not in prior.state_dict()
+    prior.save_pretrained(tmp_path)
+    codes = some_codes(prior)
+    assert torch.equal(Prior.from_pretrained(tmp_path)(codes), prior(codes))
 
 
 @torch.no_grad()
