@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import DataError
 
 
-class BadImage(DataError):  # noqa: N818  (what it is, like DataError's "bad_images")
+class BadImage(DataError):
     """One image that cannot be read. `where` is its file or row, `why` the reason."""
 
     def __init__(self, where: str, why: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..data.codes import CodesDataset, open_codes
 from ..data.config import DataConfig, worker_count
@@ -19,6 +20,7 @@ from ..data.loader import eval_batches
 from ..data.source import ImageSource
 from ..errors import DataError
 from ..prior.model import Prior
+from ..tokenizer.model import Tokenizer
 from ..tokenizer.train import evaluate as evaluate_images
 from .encode import describe, encode, find_codes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,10 +16,11 @@ from ..errors import CheckpointError, ConfigError
 from ..options import build, check
 from ..prior.config import SamplingConfig
 from ..prior.model import Prior
-from ..prior.sampler import image_uniforms, sample
-from ..prior.train import spread_labels
+from ..prior.sampler import Progress, image_uniforms, sample
 from ..tokenizer.model import Tokenizer
 from ..training.device import pick_device
+
+__all__ = ["Labels", "Pipeline", "Progress", "Sample"]
 
 Labels = str | int | Sequence[str | int] | Tensor | None
 
@@ -84,7 +85,7 @@ class Pipeline:
         seed: int = 0,
         first: int = 0,
         batch_size: int = 64,
-        progress: Callable[[int], None] | None = None,
+        progress: Progress | None = None,
         **settings: Any,
     ) -> Iterator[Sample]:
         """Yields n samples, batch by batch.
@@ -137,7 +138,7 @@ class Pipeline:
                 raise ConfigError("this prior was trained without labels; sample without naming one")
             return None
         if label is None:
-            return spread_labels(first + n, len(names))[first:]  # type: ignore[index]
+            label = range(len(names))
         several = label.tolist() if isinstance(label, Tensor) else label
         chosen = [several] if isinstance(several, (str, int)) else list(several)
         numbers = torch.tensor([self._label_number(c) for c in chosen])

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ..data.grid import draw_grid
 from ..errors import ConfigError
 from ..pretrained import write_text
-from .pipeline import Labels, Pipeline
+from .pipeline import Labels, Pipeline, Progress
 
 GRID_FILE, RECORD_FILE = "grid.png", "samples.json"
 GRID_MOST = 1024
@@ -35,7 +36,7 @@ def write_samples(
     first: int = 0,
     batch_size: int = 64,
     force: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
     **settings: Any,
 ) -> Path:
     """Samples n images into `out` as 000000.png, ... with `grid.png` and `samples.json`; returns the grid's path.
@@ -51,7 +52,9 @@ def write_samples(
     stream = pipeline.stream(
         n, label, seed=seed, first=first, batch_size=batch_size, progress=progress, **settings
     )
-    pictures, captions, rows = [], [], []
+    pictures: list[Image.Image] = []
+    captions: list[str] = []
+    rows: list[dict[str, Any]] = []
     for made in stream:
         out.mkdir(parents=True, exist_ok=True)
         name = f"{made.index:06d}.png"

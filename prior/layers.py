@@ -28,7 +28,9 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(norm, eps=config.norm_eps) if norm else nn.Identity()
         self.k_norm = nn.RMSNorm(norm, eps=config.norm_eps) if norm else nn.Identity()
 
-    def forward(self, x: Tensor, rotary: Tensor | None, cache: KVCache | None = None, slot: int = 0) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: Tensor | None, cache: KVCache | None = None, slot: int = 0
+    ) -> Tensor:
         """x (B, S, D): the whole sequence, or with a cache the one slot that comes next."""
         q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in self.qkv(x).chunk(3, dim=-1))
         q, k = self.q_norm(q), self.k_norm(k)  # (B, heads, S, head_width)
@@ -75,6 +77,8 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotary: Tensor | None, cache: KVCache | None = None, slot: int = 0) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: Tensor | None, cache: KVCache | None = None, slot: int = 0
+    ) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, cache, slot))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))

@@ -16,6 +16,9 @@ from torch import Tensor
 from .config import SamplingConfig
 from .model import Prior
 
+Progress = Callable[[int], object]
+"""Called with the number of codes drawn since the last call."""
+
 
 def image_uniforms(seed: int, first: int, n: int, tokens: int) -> Tensor:
     """Uniform numbers in [0, 1), (n, tokens) float64; row r depends on (seed, first + r) alone."""
@@ -30,13 +33,13 @@ def sample(
     label: Tensor | None,
     uniforms: Tensor,
     settings: SamplingConfig,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Codes (B, T) int64 for uniforms (B, T).
 
     Args:
         label: labels (B,), -1 for none; or None for none at all.
-        progress: called after every code with the number of sequences.
+        progress: called after every code of the batch.
 
     The prior must be in evaluation mode. With cfg_scale other than 1, each image takes two rows: with its
     label and without.

@@ -6,6 +6,8 @@ Shapes: B batch, C channels, H, W the resolution of that level.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -76,9 +78,7 @@ class Level(nn.Module):
     ) -> None:
         super().__init__()
         widths = [in_width] + [out_width] * blocks
-        self.blocks = nn.ModuleList(
-            ResidualBlock(a, b, groups) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(a, b, groups) for a, b in pairwise(widths))
         self.attentions = nn.ModuleList(
             SelfAttention(out_width, groups) if attention else nn.Identity() for _ in range(blocks)
         )

@@ -46,7 +46,7 @@ class TokenizerStage(Stage):
         self.bad_images = BadImages(len(train_set), train_set.config.bad_images)
         self.counts = CodeCounts(model.config.codebook_size)
         self.memory_format = memory_format(model.config.width)
-        model.to(memory_format=self.memory_format)
+        model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         parts = self.config.accumulate

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
+
 from imgtf.data.codes import CodesInfo, open_codes, write_codes
 from imgtf.data.loader import train_batches
 from imgtf.errors import CheckpointError, DataError

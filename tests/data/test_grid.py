@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from imgtf.data.grid import draw_grid
 from PIL import Image
+
+from imgtf.data.grid import draw_grid
 
 
 def test_pictures_stand_in_rows(noise):

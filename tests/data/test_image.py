@@ -4,10 +4,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageCms
+
 from imgtf.data.decode import BadImage, load_image, open_image
 from imgtf.data.image import check_background, square, to_pil, to_pixels, transform
 from imgtf.errors import ConfigError
-from PIL import Image, ImageCms
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+
 from imgtf.data.config import DataConfig
 from imgtf.data.images import BadImages, ImageDataset
 from imgtf.data.source import open_source

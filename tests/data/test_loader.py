@@ -4,6 +4,7 @@ import signal
 
 import pytest
 import torch
+
 from imgtf.data.loader import eval_batches, train_batches
 from imgtf.errors import DataError
 

@@ -2,6 +2,7 @@ import itertools
 from collections.abc import Iterable
 
 import pytest
+
 from imgtf.data.order import BatchOrder
 from imgtf.errors import ConfigError, DataError
 

@@ -6,13 +6,14 @@ import sys
 import datasets
 import numpy as np
 import pytest
+from PIL import Image
+
 from imgtf.data.config import DataConfig, flips, worker_count
 from imgtf.data.decode import BadImage
 from imgtf.data.image import count_channels, smallest_side
 from imgtf.data.source import hold_out, open_source
 from imgtf.errors import ConfigError, DataError
 from imgtf.options import build
-from PIL import Image
 
 
 def opened(data, **options):

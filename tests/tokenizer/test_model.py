@@ -65,7 +65,9 @@ def test_every_parameter_gets_a_gradient() -> None:
     x = images()
     result = model(x)
     ((result.images - x).abs().mean() + result.commitment).backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    assert [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
+    ] == []
 
 
 def test_training_moves_the_codebook_and_evaluation_does_not() -> None:

@@ -1,0 +1,35 @@
+# `make demo` and `make test` do all their own set-up; a second call installs nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test lint types clean
+
+demo: $(READY)  ## train both stages on the built-in digits and sample, in a folder of its own
+	rm -rf demo && mkdir demo
+	cd demo && ../$(BIN)/imgtf tokenizer train
+	cd demo && ../$(BIN)/imgtf prior train
+	cd demo && ../$(BIN)/imgtf sample --n 64 --top-k 100
+	@echo "The grid of samples: demo/model/samples/001/grid.png"
+
+test: lint types  ## style, types, tests
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The root is the package `imgtf` whatever the checkout's folder is called: mypy is shown it under that name.
+types: $(READY)
+	mkdir -p $(VENV)/src && ln -sfn "$(CURDIR)" $(VENV)/src/imgtf
+	MYPYPATH=$(VENV)/src $(BIN)/mypy -p imgtf
+
+$(READY): pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache
