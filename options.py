@@ -53,9 +53,9 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "settings") -> T
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise ConfigError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(fields))}")
-    required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
-    if required:
-        raise ConfigError(f"{where}: {', '.join(required)} is missing")
+    missing = [name for name, field in fields.items() if _required(field) and name not in values]
+    if missing:
+        raise ConfigError(f"{where}: {', '.join(missing)} is missing")
     return cls(**{name: check(cls, name, value, where) for name, value in values.items()})
 
 
@@ -74,6 +74,10 @@ def check(cls: type, name: str, value: Any, where: str = "settings") -> Any:
 def to_dict(settings: Any) -> dict[str, Any]:
     """The reverse of `build`: plain values for JSON and TOML (tuples become lists)."""
     return {f.name: _to_plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _to_plain(value: Any) -> Any:

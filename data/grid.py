@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 MARGIN = 2
-READABLE = 64  # pixels a cell needs for a caption under it
+READABLE = 64  # pixels a cell needs to be looked at, and for a caption under it
 FONT_SIZE = 10
 
 
@@ -25,7 +25,7 @@ def draw_grid(
         pictures: any size and mode; each is centred in a cell of the largest size.
         columns: pictures in a row; as many as rows, or one more, by default.
         captions: one for each picture, in one line below it, cut where too long.
-        scale: whole factor of enlargement, pixels kept sharp; by default 1, or enough for captions.
+        scale: whole factor of enlargement, pixels kept sharp; by default what makes small pictures visible.
 
     Raises:
         ValueError: no pictures, another number of captions, or columns or scale below 1.
@@ -36,7 +36,7 @@ def draw_grid(
         raise ValueError(f"{len(captions)} captions for {len(pictures)} pictures")
     width, height = (max(picture.size[axis] for picture in pictures) for axis in (0, 1))
     columns = math.ceil(math.sqrt(len(pictures))) if columns is None else columns
-    scale = (max(1, math.ceil(READABLE / width)) if captions is not None else 1) if scale is None else scale
+    scale = max(1, math.ceil(READABLE / width)) if scale is None else scale
     if columns < 1 or scale < 1:
         raise ValueError(f"columns and scale must be at least 1, got {columns} and {scale}")
     columns = min(columns, len(pictures))

@@ -90,7 +90,7 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
     train, held_out = open_source(data)
     with accelerator.main_process_first():
         train_codes = codes_of(folder, tokenizer, train, data, augment=True, seed=training.seed)
-        held_out_codes = codes_of(folder, tokenizer, held_out, data, augment=False, seed=0)
+        held_out_codes = codes_of(folder, tokenizer, held_out, data, augment=False, seed=0) if len(held_out) else None
 
     config = fit_prior(settings, sampling, tokenizer, train)
     if accelerator.is_main_process:
@@ -103,7 +103,7 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
         "prior: %s parameters, %d tokens, %s | %s, %d images, %d held out | %s on %s",
         f"{stage.model.parameter_count():,}", config.tokens,
         f"{config.classes} classes" if config.classes else "no labels",
-        train.name, len(train_codes), len(held_out_codes), accelerator.mixed_precision, accelerator.device,
+        train.name, len(train_codes), len(held_out_codes or ()), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
     set_seed(training.seed, device_specific=True)
     outcome = Trainer(stage, training, folder, accelerator).run(resume)

@@ -9,15 +9,27 @@ from .config import PriorConfig
 
 
 class KVCache:
-    """Room for `rows` sequences of T slots; attention reads only the slots filled so far."""
+    """Room for `rows` sequences of slots; attention reads only the slots filled so far.
 
-    def __init__(self, config: PriorConfig, rows: int, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (config.depth, rows, config.heads, config.tokens, config.head_width)
+    `visible` (rows, S) names the condition's slots that are not padding; None stands for all.
+    """
+
+    def __init__(
+        self,
+        config: PriorConfig,
+        rows: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        visible: Tensor | None = None,
+    ) -> None:
+        shape = (config.depth, rows, config.heads, config.slots, config.head_width)
+        self.visible = visible
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
 
     def put(self, layer: int, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores one slot's keys and values (rows, heads, 1, head_width) and returns all up to it."""
-        self.keys[layer, :, :, slot : slot + 1] = keys
-        self.values[layer, :, :, slot : slot + 1] = values
-        return self.keys[layer, :, :, : slot + 1], self.values[layer, :, :, : slot + 1]
+        """Stores keys and values (rows, heads, n, head_width) from `slot` on and returns all up to their end."""
+        end = slot + keys.shape[2]
+        self.keys[layer, :, :, slot:end] = keys
+        self.values[layer, :, :, slot:end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]

@@ -40,13 +40,25 @@ class PriorConfig:
     """One name a label; empty for a prior without labels."""
     tokenizer_sha256: str = ""
     """Identity of the tokenizer weights that made the codes; empty when unknown."""
+    feature_width: int = 0
+    """Width of the features (a text encoder's) that stand in front of the codes; 0: one label stands there."""
+    feature_slots: int = 120
+    """Length of the features."""
 
     width: int = option(128, "Model width D.", minimum=8)
     depth: int = option(4, "Transformer blocks.", minimum=1)
     heads: int = option(4, "Attention heads.", minimum=1)
     hidden: int | None = option(
-        None, "Width of the feed-forward layer.", minimum=1, auto="8/3 of the width, rounded up to 64"
+        None,
+        "Width of the feed-forward layer.",
+        minimum=1,
+        auto="8/3 of the width, rounded up to 64; 4 times the width for gelu",
     )
+    norm: str = option("rms", "RMSNorm, or LayerNorm as in GPT-2.", choices=("rms", "layer"))
+    feed_forward: str = option(
+        "swiglu", "Feed-forward layer: gated, or one exact GELU as in GPT-2.", choices=("swiglu", "gelu")
+    )
+    bias: bool = option(False, "Biases in the blocks' linear layers and in LayerNorm.")
     dropout: float = option(
         0.1, "Dropout of embeddings, attention and feed-forward outputs.", minimum=0, maximum=1
     )
@@ -61,6 +73,8 @@ class PriorConfig:
     qk_norm: bool = option(False, "Normalise queries and keys (steadier at high learning rates).")
     tied_head: bool = option(False, "Share the embedding with the output layer.")
     rope_base: float = option(10000.0, "Base of the 2-D rotary positions.", minimum=1)
+    zero_condition: bool = False
+    """The condition's queries and keys are zero, not just unturned: LlamaGen's rotary table is zero there."""
     norm_eps: float = option(1e-5, "Epsilon of the normalisations.", minimum=0)
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -78,6 +92,16 @@ class PriorConfig:
         return self.grid[0] * self.grid[1]
 
     @property
+    def condition_slots(self) -> int:
+        """Slots in front of the codes: one for a label, or the features."""
+        return self.feature_slots if self.feature_width else 1
+
+    @property
+    def slots(self) -> int:
+        """Length of the sequence: the condition and all codes but the last, which nothing follows."""
+        return self.condition_slots + self.tokens - 1
+
+    @property
     def classes(self) -> int:
         """Number of labels."""
         return len(self.class_names)
@@ -90,4 +114,5 @@ class PriorConfig:
     @property
     def feed_forward_width(self) -> int:
         """Width of the feed-forward layer, computed where it is not given."""
-        return self.hidden or -(-8 * self.width // 3 // 64) * 64
+        default = 4 * self.width if self.feed_forward == "gelu" else -(-8 * self.width // 3 // 64) * 64
+        return self.hidden or default

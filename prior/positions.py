@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 
-def rotary_table(grid: tuple[int, int], head_width: int, base: float) -> Tensor:
-    """Cosines and sines of every sequence slot, (T, head_width / 2, 2).
+def rotary_table(
+    grid: tuple[int, int], head_width: int, base: float, *, condition: int = 1, zero: bool = False
+) -> Tensor:
+    """Cosines and sines of every sequence slot, (S + T - 1, head_width / 2, 2).
 
-    Slot 0 holds the condition and is not turned; slot t > 0 holds code t - 1 and turns with that code's place:
-    the first half of the pairs by its row, the second half by its column (RoFormer, arXiv:2104.09864, on two
-    axes as in LlamaGen, arXiv:2406.06525).
+    The first S = `condition` slots hold the condition and are not turned, or with `zero` are set to zero; each
+    later slot holds a code and turns with that code's place: the first half of the pairs by its row, the second
+    half by its column (RoFormer, arXiv:2104.09864, on two axes as in LlamaGen, arXiv:2406.06525).
     """
     h, w = grid
     pairs = head_width // 4
@@ -19,8 +21,11 @@ def rotary_table(grid: tuple[int, int], head_width: int, base: float) -> Tensor:
     rows = torch.arange(h, dtype=torch.float64).outer(frequencies)[:, None].expand(h, w, pairs)
     columns = torch.arange(w, dtype=torch.float64).outer(frequencies)[None, :].expand(h, w, pairs)
     angles = torch.cat([rows, columns], dim=-1).flatten(0, 1)  # (T, head_width / 2)
-    angles = torch.cat([torch.zeros_like(angles[:1]), angles[:-1]])
-    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
+    angles = torch.cat([angles.new_zeros(condition, 2 * pairs), angles[:-1]])
+    table = torch.stack([angles.cos(), angles.sin()], dim=-1).float()
+    if zero:
+        table[:condition] = 0
+    return table
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:

@@ -34,27 +34,31 @@ def sample(
     uniforms: Tensor,
     settings: SamplingConfig,
     progress: Progress | None = None,
+    *,
+    features: Tensor | None = None,
 ) -> Tensor:
     """Codes (B, T) int64 for uniforms (B, T).
 
     Args:
         label: labels (B,), -1 for none; or None for none at all.
         progress: called after every code of the batch.
+        features: (B, S, F) for a prior that takes them in place of labels; None for none at all.
 
     The prior must be in evaluation mode. With cfg_scale other than 1, each image takes two rows: with its
-    label and without.
+    condition and without.
     """
     B, T = uniforms.shape
     uniforms = uniforms.to(prior.device)
-    label = prior.label_embedding.resolve(label, B, prior.device)
-    guided = settings.cfg_scale != 1 and prior.config.classes > 0
+    condition = prior.condition(B, label, features)
+    guided = settings.cfg_scale != 1 and (prior.config.classes > 0 or features is not None)
     if guided:
-        label = torch.cat([label, torch.full_like(label, prior.config.classes)])
-    cache = prior.new_cache(len(label))
+        condition = torch.cat([condition, prior.embedding.without(condition)])
+    cache = prior.new_cache(condition)
     codes = torch.empty(B, T, dtype=torch.long, device=prior.device)
-    x = prior.prefix(label)
+    x, slot = prior.embedding(condition), 0  # (B or 2B, S, D)
     for t in range(T):
-        logits = prior.step(x, t, cache)  # (B or 2B, V)
+        logits = prior.step(x, slot, cache)  # (B or 2B, V)
+        slot += x.shape[1]
         if guided:
             logits = guide(logits, settings.cfg_scale)  # (B, V)
         codes[:, t] = choose(probabilities(logits, settings), uniforms[:, t])
@@ -66,7 +70,7 @@ def sample(
 
 
 def guide(logits: Tensor, scale: float) -> Tensor:
-    """Logits (2B, V), first with the label and then without, to guided logits (B, V)."""
+    """Logits (2B, V), first with the condition and then without, to guided logits (B, V)."""
     conditional, unconditional = logits.chunk(2)
     return unconditional + scale * (conditional - unconditional)
 

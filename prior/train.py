@@ -37,7 +37,7 @@ class PriorStage(Stage):
         model: Prior,
         config: TrainingConfig,
         train_set: CodesDataset,
-        held_out_set: CodesDataset,
+        held_out_set: CodesDataset | None,
         draw: Draw,
     ) -> None:
         self.model, self.config = model, config
@@ -63,6 +63,8 @@ class PriorStage(Stage):
         return {"loss": loss, "gradient_norm": norm}
 
     def evaluate(self) -> dict[str, float]:
+        if self.held_out_set is None:
+            return {}
         batches = eval_batches(self.held_out_set, self.config.batch_size, limit=self.config.eval_images)
         return evaluate(self.model, (self._codes(b) for b in batches))
 

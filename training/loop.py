@@ -76,14 +76,16 @@ class Trainer:
         config = self.config
         batches = self.stage.train_batches(self.done)
         sums: dict[str, Tensor] = {}
+        summed = 0
         while self.done < config.steps:
             figures = self._update(batches)
             sums = {key: sums.get(key, 0) + value.detach() for key, value in figures.items()}
+            summed += 1
             report.advance()
 
             if self._due(config.log_every):
-                report.train(self.done, self._averages(sums))
-                sums = {}
+                report.train(self.done, self._averages(sums, summed))
+                sums, summed = {}, 0
             if self._due(config.eval_every):
                 self._evaluate(report)
             if self._due(config.preview_every):
@@ -115,8 +117,7 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return self.done % every == 0 or self.done == self.config.steps
 
-    def _averages(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        steps = (self.done - 1) % self.config.log_every + 1
+    def _averages(self, sums: dict[str, Tensor], steps: int) -> dict[str, float]:
         figures = {key: float(value) / steps for key, value in sums.items()}
         if not math.isfinite(figures["loss"]):
             raise ImgtfError(

@@ -1,0 +1,1 @@
+"""Published weights to our folders and back: one file a family, renaming and reshaping only."""

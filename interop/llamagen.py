@@ -1,0 +1,128 @@
+"""LlamaGen (Sun et al. 2024, arXiv:2406.06525): VQ tokenizers ds8 and ds16, GPT B to 3B by class or by text.
+
+Code and weights: github.com/FoundationVision/LlamaGen, MIT.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..prior.config import PriorConfig, SamplingConfig
+from ..tokenizer.config import TokenizerConfig
+from . import vqgan
+from .mapping import Entry, collect, count, drop, shape_of
+from .part import IMAGE_SIZE, Hints, Part, number_names, pick_heads, shapes
+
+SOURCE = "LlamaGen (github.com/FoundationVision/LlamaGen, arXiv:2406.06525)"
+LICENCE = "MIT"
+HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 3200: 32}
+"""Heads by width: B, L, XL, XXL, 3B."""
+GUIDANCE = {768: 2.0, 1024: 2.0, 1280: 1.75, 1536: 1.75, 3200: 1.65}
+"""The published scale of classifier-free guidance by width; top-k 0 and temperature 1 go with it."""
+TEXT_SAMPLING = SamplingConfig(cfg_scale=7.5, top_k=1000)
+"""Defaults of the published sampling script of the text-conditional models."""
+NAMING = vqgan.Naming(
+    encoder_level="encoder.conv_blocks",
+    decoder_level="decoder.conv_blocks",
+    block="res",
+    middle=("0", "1", "2"),
+    decoder_forward=True,
+    normalised=True,
+)
+MADE = vqgan.MADE
+
+
+def recognise(names: Iterable[str]) -> tuple[str, ...]:
+    """The stages that a state dict with these names holds, if it is of this family."""
+    names = set(names)
+    if any(name.startswith("encoder.conv_blocks.") for name in names):
+        return ("tokenizer",)
+    gpt = "tok_embeddings.weight" in names and any(name.startswith("cls_embedding.") for name in names)
+    return ("prior",) if gpt else ()
+
+
+def read_tokenizer(tensors: Mapping[str, Tensor], hints: Hints) -> Part:
+    """The VQ tokenizer."""
+    return vqgan.read(drop(tensors, "quantize.codebook_used"), NAMING, hints.image_size)
+
+
+def tokenizer_entries(config: TokenizerConfig) -> Iterator[Entry]:
+    """Every tensor of the tokenizer in both names."""
+    return vqgan.entries(config, NAMING)
+
+
+def read_prior(tensors: Mapping[str, Tensor], hints: Hints) -> Part:
+    """The GPT. Its heads go by the published width, its grid by the rotary table if that is there."""
+    config = _prior_config(tensors, hints)
+    ours = collect(prior_entries(config), shapes(config), drop(tensors, "freqs_cis"))
+    return Part(config, ours)
+
+
+def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
+    codebook_size, width = shape_of(tensors, "tok_embeddings.weight", 2)
+    feature_slots, feature_width, classes = 120, 0, 0
+    if "cls_embedding.uncond_embedding" in tensors:
+        feature_slots, feature_width = shape_of(tensors, "cls_embedding.uncond_embedding", 2)
+    else:
+        # The last row stands for "no label".
+        classes = shape_of(tensors, "cls_embedding.embedding_table.weight", 2)[0] - 1
+    side = _grid_side(tensors, hints, feature_slots if feature_width else 1)
+    return PriorConfig(
+        grid=(side, side),
+        codebook_size=codebook_size,
+        class_names=number_names(classes),
+        feature_width=feature_width,
+        feature_slots=feature_slots,
+        width=width,
+        depth=count(tensors, "layers."),
+        heads=pick_heads(width, HEADS, hints.heads),
+        hidden=shape_of(tensors, "layers.0.feed_forward.w1.weight", 2)[0],
+        positions="rotary",
+        zero_condition=True,
+        sampling=TEXT_SAMPLING if feature_width else SamplingConfig(cfg_scale=GUIDANCE.get(width, 1.0)),
+    )
+
+
+def _grid_side(tensors: Mapping[str, Tensor], hints: Hints, condition: int) -> int:
+    if "freqs_cis" in tensors:
+        tokens = shape_of(tensors, "freqs_cis", 3)[0] - condition
+        side = math.isqrt(max(tokens, 0))
+        if side < 1 or side * side != tokens:
+            raise CheckpointError(f"misshapen freqs_cis: {tokens} places are no square grid")
+        return side
+    return max(1, (hints.image_size or IMAGE_SIZE) // hints.factor)
+
+
+def prior_entries(config: PriorConfig) -> Iterator[Entry]:
+    """Every tensor of the GPT in both names."""
+    if config.feature_width:
+        yield Entry("feature_embedding.null", ("cls_embedding.uncond_embedding",))
+        yield _weight("feature_embedding.up", "cls_embedding.cap_proj.fc1")
+        yield _weight("feature_embedding.down", "cls_embedding.cap_proj.fc2")
+    else:
+        yield _weight("label_embedding.table", "cls_embedding.embedding_table")
+    yield _weight("code_embedding", "tok_embeddings")
+    for i in range(config.depth):
+        for ours, theirs in _BLOCK.items():
+            yield _weight(f"blocks.{i}.{ours}", f"layers.{i}.{theirs}")
+    yield _weight("norm", "norm")
+    yield _weight("head", "output")
+
+
+_BLOCK = {
+    "attention_norm": "attention_norm",
+    "attention.qkv": "attention.wqkv",
+    "attention.proj": "attention.wo",
+    "feed_forward_norm": "ffn_norm",
+    "feed_forward.gate": "feed_forward.w1",
+    "feed_forward.up": "feed_forward.w3",
+    "feed_forward.down": "feed_forward.w2",
+}
+
+
+def _weight(ours: str, theirs: str) -> Entry:
+    return Entry(f"{ours}.weight", (f"{theirs}.weight",))

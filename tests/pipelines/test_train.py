@@ -1,0 +1,198 @@
+"""Training both stages through the command line: what is written, and that resuming is exact."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from imgtf.prior.model import Prior
+from imgtf.tokenizer.model import Tokenizer
+from imgtf.training.checkpoint import latest_state
+from imgtf.training.report import Report
+
+from .conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends this process Ctrl-C in the middle of a step."""
+    original = Report.advance
+    done = [0]
+
+    def advance(self: Report) -> None:
+        original(self)
+        done[0] += 1
+        if done[0] == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Report, "advance", advance)
+
+
+def final_state(folder: Path, stage: str) -> dict[str, torch.Tensor]:
+    state = latest_state(folder / "training" / stage / "state")
+    assert state is not None
+    names = ("model", "ema", "optimizer", "random-0")
+    tensors = {f"{n}.{k}": v for n in names for k, v in load_file(state / f"{n}.safetensors").items()}
+    return tensors | {f"kept.{k}": v for k, v in load_file(folder / stage / "model.safetensors").items()}
+
+
+def log_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "prior"])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    stage: str, images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    small = SMALL_TOKENIZER if stage == "tokenizer" else SMALL_PRIOR
+    for name in ("whole", "halved"):
+        (tmp_path / name).mkdir()
+        if stage == "prior":
+            (tmp_path / name / "tokenizer").symlink_to(model / "tokenizer")
+    command = [stage, "train", "--data", images, "--steps", "11", *small, "--model"]
+    assert run(*command, tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        stop_at(5, patch)
+        assert run(*command, tmp_path / "halved") == 130
+    assert "--resume" in capsys.readouterr().err
+    assert latest_state(tmp_path / "halved" / "training" / stage / "state").name == "step-00000005"  # type: ignore[union-attr]
+    assert run(stage, "train", "--resume", "--model", tmp_path / "halved") == 0
+    assert_same(final_state(tmp_path / "whole", stage), final_state(tmp_path / "halved", stage))
+    logs = [
+        log_rows(tmp_path / name / "training" / stage / "log.jsonl")
+        for name in ("whole", "halved")
+    ]
+    assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
+    assert [r["held_out"] for r in logs[0] if "held_out" in r] == [r["held_out"] for r in logs[1] if "held_out" in r]
+
+
+def test_accumulated_parts_give_the_update_of_the_whole_batch(images: Path, tmp_path: Path) -> None:
+    flags = ["--l1-weight", "0", "--codebook-decay", "1", "--dead-code-threshold", "0", "--precision", "fp32"]
+    for parts in ("1", "4"):
+        command = ["tokenizer", "train", "--data", images, "--model", tmp_path / parts, "--steps", "1"]
+        assert run(*command, *SMALL_TOKENIZER, *flags, "--accumulate", parts, "--no-flip") == 0
+    a, b = (load_file(tmp_path / parts / "tokenizer" / "model.safetensors") for parts in ("1", "4"))
+    # Only the weights: the codebook counts every part.
+    for name in (n for n in a if "quantizer" not in n):
+        torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_leaves_everything_it_promises(model: Path) -> None:
+    for stage in ("tokenizer", "prior"):
+        settings = tomllib.loads((model / stage / "train.toml").read_text())
+        assert settings["steps"] == 8
+        rows = log_rows(model / "training" / stage / "log.jsonl")
+        assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8]
+        assert [row["step"] for row in rows if "held_out" in row] == [4, 8]
+        with Image.open(model / "training" / stage / "previews" / "step-00000008.png") as picture:
+            assert picture.width > 64
+    usage = [row["usage"] for row in rows if "usage" in row]
+    assert usage == []  # the prior has no codebook
+    card = (model / "README.md").read_text()
+    assert "blue, green, red" in card
+    assert "bits_per_token" in card
+    assert not list(model.rglob("*.tmp"))
+
+
+def test_the_prior_follows_tokenizer_and_data(model: Path) -> None:
+    tokenizer, prior = Tokenizer.from_pretrained(model / "tokenizer"), Prior.from_pretrained(model / "prior")
+    assert tokenizer.config.channels == 3
+    assert prior.config.class_names == ("blue", "green", "red")
+    assert prior.config.grid == tokenizer.config.grid == (8, 8)
+    assert prior.config.tokenizer_sha256 == tokenizer.weights_sha256()
+
+
+def test_saved_settings_repeat_the_run(model: Path, tmp_path: Path) -> None:
+    config = model / "tokenizer" / "train.toml"
+    assert run("tokenizer", "train", "--config", config, "--model", tmp_path / "again") == 0
+    again = Tokenizer.from_pretrained(tmp_path / "again" / "tokenizer")
+    assert again.weights_sha256() == Tokenizer.from_pretrained(model / "tokenizer").weights_sha256()
+
+
+def test_nothing_is_overwritten_unasked(model: Path, images: Path, capsys: Any) -> None:
+    before = Tokenizer.from_pretrained(model / "tokenizer").weights_sha256()
+    assert run("tokenizer", "train", "--data", images, "--model", model, "--steps", "2", *SMALL_TOKENIZER) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert Tokenizer.from_pretrained(model / "tokenizer").weights_sha256() == before
+
+
+def test_force_replaces(images: Path, tmp_path: Path) -> None:
+    command = ["tokenizer", "train", "--data", images, "--model", tmp_path / "m", "--steps", "2", *SMALL_TOKENIZER]
+    assert run(*command) == 0
+    first = Tokenizer.from_pretrained(tmp_path / "m" / "tokenizer").weights_sha256()
+    assert run(*command, "--seed", "1", "--force") == 0
+    assert Tokenizer.from_pretrained(tmp_path / "m" / "tokenizer").weights_sha256() != first
+
+
+def test_one_class_trains_without_labels(tmp_path: Path, capsys: Any) -> None:
+    folder = draw_images(tmp_path / "images")
+    for name in ("red", "green"):
+        (folder / name).rename(tmp_path / name)
+    command = ["--model", tmp_path / "m", "--steps", "2"]
+    assert run("tokenizer", "train", "--data", folder, *command, *SMALL_TOKENIZER) == 0
+    assert run("prior", "train", *command, *SMALL_PRIOR) == 0
+    assert "one class only (blue)" in capsys.readouterr().err
+    assert Prior.from_pretrained(tmp_path / "m" / "prior").config.class_names == ()
+
+
+def test_no_held_out_images_still_train(images: Path, tmp_path: Path) -> None:
+    command = ["--model", tmp_path / "m", "--steps", "2", "--held-out", "0"]
+    assert run("tokenizer", "train", "--data", images, *command, *SMALL_TOKENIZER) == 0
+    assert run("prior", "train", *command, *SMALL_PRIOR) == 0
+    assert (tmp_path / "m" / "prior" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--batch-size", "500"], "fewer than a batch of 500"),
+        (["--image-size", "15"], "not a multiple of 2"),
+        (["--norm-groups", "3"], "groups"),
+        (["--precision", "fp16"], "GPU"),
+        (["--lr", "1e30", "--clip", "0"], "no longer a number"),
+        (["--resume"], "no tokenizer run to resume"),
+    ],
+)
+def test_what_cannot_work_is_one_clear_line(
+    extra: list[str], message: str, images: Path, tmp_path: Path, capsys: Any
+) -> None:
+    command = ["tokenizer", "train", "--data", images, "--model", tmp_path / "m", "--steps", "8", *SMALL_TOKENIZER]
+    assert run(*command, *extra) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert message in lines[-1]
+    assert lines[-1].startswith("Error: ")
+    assert not (tmp_path / "m" / "tokenizer" / "model.safetensors").exists()
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_state_before(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from imgtf.training import checkpoint
+
+    command = ["tokenizer", "train", "--data", images, "--model", tmp_path / "m", "--steps", "6", *SMALL_TOKENIZER]
+    original, calls = checkpoint._write_shared, []
+
+    def full(*arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        original(*arguments)
+
+    monkeypatch.setattr(checkpoint, "_write_shared", full)
+    assert run(*command, "--save-every", "3") == 1
+    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
+    states = [p.name for p in (tmp_path / "m" / "training" / "tokenizer" / "state").iterdir()]
+    assert states == ["step-00000003"]
