@@ -19,7 +19,7 @@ from .data.config import DataConfig
 from .errors import ImgtfError, Interrupted
 from .options import field_types
 from .pipelines.settings import collect, load_presets, option_names
-from .prior.config import PriorConfig, SamplingConfig
+from .prior.config import PriorConfig, PriorRecipe, SamplingConfig
 from .tokenizer.config import TokenizerConfig, TokenizerRecipe
 from .training.config import TrainingConfig
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .training.loop import Outcome
 
 TOKENIZER_CLASSES = (DataConfig, TokenizerConfig, TokenizerRecipe, TrainingConfig)
-PRIOR_CLASSES = (DataConfig, PriorConfig, SamplingConfig, TrainingConfig)
+PRIOR_CLASSES = (DataConfig, PriorConfig, PriorRecipe, SamplingConfig, TrainingConfig)
 INTERRUPTED = 130
 FOLLOWS_DATA = {"image_size": "the preset's, or the images' own if smaller", "channels": "the images' own"}
 

@@ -15,7 +15,7 @@ from ..prior.config import PriorConfig, SamplingConfig
 from ..tokenizer.config import TokenizerConfig
 from . import vqgan
 from .mapping import Entry, collect, count, drop, shape_of
-from .part import IMAGE_SIZE, Hints, Part, number_names, pick_heads, shapes
+from .part import Hints, Part, number_names, pick_heads, shapes
 
 SOURCE = "LlamaGen (github.com/FoundationVision/LlamaGen, arXiv:2406.06525)"
 LICENCE = "MIT"
@@ -94,7 +94,7 @@ def _grid_side(tensors: Mapping[str, Tensor], hints: Hints, condition: int) -> i
         if side < 1 or side * side != tokens:
             raise CheckpointError(f"misshapen freqs_cis: {tokens} places are no square grid")
         return side
-    return max(1, (hints.image_size or IMAGE_SIZE) // hints.factor)
+    return hints.side
 
 
 def prior_entries(config: PriorConfig) -> Iterator[Entry]:

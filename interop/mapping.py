@@ -37,7 +37,9 @@ def both(ours: str, *theirs: str) -> list[Entry]:
     return [Entry(f"{ours}.{end}", tuple(f"{t}.{end}" for t in theirs)) for end in ("weight", "bias")]
 
 
-def collect(entries: Iterable[Entry], shapes: Mapping[str, Shape], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def collect(
+    entries: Iterable[Entry], shapes: Mapping[str, Shape], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Published tensors under our names, in our shapes, float32; the given shapes are ours.
 
     Tensors that need no change stay views of the file that they were mapped from.

@@ -16,6 +16,7 @@ from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 from .mapping import Shape
 
+STAGES = ("tokenizer", "prior")
 IMAGE_SIZE = 256
 """Side of the images that the published models were trained on, where nothing else tells."""
 
@@ -30,8 +31,8 @@ class Hints:
     """Side of the images in pixels."""
     classes: int | None = None
     """Labels of the prior; 0 for one without labels."""
-    factor: int = 16
-    """Downsampling factor of the tokenizer that the prior's codes come from."""
+    side: int = 16
+    """Side of the prior's grid of codes: the images' over the tokenizer's factor."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """The `model` section of the YAML that came with the weights."""
 
@@ -69,7 +70,9 @@ def pick_heads(width: int, published: Mapping[int, int], given: int | None) -> i
             f"it: give --heads"
         )
     if width % heads or width // heads % 4:
-        raise CheckpointError(f"{heads} heads do not divide width {width} into multiples of 4: give other --heads")
+        raise CheckpointError(
+            f"{heads} heads do not divide width {width} into multiples of 4: give other --heads"
+        )
     return heads
 
 

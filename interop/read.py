@@ -74,7 +74,7 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except CheckpointError:
         raise
-    except Exception as error:  # noqa: BLE001 - a damaged pickle can fail in any way
+    except Exception as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise CheckpointError(
             f"{path}: not readable as weights alone: damaged, or holding more than tensors ({reason})"
@@ -100,7 +100,9 @@ def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         if wrapped is None:
             break
         content = wrapped
-    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    tensors = (
+        {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    )
     if not tensors:
         raise CheckpointError(f"{path}: holds no named tensors")
     for prefix in PREFIXES:

@@ -72,7 +72,9 @@ def _check_recipe(config: TokenizerConfig | PriorConfig, params: Mapping[str, An
         ("num_res_blocks", details.get("num_res_blocks"), config.blocks),
     ):
         if said is not None and said != found:
-            raise CheckpointError(f"the YAML is of another model: its {name} is {said}, that of the tensors {found}")
+            raise CheckpointError(
+                f"the YAML is of another model: its {name} is {said}, that of the tensors {found}"
+            )
 
 
 def tokenizer_entries(config: TokenizerConfig) -> Iterator[Entry]:

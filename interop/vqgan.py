@@ -50,7 +50,9 @@ def read_config(tensors: Mapping[str, Tensor], naming: Naming, image_size: int |
     codebook_size, codebook_dim = shape_of(tensors, "quantize.embedding.weight", 2)
     uneven = [w for w in widths if w % width]
     if uneven:
-        raise CheckpointError(f"misshapen encoder: level width {uneven[0]} is no multiple of the first, {width}")
+        raise CheckpointError(
+            f"misshapen encoder: level width {uneven[0]} is no multiple of the first, {width}"
+        )
     values: dict[str, Any] = {
         "image_size": image_size or IMAGE_SIZE,
         "channels": channels,

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..errors import CheckpointError
-from ..interop import llamagen, taming
-from ..interop.mapping import release
-from ..interop.part import Hints, Part, blueprint
-from ..interop.read import read_tensors, read_yaml
+from ..interop.families import WeightFile, to_family
+from ..interop.part import IMAGE_SIZE, STAGES, Hints, Part, blueprint
+from ..interop.read import read_yaml
 from ..pretrained import read_json, write_tensors, write_text
 from ..prior.config import PriorConfig
 from ..prior.model import Prior
@@ -25,16 +19,7 @@ from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 from .card import write_card
 
-logger = logging.getLogger("imgtf")
-
-FAMILIES: dict[str, ModuleType] = {"llamagen": llamagen, "taming": taming}
-STAGES = ("tokenizer", "prior")
 YAML = (".yaml", ".yml")
-FREE = {
-    "class_names", "tokenizer_sha256", "sampling", "dropout", "label_dropout", "codebook_decay",
-    "dead_code_threshold", "rotation_trick",
-}  # fmt: skip
-"""Settings that no published file holds and that change nothing of what the network computes."""
 
 
 def import_weights(
@@ -42,6 +27,7 @@ def import_weights(
     files: Sequence[Path],
     folder: Path,
     *,
+    stage: str | None = None,
     heads: int | None = None,
     image_size: int | None = None,
     classes: int | None = None,
@@ -52,6 +38,7 @@ def import_weights(
     Args:
         family: a name of `FAMILIES`, or "auto" to go by the names of the tensors.
         files: weights; a YAML among them belongs to the weights it follows, or to the first.
+        stage: "tokenizer" or "prior" alone, where a file holds both.
         heads, image_size, classes: what the tensors do not tell.
         force: replace what is there.
 
@@ -59,22 +46,48 @@ def import_weights(
         CheckpointError: when a file cannot be read, is of another family, has tensors missing, unknown or
             misshapen, or the two stages do not belong together. Nothing is written then.
     """
-    hints = Hints(heads=heads, image_size=image_size, classes=classes, factor=_factor(folder))
-    parts: dict[str, tuple[Part, str]] = {}
-    for path, recipe in sorted(_with_recipes(files), key=_prior_last(family)):
-        for part, origin in _read(family, path, replace(hints, recipe=recipe)):
-            if part.stage in parts:
-                raise CheckpointError(f"{path}: a second {part.stage}; import one into each folder")
-            parts[part.stage] = part, origin
-            if isinstance(part.config, TokenizerConfig):
-                hints = replace(hints, factor=part.config.factor)
+    sources = [WeightFile(family, path, recipe) for path, recipe in _with_recipes(files)]
+    hints = Hints(heads=heads, image_size=image_size, classes=classes)
+    parts: dict[str, Part] = {}
+    origins: dict[str, str] = {}
+    for each in STAGES:  # the tokenizer first: a prior's grid may follow from it
+        for source in (s for s in sources if each in s.stages and stage in (None, each)):
+            if each in parts:
+                raise CheckpointError(f"{source.path}: a second {each}; choose files, or one with --stage")
+            hints = replace(hints, side=_grid_side(folder, parts.get("tokenizer"), image_size))
+            parts[each], origins[each] = source.part(each, hints), source.origin()
+    if not parts:
+        raise CheckpointError(f"{files[0]}: holds no {stage}")
     _check_free(folder, parts, force)
-    _check_pair(folder, [part for part, _ in parts.values()])
-    for stage in STAGES:
-        if stage in parts:
-            _write(parts[stage][0], folder)
-    _describe(folder, {stage: origin for stage, (_, origin) in parts.items()})
-    return [folder / stage for stage in STAGES if stage in parts]
+    _check_pair(folder, parts)
+    for each, part in parts.items():
+        _write(folder, each, part)
+    _write_card(folder, origins)
+    return [folder / each for each in parts]
+
+
+def export_weights(
+    family: str, folder: Path, file: Path, *, stage: str | None = None, force: bool = False
+) -> Path:
+    """Writes one stage of a model folder to a safetensors file in a published naming.
+
+    Args:
+        stage: "tokenizer" or "prior"; may be left out where the folder holds only one.
+
+    Raises:
+        CheckpointError: when that family's networks cannot express the model, or `file` is there already.
+    """
+    if file.exists() and not force:
+        raise CheckpointError(f"{file}: is there already; name another file or use --force")
+    found = [s for s in STAGES if (folder / s / "config.json").exists() and stage in (None, s)]
+    if len(found) != 1:
+        have = " and ".join(found) or f"no {stage or 'model'}"
+        raise CheckpointError(f"{folder}: holds {have}; choose with --stage {' or '.join(STAGES)}")
+    kind: type[Tokenizer] | type[Prior] = Tokenizer if found[0] == "tokenizer" else Prior
+    tensors = to_family(family, kind.from_pretrained(folder / found[0]))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_tensors(file, tensors)
+    return file
 
 
 def _with_recipes(files: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
@@ -89,3 +102,66 @@ def _with_recipes(files: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
         else:
             current = file
     return [(path, recipes.get(path, {})) for path in weights]
+
+
+def _grid_side(folder: Path, tokenizer: Part | None, image_size: int | None) -> int:
+    """Side of the code grid: that of the tokenizer imported now or there before, or f16's."""
+    path = folder / "tokenizer" / "config.json"
+    config = tokenizer.config if tokenizer else Tokenizer.read_config(path) if path.exists() else None
+    if isinstance(config, TokenizerConfig):
+        return (image_size or config.image_size) // config.factor
+    return (image_size or IMAGE_SIZE) // 16
+
+
+def _check_free(folder: Path, stages: Iterable[str], force: bool) -> None:
+    taken = [s for s in stages if (folder / s / "model.safetensors").exists()]
+    if taken and not force:
+        raise CheckpointError(
+            f"{folder} already holds a {taken[0]}: replace it with --force, or name another folder with --model"
+        )
+
+
+def _check_pair(folder: Path, parts: Mapping[str, Part]) -> None:
+    """Both stages, imported now or there before, must have the same number of codes."""
+    sizes: dict[str, Any] = {}
+    for stage in STAGES:
+        path = folder / stage / "config.json"
+        if stage in parts:
+            sizes[stage] = parts[stage].config.codebook_size
+        elif path.exists():
+            sizes[stage] = read_json(path).get("codebook_size")
+    if len(set(sizes.values())) > 1:
+        raise CheckpointError(
+            f"the tokenizer has {sizes['tokenizer']} codes, the prior {sizes['prior']}: they do not belong together"
+        )
+
+
+def _write(folder: Path, stage: str, part: Part) -> None:
+    config = part.config
+    tokenizer = folder / "tokenizer"
+    if isinstance(config, PriorConfig) and (tokenizer / "config.json").exists():
+        config = replace(config, tokenizer_sha256=Tokenizer.from_pretrained(tokenizer).weights_sha256())
+    for stale in (folder / stage, folder / "training" / stage):
+        shutil.rmtree(stale, ignore_errors=True)
+    blueprint(config).save_pretrained(folder / stage, part.tensors)
+
+
+def _write_card(folder: Path, origins: Mapping[str, str]) -> None:
+    """The model card with a section on where each stage came from; what it said of the other stage stays."""
+    path = folder / "README.md"
+    kept = path.read_text().splitlines() if path.exists() else []
+    lines = {s: line for s in STAGES for line in kept if line.startswith(_origin_start(s))}
+    lines |= {stage: _origin_start(stage) + origin for stage, origin in origins.items()}
+    if (folder / "tokenizer" / "config.json").exists():
+        write_card(folder)
+    else:
+        write_text(path, f"# {folder.resolve().name}\n\nA prior without its tokenizer.\n")
+    if (folder / "prior" / "config.json").exists():
+        sampling = read_json(folder / "prior" / "config.json")["sampling"]
+        settings = ", ".join(f"{name} {value:g}" for name, value in sampling.items())
+        lines["sampling"] = f"- sampling settings unless told otherwise: {settings}"
+    write_text(path, path.read_text() + "\n## Origin\n\n" + "\n".join(lines.values()) + "\n")
+
+
+def _origin_start(stage: str) -> str:
+    return f"- {stage} imported from "

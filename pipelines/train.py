@@ -18,7 +18,7 @@ from ..data.image import count_channels, smallest_side, to_pil
 from ..data.images import ImageDataset
 from ..data.source import ImageSource, open_source
 from ..errors import CheckpointError, DataError
-from ..prior.config import PriorConfig, SamplingConfig
+from ..prior.config import PriorConfig, PriorRecipe, SamplingConfig
 from ..prior.model import Prior
 from ..prior.train import PriorStage
 from ..tokenizer.config import TokenizerConfig, TokenizerRecipe
@@ -83,22 +83,24 @@ def train_tokenizer(
 def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force: bool = False) -> Outcome:
     """Trains `folder/prior` on the codes that `folder/tokenizer` makes of images, encoding them first if need be."""
     data, training = settings.part(DataConfig), settings.part(TrainingConfig)
-    sampling = settings.part(SamplingConfig)
+    recipe, sampling = settings.part(PriorRecipe), settings.part(SamplingConfig)
     _check_free(folder, "prior", resume, force)
     accelerator = make_accelerator(training)
     tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", accelerator.device)
     train, held_out = open_source(data)
     with accelerator.main_process_first():
         train_codes = codes_of(folder, tokenizer, train, data, augment=True, seed=training.seed)
-        held_out_codes = codes_of(folder, tokenizer, held_out, data, augment=False, seed=0) if len(held_out) else None
+        held_out_codes = (
+            codes_of(folder, tokenizer, held_out, data, augment=False, seed=0) if len(held_out) else None
+        )
 
     config = fit_prior(settings, sampling, tokenizer, train)
     if accelerator.is_main_process:
         if not resume:
             _clear(folder, "prior")
-        settings.save(folder / "prior" / RUN_FILE, (data, config, sampling, training))
+        settings.save(folder / "prior" / RUN_FILE, (data, config, recipe, sampling, training))
     set_seed(training.seed)
-    stage = PriorStage(Prior(config), training, train_codes, held_out_codes, drawer(tokenizer))
+    stage = PriorStage(Prior(config), recipe, training, train_codes, held_out_codes, drawer(tokenizer))
     logger.info(
         "prior: %s parameters, %d tokens, %s | %s, %d images, %d held out | %s on %s",
         f"{stage.model.parameter_count():,}", config.tokens,

@@ -116,3 +116,16 @@ class PriorConfig:
         """Width of the feed-forward layer, computed where it is not given."""
         default = 4 * self.width if self.feed_forward == "gelu" else -(-8 * self.width // 3 // 64) * 64
         return self.hidden or default
+
+
+@dataclass(frozen=True)
+class PriorRecipe:
+    """What training does to the codes."""
+
+    code_noise: float = option(
+        0.0,
+        "Share of the codes read in training that are replaced by random ones: teaches the prior to go on "
+        "after a mistake of its own.",
+        minimum=0,
+        maximum=1,
+    )

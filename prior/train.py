@@ -16,6 +16,7 @@ from ..data.grid import draw_grid
 from ..data.loader import eval_batches, train_batches
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, Stage, mean_over
+from .config import PriorRecipe
 from .model import Prior
 from .sampler import image_uniforms, sample
 
@@ -35,12 +36,13 @@ class PriorStage(Stage):
     def __init__(
         self,
         model: Prior,
+        recipe: PriorRecipe,
         config: TrainingConfig,
         train_set: CodesDataset,
         held_out_set: CodesDataset | None,
         draw: Draw,
     ) -> None:
-        self.model, self.config = model, config
+        self.model, self.recipe, self.config = model, recipe, config
         self.train_set, self.held_out_set, self.draw = train_set, held_out_set, draw
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
@@ -56,8 +58,8 @@ class PriorStage(Stage):
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         codes, label = self._codes(batch)
-        with self.accelerator.autocast():
-            logits = self.network(codes, label)  # (B, T, V)
+        read = corrupt(codes, self.recipe.code_noise, self.model.config.codebook_size)
+        logits = self.network(read, label)  # (B, T, V)
         loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
         norm = self.update(loss)
         return {"loss": loss, "gradient_norm": norm}
@@ -80,6 +82,18 @@ class PriorStage(Stage):
         device = self.accelerator.device
         label = batch["label"].to(device) if self.model.config.classes else None
         return batch["codes"].to(device, non_blocking=True), label
+
+
+def corrupt(codes: Tensor, share: float, codebook_size: int) -> Tensor:
+    """Replaces a random share of the codes (B, T) by codes drawn evenly from all V.
+
+    In sampling a prior reads its own codes, some of them unlikely; one that only ever read real ones goes astray
+    from there (exposure bias: Bengio et al. 2015, arXiv:1506.03099). The targets stay as they are.
+    """
+    if share == 0:
+        return codes
+    noise = torch.randint_like(codes, codebook_size)
+    return torch.where(torch.rand(codes.shape, device=codes.device) < share, noise, codes)
 
 
 @torch.no_grad()

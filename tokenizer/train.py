@@ -63,8 +63,7 @@ class TokenizerStage(Stage):
     def step(self, batch: Batch) -> dict[str, Tensor]:
         self.bad_images.note(batch["bad"])
         images = self._images(batch)
-        with self.accelerator.autocast():
-            result = self.network(images)
+        result = self.network(images)
         losses = reconstruction_losses(images, result)
         loss = weighted_sum(losses, self.weights)
         norm = self.update(loss)

@@ -32,7 +32,7 @@ class Stage(ABC):
         self.accelerator = accelerator
         self.clip = config.clip
         optimizer = adamw(self.model, config)
-        self.network, self.optimizer = accelerator.prepare(self.model, optimizer)
+        self.network, self.optimizer = accelerator.prepare(TrainedNetwork(self.model), optimizer)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """By the name under which their state is saved."""
@@ -72,6 +72,18 @@ class Stage(ABC):
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
+
+
+class TrainedNetwork(nn.Module):
+    """The model as Accelerate wraps it. The wrapping (autocast, DDP) stays off the model itself, which is
+    evaluated and saved in full precision."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.model(*inputs)
 
 
 def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:

@@ -7,13 +7,13 @@ from imgtf.data.grid import draw_grid
 
 def test_pictures_stand_in_rows(noise):
     pictures = [noise(8, 6, seed=i) for i in range(5)]
-    sheet = draw_grid(pictures, columns=3)
+    sheet = draw_grid(pictures, columns=3, scale=1)
     assert sheet.size == (2 + 3 * 10, 2 + 2 * 8)
     pixels = np.asarray(sheet)
     assert (pixels[2:8, 2:10] == np.asarray(pictures[0])).all()
     assert (pixels[10:16, 12:20] == np.asarray(pictures[4])).all()
     assert (pixels[10:, 20:] == 255).all()
-    assert pixels.tobytes() == draw_grid(pictures, columns=3).tobytes()
+    assert pixels.tobytes() == draw_grid(pictures, columns=3, scale=1).tobytes()
 
 
 def test_enlarged_without_smoothing(noise):

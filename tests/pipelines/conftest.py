@@ -11,11 +11,23 @@ from PIL import Image
 
 from imgtf.cli import main
 
-SMALL_TOKENIZER = (
-    "--image-size 16 --width 8 --multipliers 1,2 --latent-width 8 --norm-groups 4 --codebook-size 16 "
-    "--codebook-dim 4 --batch-size 8 --eval-every 4 --save-every 100 --log-every 2 --preview-every 4"
-).split()
-SMALL_PRIOR = "--width 16 --depth 2 --heads 2 --batch-size 8 --eval-every 4 --save-every 100 --log-every 2".split()
+SMALL = [
+    "--batch-size",
+    "8",
+    "--eval-every",
+    "4",
+    "--save-every",
+    "100",
+    "--log-every",
+    "2",
+    "--preview-every",
+    "4",
+]
+SMALL_TOKENIZER = [
+    "--image-size", "16", "--width", "8", "--multipliers", "1,2", "--latent-width", "8", "--norm-groups", "4",
+    "--codebook-size", "16", "--codebook-dim", "4", *SMALL,
+]  # fmt: skip
+SMALL_PRIOR = ["--width", "16", "--depth", "2", "--heads", "2", *SMALL]
 
 
 def run(*arguments: str | os.PathLike[str]) -> int:
@@ -46,6 +58,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with both stages; tests must not change it."""
     folder = tmp_path_factory.mktemp("model") / "m"
-    assert run("tokenizer", "train", "--data", images, "--model", folder, "--steps", "8", *SMALL_TOKENIZER) == 0
+    assert (
+        run("tokenizer", "train", "--data", images, "--model", folder, "--steps", "8", *SMALL_TOKENIZER) == 0
+    )
     assert run("prior", "train", "--model", folder, "--steps", "8", *SMALL_PRIOR) == 0
     return folder

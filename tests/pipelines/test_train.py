@@ -71,12 +71,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert latest_state(tmp_path / "halved" / "training" / stage / "state").name == "step-00000005"  # type: ignore[union-attr]
     assert run(stage, "train", "--resume", "--model", tmp_path / "halved") == 0
     assert_same(final_state(tmp_path / "whole", stage), final_state(tmp_path / "halved", stage))
-    logs = [
-        log_rows(tmp_path / name / "training" / stage / "log.jsonl")
-        for name in ("whole", "halved")
-    ]
+    logs = [log_rows(tmp_path / name / "training" / stage / "log.jsonl") for name in ("whole", "halved")]
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]
-    assert [r["held_out"] for r in logs[0] if "held_out" in r] == [r["held_out"] for r in logs[1] if "held_out" in r]
+    assert [r["held_out"] for r in logs[0] if "held_out" in r] == [
+        r["held_out"] for r in logs[1] if "held_out" in r
+    ]
 
 
 def test_accumulated_parts_give_the_update_of_the_whole_batch(images: Path, tmp_path: Path) -> None:
@@ -124,13 +123,25 @@ def test_saved_settings_repeat_the_run(model: Path, tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten_unasked(model: Path, images: Path, capsys: Any) -> None:
     before = Tokenizer.from_pretrained(model / "tokenizer").weights_sha256()
-    assert run("tokenizer", "train", "--data", images, "--model", model, "--steps", "2", *SMALL_TOKENIZER) == 1
+    assert (
+        run("tokenizer", "train", "--data", images, "--model", model, "--steps", "2", *SMALL_TOKENIZER) == 1
+    )
     assert "--resume" in capsys.readouterr().err
     assert Tokenizer.from_pretrained(model / "tokenizer").weights_sha256() == before
 
 
 def test_force_replaces(images: Path, tmp_path: Path) -> None:
-    command = ["tokenizer", "train", "--data", images, "--model", tmp_path / "m", "--steps", "2", *SMALL_TOKENIZER]
+    command = [
+        "tokenizer",
+        "train",
+        "--data",
+        images,
+        "--model",
+        tmp_path / "m",
+        "--steps",
+        "2",
+        *SMALL_TOKENIZER,
+    ]
     assert run(*command) == 0
     first = Tokenizer.from_pretrained(tmp_path / "m" / "tokenizer").weights_sha256()
     assert run(*command, "--seed", "1", "--force") == 0
@@ -169,7 +180,17 @@ def test_no_held_out_images_still_train(images: Path, tmp_path: Path) -> None:
 def test_what_cannot_work_is_one_clear_line(
     extra: list[str], message: str, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    command = ["tokenizer", "train", "--data", images, "--model", tmp_path / "m", "--steps", "8", *SMALL_TOKENIZER]
+    command = [
+        "tokenizer",
+        "train",
+        "--data",
+        images,
+        "--model",
+        tmp_path / "m",
+        "--steps",
+        "8",
+        *SMALL_TOKENIZER,
+    ]
     assert run(*command, *extra) == 1
     lines = capsys.readouterr().err.splitlines()
     assert message in lines[-1]
@@ -182,7 +203,17 @@ def test_a_full_disk_is_one_line_and_keeps_the_state_before(
 ) -> None:
     from imgtf.training import checkpoint
 
-    command = ["tokenizer", "train", "--data", images, "--model", tmp_path / "m", "--steps", "6", *SMALL_TOKENIZER]
+    command = [
+        "tokenizer",
+        "train",
+        "--data",
+        images,
+        "--model",
+        tmp_path / "m",
+        "--steps",
+        "6",
+        *SMALL_TOKENIZER,
+    ]
     original, calls = checkpoint._write_shared, []
 
     def full(*arguments: Any) -> None:

@@ -1,0 +1,242 @@
+"""Using trained models: sampling, files, damaged folders, figures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from imgtf import Pipeline, Prior, Tokenizer
+from imgtf.errors import CheckpointError, ConfigError
+from imgtf.tokenizer.config import TokenizerConfig
+
+from .conftest import SMALL_TOKENIZER, run
+
+
+def test_an_image_is_the_same_at_any_batch_size(model: Path) -> None:
+    pipeline = Pipeline.from_pretrained(model)
+    whole = list(pipeline.stream(20, seed=5, top_k=8, batch_size=64))
+    for size in (1, 7):
+        parts = list(pipeline.stream(20, seed=5, top_k=8, batch_size=size))
+        assert all(torch.equal(a.codes, b.codes) for a, b in zip(whole, parts, strict=True))
+        for a, b in zip(whole, parts, strict=True):
+            difference = np.asarray(a.picture, dtype=int) - np.asarray(b.picture, dtype=int)
+            assert np.abs(difference).max() <= 1
+    later = list(pipeline.stream(5, seed=5, top_k=8, first=15))
+    assert all(torch.equal(a.codes, b.codes) for a, b in zip(whole[15:], later, strict=True))
+    assert [s.label for s in whole[15:]] == [s.label for s in later]
+
+
+def test_labels_by_name_by_number_and_in_turn(model: Path) -> None:
+    pipeline = Pipeline.from_pretrained(model)
+    assert [s.label for s in pipeline.stream(4)] == ["blue", "green", "red", "blue"]
+    assert [s.label for s in pipeline.stream(3, label="red")] == ["red"] * 3
+    assert [s.label for s in pipeline.stream(3, label=["red", 0])] == ["red", "blue", "red"]
+    assert [s.label for s in pipeline.stream(2, label=torch.tensor([1]))] == ["green", "green"]
+    with pytest.raises(ConfigError, match=r"'pink'.*blue, green, red"):
+        pipeline.sample(1, label="pink")
+
+
+def test_pictures_have_the_size_and_mode_of_the_data(model: Path) -> None:
+    pictures = Pipeline.from_pretrained(model).sample(n=2)
+    assert [(p.size, p.mode) for p in pictures] == [((16, 16), "RGB")] * 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"top_k": -1}, {"temperature": 0.0}, {"tpo_k": 3}, {"n": 0}, {"batch_size": 0}, {"top_p": "a"}]
+)
+def test_wrong_sampling_settings_are_refused(model: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Pipeline.from_pretrained(model).sample(**{"n": 1} | wrong)
+
+
+def test_saving_and_loading_keeps_the_samples(model: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline.from_pretrained(model)
+    pipeline.save_pretrained(tmp_path / "copy")
+    copy = Pipeline.from_pretrained(tmp_path / "copy")
+    for a, b in zip(pipeline.stream(3), copy.stream(3), strict=True):
+        assert torch.equal(a.codes, b.codes)
+    assert copy.tokenizer.weights_sha256() == pipeline.tokenizer.weights_sha256()
+
+
+def test_a_tokenizer_that_made_other_codes_is_refused(model: Path) -> None:
+    prior, own = Prior.from_pretrained(model / "prior"), Tokenizer.from_pretrained(model / "tokenizer")
+    other = Tokenizer(own.config)
+    with pytest.raises(CheckpointError) as refused:
+        Pipeline(other, prior)
+    assert own.weights_sha256() in str(refused.value)
+    assert other.weights_sha256() in str(refused.value)
+
+
+def test_a_fresh_process_loads_everything(model: Path) -> None:
+    program = (
+        "from imgtf import Pipeline, Prior, Tokenizer\n"
+        f"Tokenizer.from_pretrained({str(model / 'tokenizer')!r}); Prior.from_pretrained({str(model / 'prior')!r})\n"
+        f"print(len(Pipeline.from_pretrained({str(model)!r}).sample(n=2)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n"
+
+
+def test_sample_writes_a_grid_the_images_and_their_record(model: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    assert run("sample", "--model", model, "--n", "7", "--top-k", "5", "--seed", "3", "--out", out) == 0
+    assert capsys.readouterr().out.strip() == str(out / "grid.png")
+    record = json.loads((out / "samples.json").read_text())
+    assert record["seed"] == 3
+    assert record["settings"]["top_k"] == 5
+    assert [row["label"] for row in record["images"][:3]] == ["blue", "green", "red"]
+    # Any one of them can be made again from the record.
+    row = record["images"][4]
+    command = ["sample", "--model", model, "--n", "1", "--first", str(row["index"]), "--label", row["label"]]
+    assert run(*command, "--top-k", "5", "--seed", "3", "--out", tmp_path / "one") == 0
+    with Image.open(out / row["file"]) as first, Image.open(tmp_path / "one" / row["file"]) as again:
+        assert np.abs(np.asarray(first, dtype=int) - np.asarray(again, dtype=int)).max() <= 1
+    assert run("sample", "--model", model, "--n", "1", "--out", out) == 1
+    assert "--force" in capsys.readouterr().err
+
+
+def test_tokenizer_eval_agrees_with_the_run(model: Path, capsys: Any) -> None:
+    assert run("tokenizer", "eval", "--model", model, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in (model / "training/tokenizer/log.jsonl").read_text().splitlines()]
+    best = [row["held_out"] for row in rows if row.get("best")][-1]
+    assert figures["psnr"] == pytest.approx(best["psnr"], abs=1e-3)
+    assert figures["images"] == 3
+
+
+def test_prior_eval_gives_bits_in_all_and_by_class(model: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(model, tmp_path / "m")
+    assert run("prior", "eval", "--model", tmp_path / "m", "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    rows = [json.loads(line) for line in (model / "training/prior/log.jsonl").read_text().splitlines()]
+    best = [row["held_out"] for row in rows if row.get("best")][-1]
+    assert figures["bits_per_token"] == pytest.approx(best["bits_per_token"], abs=1e-3)
+    assert figures["bits_per_pixel"] == pytest.approx(figures["bits_per_token"] * 64 / 256)
+    assert set(figures["by_class"]) <= {"blue", "green", "red"}
+
+
+def test_reconstruct_draws_pairs(model: Path, images: Path, tmp_path: Path) -> None:
+    assert run("tokenizer", "reconstruct", images / "red" / "0.png", "--model", model, "--out", tmp_path) == 0
+    with Image.open(tmp_path / "0.png") as pair:
+        assert pair.width > 2 * pair.height * 0.9
+
+
+def test_encode_writes_a_cache_that_the_prior_takes(
+    model: Path, images: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(model / "tokenizer", tmp_path / "m" / "tokenizer")
+    assert run("tokenizer", "encode", "--model", tmp_path / "m", "--data", images, "--mirrored") == 0
+    written = {Path(line): Path(line).stat().st_mtime_ns for line in capsys.readouterr().out.split()}
+    assert len(written) == 2
+    flags = ["--steps", "1", "--width", "16", "--depth", "1", "--heads", "2", "--batch-size", "4"]
+    assert run("prior", "train", "--model", tmp_path / "m", "--data", images, *flags) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "m" / "codes").iterdir()} == written
+
+
+def test_info_says_what_a_folder_holds(model: Path, capsys: Any) -> None:
+    assert run("info", model, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["tokenizer"]["grid"] == "8x8"
+    assert figures["prior"]["classes"] == "blue, green, red"
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"\x80\x04garbage" * 10)
+
+
+def other_shape(path: Path) -> None:
+    tensors = load_file(path)
+    name = sorted(n for n in tensors if n.endswith("weight"))[0]
+    save_file(tensors | {name: torch.zeros(3, 3)}, path)
+
+
+def one_less(path: Path) -> None:
+    tensors = load_file(path)
+    del tensors[sorted(tensors)[0]]
+    save_file(tensors, path)
+
+
+def one_more(path: Path) -> None:
+    save_file(load_file(path) | {"surplus": torch.zeros(1)}, path)
+
+
+def change(**values: Any) -> Callable[[Path], None]:
+    def edit(path: Path) -> None:
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    return edit
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "prior"])
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("model.safetensors", cut, "damaged"),
+        ("model.safetensors", garbage, "damaged"),
+        ("model.safetensors", other_shape, "misshapen"),
+        ("model.safetensors", one_less, "missing"),
+        ("model.safetensors", one_more, "unknown surplus"),
+        ("model.safetensors", Path.unlink, "no such file"),
+        ("config.json", garbage, "not readable as JSON"),
+        ("config.json", Path.unlink, "no such file"),
+        ("config.json", change(surplus=1), "unknown key surplus"),
+        ("config.json", change(format=99), "format"),
+        ("config.json", change(kind="vae"), "this is a vae"),
+        ("config.json", change(codebook_size="many"), "codebook_size must be int"),
+        ("config.json", change(codebook_size=17), "misshapen"),
+    ],
+)
+def test_damaged_models_are_one_clear_line(
+    stage: str,
+    file: str,
+    damage: Callable[[Path], None],
+    message: str,
+    model: Path,
+    tmp_path: Path,
+    capsys: Any,
+) -> None:
+    for name in ("tokenizer", "prior"):
+        shutil.copytree(model / name, tmp_path / name)
+    damage(tmp_path / stage / file)
+    assert run("sample", "--model", tmp_path, "--n", "1") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("Error: ")
+    assert message in lines[0]
+    assert f"{tmp_path / stage}/" in lines[0]
+    assert not (tmp_path / "samples").exists()
+
+
+def test_a_prior_beside_another_tokenizer_is_refused(
+    model: Path, images: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(model / "prior", tmp_path / "prior")
+    command = ["tokenizer", "train", "--data", images, "--model", tmp_path, "--steps", "1", *SMALL_TOKENIZER]
+    assert run(*command) == 0
+    assert run("sample", "--model", tmp_path, "--n", "1") == 1
+    assert "another tokenizer" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_public_face_is_sorted_and_complete() -> None:
+    import imgtf
+
+    assert sorted(imgtf.__all__) == imgtf.__all__
+    assert all(hasattr(imgtf, name) for name in imgtf.__all__)
+    assert imgtf.Tokenizer(TokenizerConfig()).config.factor == 4
+    with pytest.raises(AttributeError):
+        imgtf.Tokeniser  # noqa: B018
