@@ -51,8 +51,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             start = file.read(16)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-        return unwrap(_read_pickle(path), path)
+    zipped = start[:4] == b"PK\x03\x04"
+    if zipped or start[:1] == b"\x80":
+        return unwrap(_read_pickle(path, zipped), path)
     if len(start) > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**32:
         return unwrap(_read_safetensors(path), path)
     raise CheckpointError(f"{path}: neither a PyTorch checkpoint nor a safetensors file")
@@ -66,8 +67,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: damaged safetensors file ({error}); get it again") from error
 
 
-def _read_pickle(path: Path) -> Any:
-    zipped = path.open("rb").read(2) == b"PK"
+def _read_pickle(path: Path, zipped: bool) -> Any:
     try:
         shells = _shells(path) if zipped else []
         with torch.serialization.safe_globals(shells):

@@ -107,10 +107,13 @@ def _with_recipes(files: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
 def _grid_side(folder: Path, tokenizer: Part | None, image_size: int | None) -> int:
     """Side of the code grid: that of the tokenizer imported now or there before, or f16's."""
     path = folder / "tokenizer" / "config.json"
-    config = tokenizer.config if tokenizer else Tokenizer.read_config(path) if path.exists() else None
-    if isinstance(config, TokenizerConfig):
-        return (image_size or config.image_size) // config.factor
-    return (image_size or IMAGE_SIZE) // 16
+    size, factor = IMAGE_SIZE, 16
+    if tokenizer is not None and isinstance(tokenizer.config, TokenizerConfig):
+        size, factor = tokenizer.config.image_size, tokenizer.config.factor
+    elif path.exists():
+        values = read_json(path)
+        size, factor = values["image_size"], 2 ** (len(values["multipliers"]) - 1)
+    return (image_size or size) // factor
 
 
 def _check_free(folder: Path, stages: Iterable[str], force: bool) -> None:
