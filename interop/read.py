@@ -7,6 +7,7 @@ nodes) are given an empty class to be built from. Any other name is refused.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,11 +52,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             start = file.read(16)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    # The length of safetensors' header comes first, and may begin with the very byte that a pickle begins with.
+    if start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**32:
+        return unwrap(_read_safetensors(path), path)
     zipped = start[:4] == b"PK\x03\x04"
     if zipped or start[:1] == b"\x80":
         return unwrap(_read_pickle(path, zipped), path)
-    if len(start) > 8 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**32:
-        return unwrap(_read_safetensors(path), path)
     raise CheckpointError(f"{path}: neither a PyTorch checkpoint nor a safetensors file")
 
 
@@ -69,15 +71,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path, zipped: bool) -> Any:
     try:
-        shells = _shells(path) if zipped else []
+        shells = _shells(path) if zipped else [(Shell, "argparse.Namespace")]
         with torch.serialization.safe_globals(shells):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except CheckpointError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if code:
+            raise CheckpointError(_would_run(path, [code[1]])) from error
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
         raise CheckpointError(
-            f"{path}: not readable as weights alone: damaged, or holding more than tensors ({reason})"
+            f"{path}: truncated, damaged or no weight file ({reason}); get it again"
         ) from error
 
 
@@ -86,11 +91,15 @@ def _shells(path: Path) -> list[Any]:
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     refused = [n for n in names if not n.startswith(INERT)]
     if refused:
-        raise CheckpointError(
-            f"{path}: would run code when read ({', '.join(sorted(refused)[:4])}), so it is not read; "
-            f"ask for the weights as safetensors or as a plain state dict"
-        )
+        raise CheckpointError(_would_run(path, refused))
     return [(Shell, name) for name in names]
+
+
+def _would_run(path: Path, names: list[str]) -> str:
+    return (
+        f"{path}: would run code when read ({', '.join(sorted(names)[:4])}), so it is not read; "
+        f"ask for the weights as safetensors or as a plain state dict"
+    )
 
 
 def unwrap(content: Any, path: Path) -> dict[str, Tensor]:

@@ -11,8 +11,9 @@ from typing import Any
 from ..errors import CheckpointError
 from ..interop.families import WeightFile, to_family
 from ..interop.part import IMAGE_SIZE, STAGES, Hints, Part, blueprint
-from ..interop.read import read_yaml
-from ..pretrained import read_json, write_tensors, write_text
+from ..interop.read import read_tensors, read_yaml
+from ..options import build
+from ..pretrained import CONFIG_FILE, WEIGHTS_FILE, read_json, write_tensors, write_text
 from ..prior.config import PriorConfig
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
@@ -79,7 +80,7 @@ def export_weights(
     """
     if file.exists() and not force:
         raise CheckpointError(f"{file}: is there already; name another file or use --force")
-    found = [s for s in STAGES if (folder / s / "config.json").exists() and stage in (None, s)]
+    found = [s for s in STAGES if (folder / s / CONFIG_FILE).exists() and stage in (None, s)]
     if len(found) != 1:
         have = " and ".join(found) or f"no {stage or 'model'}"
         raise CheckpointError(f"{folder}: holds {have}; choose with --stage {' or '.join(STAGES)}")
@@ -106,18 +107,33 @@ def _with_recipes(files: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
 
 def _grid_side(folder: Path, tokenizer: Part | None, image_size: int | None) -> int:
     """Side of the code grid: that of the tokenizer imported now or there before, or f16's."""
-    path = folder / "tokenizer" / "config.json"
-    size, factor = IMAGE_SIZE, 16
-    if tokenizer is not None and isinstance(tokenizer.config, TokenizerConfig):
-        size, factor = tokenizer.config.image_size, tokenizer.config.factor
-    elif path.exists():
-        values = read_json(path)
-        size, factor = values["image_size"], 2 ** (len(values["multipliers"]) - 1)
-    return (image_size or size) // factor
+    config = tokenizer.config if tokenizer else _tokenizer_config(folder)
+    if isinstance(config, TokenizerConfig):
+        return (image_size or config.image_size) // config.factor
+    return (image_size or IMAGE_SIZE) // 16
+
+
+def _tokenizer_config(folder: Path) -> TokenizerConfig | None:
+    """That of the tokenizer that is there, if one is."""
+    path = folder / "tokenizer" / CONFIG_FILE
+    if not path.exists():
+        return None
+    header = ("format", "kind", "imgtf")
+    return build(TokenizerConfig, {k: v for k, v in read_json(path).items() if k not in header}, str(path))
+
+
+def _tokenizer_sha256(folder: Path) -> str:
+    """Identity of the tokenizer that is there, empty where none is; its weights stay in the mapped file."""
+    config = _tokenizer_config(folder)
+    if config is None:
+        return ""
+    model = blueprint(config)
+    model.load_state_dict(read_tensors(folder / "tokenizer" / WEIGHTS_FILE), assign=True)
+    return model.weights_sha256()
 
 
 def _check_free(folder: Path, stages: Iterable[str], force: bool) -> None:
-    taken = [s for s in stages if (folder / s / "model.safetensors").exists()]
+    taken = [s for s in stages if (folder / s / WEIGHTS_FILE).exists()]
     if taken and not force:
         raise CheckpointError(
             f"{folder} already holds a {taken[0]}: replace it with --force, or name another folder with --model"
@@ -128,7 +144,7 @@ def _check_pair(folder: Path, parts: Mapping[str, Part]) -> None:
     """Both stages, imported now or there before, must have the same number of codes."""
     sizes: dict[str, Any] = {}
     for stage in STAGES:
-        path = folder / stage / "config.json"
+        path = folder / stage / CONFIG_FILE
         if stage in parts:
             sizes[stage] = parts[stage].config.codebook_size
         elif path.exists():
@@ -141,9 +157,8 @@ def _check_pair(folder: Path, parts: Mapping[str, Part]) -> None:
 
 def _write(folder: Path, stage: str, part: Part) -> None:
     config = part.config
-    tokenizer = folder / "tokenizer"
-    if isinstance(config, PriorConfig) and (tokenizer / "config.json").exists():
-        config = replace(config, tokenizer_sha256=Tokenizer.from_pretrained(tokenizer).weights_sha256())
+    if isinstance(config, PriorConfig):
+        config = replace(config, tokenizer_sha256=_tokenizer_sha256(folder))
     for stale in (folder / stage, folder / "training" / stage):
         shutil.rmtree(stale, ignore_errors=True)
     blueprint(config).save_pretrained(folder / stage, part.tensors)
@@ -155,12 +170,12 @@ def _write_card(folder: Path, origins: Mapping[str, str]) -> None:
     kept = path.read_text().splitlines() if path.exists() else []
     lines = {s: line for s in STAGES for line in kept if line.startswith(_origin_start(s))}
     lines |= {stage: _origin_start(stage) + origin for stage, origin in origins.items()}
-    if (folder / "tokenizer" / "config.json").exists():
+    if (folder / "tokenizer" / CONFIG_FILE).exists():
         write_card(folder)
     else:
         write_text(path, f"# {folder.resolve().name}\n\nA prior without its tokenizer.\n")
-    if (folder / "prior" / "config.json").exists():
-        sampling = read_json(folder / "prior" / "config.json")["sampling"]
+    if (folder / "prior" / CONFIG_FILE).exists():
+        sampling = read_json(folder / "prior" / CONFIG_FILE)["sampling"]
         settings = ", ".join(f"{name} {value:g}" for name, value in sampling.items())
         lines["sampling"] = f"- sampling settings unless told otherwise: {settings}"
     write_text(path, path.read_text() + "\n## Origin\n\n" + "\n".join(lines.values()) + "\n")

@@ -85,6 +85,10 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
     data, training = settings.part(DataConfig), settings.part(TrainingConfig)
     recipe, sampling = settings.part(PriorRecipe), settings.part(SamplingConfig)
     _check_free(folder, "prior", resume, force)
+    if not (folder / "tokenizer" / "config.json").exists():
+        raise CheckpointError(
+            f"{folder} holds no tokenizer: train one first (imgtf tokenizer train --model {folder})"
+        )
     accelerator = make_accelerator(training)
     tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", accelerator.device)
     train, held_out = open_source(data)

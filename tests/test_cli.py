@@ -82,7 +82,7 @@ def test_wrong_usage_exits_with_two(wrong: tuple[str, ...], capsys: Any) -> None
         (("tokenizer", "train", "--config", "none.toml"), "none.toml: no such"),
         (("sample", "--model", "nowhere"), "nowhere/tokenizer/config.json: no such file"),
         (("sample", "--device", "warp"), "device warp"),
-        (("prior", "train", "--model", "nowhere"), "nowhere/tokenizer/config.json"),
+        (("prior", "train", "--model", "nowhere"), "nowhere holds no tokenizer"),
         (("info", "nowhere"), "nowhere"),
     ],
 )

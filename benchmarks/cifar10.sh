@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Both stages on real colour photographs within 20 minutes on two CPU cores: CIFAR-10, 32 px, 10 classes.
+#     benchmarks/cifar10.sh DATA MODEL        DATA: a parquet folder with columns image and label
+# Prints the seconds of each command and the figures on held-out images; look at MODEL/samples/*/grid.png
+# and MODEL/training/tokenizer/previews/ too. Results: benchmarks/RESULTS.md
+set -euo pipefail
+data=$1 model=$2
+imgtf=${IMGTF:-imgtf}
+timed() { local start=$SECONDS; "$@"; echo "seconds: $((SECONDS - start)) ($2 $3)"; }
+timed $imgtf tokenizer train --data "$data" --model "$model" \
+    --width 32 --multipliers 1,2,4 --codebook-size 1024 --steps 3500 --lr 1e-3 --eval-every 500
+timed $imgtf prior train --model "$model" --width 256 --depth 6 --heads 8 --steps 1100 --lr 1e-3 --eval-every 100
+timed $imgtf sample --model "$model" --n 100 --cfg-scale 2 --top-k 100
+$imgtf tokenizer eval --model "$model"
+$imgtf prior eval --model "$model"

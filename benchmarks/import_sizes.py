@@ -1,0 +1,116 @@
+"""What importing full-size published models costs, and that the imported pair samples. Random weights, real sizes.
+
+    python benchmarks/import_sizes.py [B L XL ...]
+
+Each import runs in a process of its own. `peak` is the largest resident memory of that process (Linux), `base` what it took
+before the import (Python, torch and imgtf); the file is mapped, so its pages count. It prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imgtf.interop import llamagen
+from imgtf.interop.part import shapes
+from imgtf.prior.config import PriorConfig
+from imgtf.tokenizer.config import TokenizerConfig
+
+DS16 = TokenizerConfig(
+    image_size=256, width=128, multipliers=(1, 1, 2, 2, 4), blocks=2, attention_levels=(4,), latent_width=256,
+    codebook_size=16384, codebook_dim=8,
+)  # fmt: skip
+GPT = {
+    "B": (12, 12, 768),
+    "L": (24, 16, 1024),
+    "XL": (36, 20, 1280),
+    "XXL": (48, 24, 1536),
+    "3B": (24, 32, 3200),
+}
+"""Layers, heads, width (LlamaGen, arXiv:2406.06525)."""
+IMPORT = """
+import json, re, sys, time
+from pathlib import Path
+from imgtf.pipelines.exchange import import_weights
+def peak():  # not getrusage, which starts from what the parent process took
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+base, start = peak(), time.perf_counter()
+import_weights("auto", [Path(sys.argv[1])], Path(sys.argv[2]))
+print(json.dumps({"seconds": time.perf_counter() - start, "base_mib": base, "peak_mib": peak()}))
+"""
+SAMPLE = """
+import json, sys, time
+from imgtf import Pipeline
+pipeline = Pipeline.from_pretrained(sys.argv[1])
+start = time.perf_counter()
+pictures = pipeline.sample(n=4, seed=0)
+print(json.dumps({"images": len(pictures), "size": pictures[0].size, "seconds": time.perf_counter() - start}))
+"""
+
+
+def prior_config(size: str) -> PriorConfig:
+    """A class-conditional GPT of a published size."""
+    depth, heads, width = GPT[size]
+    return PriorConfig(
+        grid=(16, 16), codebook_size=16384, class_names=llamagen.number_names(1000), width=width, depth=depth,
+        heads=heads, hidden=-(-8 * width // 3 // 256) * 256, positions="rotary", zero_condition=True,
+    )  # fmt: skip
+
+
+def write_random(config: TokenizerConfig | PriorConfig, path: Path) -> None:
+    """A file as LlamaGen publishes it, filled with small random numbers."""
+    tokenizer = isinstance(config, TokenizerConfig)
+    entries = llamagen.tokenizer_entries(config) if tokenizer else llamagen.prior_entries(config)  # type: ignore[arg-type]
+    own = shapes(config)
+    state = {name: torch.randn(e.shape(own[e.ours])) * 0.02 for e in entries for name in e.theirs}
+    torch.save({"model": state, "steps": 0}, path)
+
+
+def run(code: str, *arguments: str) -> dict[str, Any]:
+    """What the code prints, run in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(config: TokenizerConfig | PriorConfig, folder: Path, model: Path) -> dict[str, Any]:
+    """Writes a file, imports it, and compares the memory taken with the file's size."""
+    path = folder / "weights.pt"
+    write_random(config, path)
+    size = path.stat().st_size / 2**20
+    figures = run(IMPORT, str(path), str(model)) | {"file_mib": size}
+    path.unlink()
+    figures["over_base_by_file"] = (figures["peak_mib"] - figures["base_mib"]) / size
+    figures["peak_by_file"] = figures["peak_mib"] / size
+    return figures
+
+
+def main(sizes: list[str]) -> None:
+    report: dict[str, Any] = {
+        "machine": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        report["ds16 tokenizer"] = measure(DS16, folder, folder / "model")
+        for size in sizes:
+            model = folder / ("model" if size == "B" else f"model-{size}")  # B goes beside the tokenizer
+            report[f"GPT-{size}"] = measure(prior_config(size), folder, model)
+        if "B" in sizes:
+            report["sample"] = run(SAMPLE, str(folder / "model"))
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["B", "L"])
