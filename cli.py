@@ -329,6 +329,60 @@ def sample(
     click.echo(json.dumps({"grid": str(grid), "n": n}) if as_json else grid)
 
 
+@cli.command("import")
+@click.argument("family", type=click.Choice(["auto", "llamagen", "taming"]))
+@click.argument("files", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
+@model_option
+@click.option(
+    "--stage",
+    type=click.Choice(["tokenizer", "prior"]),
+    help="Only this one of a file with both.  [default: all]",
+)
+@click.option(
+    "--heads",
+    type=click.IntRange(1),
+    help="Attention heads of the prior.  [default: as published for its width]",
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(4),
+    help="Side of the images in pixels.  [default: the YAML's, the tokenizer's, or 256]",
+)
+@click.option(
+    "--classes", type=click.IntRange(0), help="Labels of a taming prior; 0 for none.  [default: the YAML's]"
+)
+@click.option("--force", is_flag=True, help="Replace what is there.  [default: off]")
+def import_command(family: str, files: tuple[Path, ...], model: Path, **given: Any) -> None:
+    """Turn published weights into a model folder.
+
+    FILES are .pt, .pth, .ckpt or .safetensors, each followed by its YAML where it has one. Nothing in them is
+    run; `auto` recognises the family by the names of the tensors.
+    """
+    _speak()
+    from .pipelines.exchange import import_weights
+
+    for folder in import_weights(family, files, model, **given):
+        click.echo(folder)
+
+
+@cli.command("export")
+@click.argument("family", type=click.Choice(["llamagen", "taming"]))
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@model_option
+@click.option(
+    "--stage",
+    type=click.Choice(["tokenizer", "prior"]),
+    help="Which one.  [default: the only one there]",
+)
+@click.option("--force", is_flag=True, help="Replace the file.  [default: off]")
+def export_command(family: str, file: Path, model: Path, stage: str | None, force: bool) -> None:
+    """Write a model as FILE (.safetensors) under the names that a published code base reads."""
+    _speak()
+    from .pipelines.exchange import export_weights
+
+    click.echo(export_weights(family, model, file, stage=stage, force=force))
+
+
 @cli.command()
 @click.argument("folder", default="model", type=click.Path(file_okay=False, path_type=Path))
 @json_option

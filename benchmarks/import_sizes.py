@@ -2,8 +2,8 @@
 
     python benchmarks/import_sizes.py [B L XL ...]
 
-Each import runs in a process of its own. `peak` is the largest resident memory of that process (Linux), `base` what it took
-before the import (Python, torch and imgtf); the file is mapped, so its pages count. It prints one JSON object.
+Each import runs in a process of its own. `peak` is the largest resident memory of that process (Linux), `base` what
+it took before the import (Python, torch, imgtf); the file is mapped, so its pages count. It prints one JSON object.
 """
 
 from __future__ import annotations

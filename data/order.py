@@ -27,10 +27,7 @@ class BatchOrder(torch.utils.data.Sampler[list[Pair]]):
             DataError: fewer images than a batch.
             ConfigError: the batch cannot be parted evenly among the processes.
         """
-        if length < batch_size:
-            raise DataError(
-                f"only {length} images, fewer than a batch of {batch_size}: lower --batch-size or add images"
-            )
+        check_batch(length, batch_size)
         if batch_size < 1 or batch_size % world:
             raise ConfigError(
                 f"a batch of {batch_size} images cannot be parted evenly among {world} processes"
@@ -62,3 +59,11 @@ class BatchOrder(torch.utils.data.Sampler[list[Pair]]):
             # A batch touches two epochs at most: the last two asked for are kept.
             self._epochs = dict([*self._epochs.items(), (epoch, stream.permutation(self.length))][-2:])
         return self._epochs[epoch]
+
+
+def check_batch(length: int, batch_size: int) -> None:
+    """DataError when there are fewer images than a batch."""
+    if length < batch_size:
+        raise DataError(
+            f"only {length} images, fewer than a batch of {batch_size}: lower --batch-size or add images"
+        )

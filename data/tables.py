@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from .folder import SPLIT_NAMES, File, fingerprint, list_files, open_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger("imgtf")
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 OTHER_SUFFIXES = (".csv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".h5", ".npz", ".npy", ".txt")
@@ -100,6 +103,7 @@ def _open_hub(src: str) -> tuple[dict[str, Dataset], str]:
     from datasets import load_dataset
 
     name, _, config = src.partition(":")
+    logger.info("%s: not here, asking the Hub", src)
     with _quiet(f"{src}: no such file or folder here, and the Hub did not provide it"):
         tables = dict(load_dataset(name, config or None))
     # The builder derives these from the revision and the files, so they are the same in every process.
@@ -114,6 +118,9 @@ def _quiet(problem: str) -> Iterator[None]:
     bars, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
+    hub = logging.getLogger("huggingface_hub")  # it tells of every attempt
+    level = hub.level
+    hub.setLevel(logging.CRITICAL)
     try:
         yield
     except DataError:
@@ -121,6 +128,7 @@ def _quiet(problem: str) -> Iterator[None]:
     except Exception as error:  # of any type: OSError, ValueError, pyarrow's, its own
         raise DataError(f"{problem}: {reason(error)}") from error
     finally:
+        hub.setLevel(level)
         datasets.logging.set_verbosity(verbosity)
         if not bars:
             datasets.enable_progress_bars()

@@ -104,20 +104,20 @@ def _would_run(path: Path, names: list[str]) -> str:
 
 def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     """The state dict inside what a training script saved."""
-    while isinstance(content, Mapping):
-        wrapped = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
-        if wrapped is None:
-            break
-        content = wrapped
-    tensors = (
-        {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
-    )
+    tensors = _weights(content)
     if not tensors:
         raise CheckpointError(f"{path}: holds no named tensors")
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def _weights(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    wrapped = (_weights(content.get(key)) for key in WRAPPERS)
+    return next(filter(None, wrapped), {k: v for k, v in content.items() if isinstance(v, Tensor)})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def read_tokenizer(tensors: Mapping[str, Tensor], hints: Hints) -> Part:
     if "quantize.proj.weight" in tensors:
         raise CheckpointError("a VQGAN with a Gumbel quantizer, which imgtf has not")
     params = _params(hints.recipe, "first_stage_config")
-    size = hints.image_size or params.get("ddconfig", {}).get("resolution")
+    size = hints.image_size or _section(params, "ddconfig").get("resolution")
     part = vqgan.read(tensors, NAMING, size)
     _check_recipe(part.config, params)
     return part
@@ -63,7 +63,7 @@ def read_tokenizer(tensors: Mapping[str, Tensor], hints: Hints) -> Part:
 def _check_recipe(config: TokenizerConfig | PriorConfig, params: Mapping[str, Any]) -> None:
     """The YAML must be of these weights: its resolution is believed."""
     assert isinstance(config, TokenizerConfig)
-    details = params.get("ddconfig", {})
+    details = _section(params, "ddconfig")
     for name, said, found in (
         ("n_embed", params.get("n_embed"), config.codebook_size),
         ("embed_dim", params.get("embed_dim"), config.codebook_dim),
@@ -126,14 +126,15 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
 def _classes(hints: Hints) -> int:
     if hints.classes is not None:
         return hints.classes
-    stage = hints.recipe.get("params", {}).get("cond_stage_config")
-    if stage == "__is_unconditional__":
+    params = _section(hints.recipe, "params")
+    if params.get("cond_stage_config") == "__is_unconditional__":
         return 0
-    target = stage.get("target", "") if isinstance(stage, Mapping) else ""
+    stage = _section(params, "cond_stage_config")
+    target, classes = str(stage.get("target", "")), _section(stage, "params").get("n_classes")
     if target.endswith(".SOSProvider"):
         return 0
-    if target.endswith(".Labelator"):
-        return int(stage["params"]["n_classes"])
+    if target.endswith(".Labelator") and isinstance(classes, int):
+        return classes
     if target:
         raise CheckpointError(f"conditions by {target}, which imgtf has not")
     raise CheckpointError(
@@ -149,7 +150,9 @@ def label_table(codes: Tensor, config: PriorConfig, hints: Hints) -> Tensor:
     stands for it, and guidance means nothing until the prior was fine-tuned with hidden labels.
     """
     if not config.classes:
-        start = int(hints.recipe.get("params", {}).get("sos_token", 0))
+        start = _section(hints.recipe, "params").get("sos_token", 0)
+        if not isinstance(start, int) or not 0 <= start < len(codes):
+            raise CheckpointError(f"the YAML's sos_token {start!r} is no row of tok_emb.weight")
         return codes[start : start + 1].clone()
     labels = codes[: config.classes]
     return torch.cat([labels, labels.mean(0, keepdim=True)])
@@ -174,7 +177,12 @@ def prior_entries(config: PriorConfig) -> Iterator[Entry]:
 
 def _params(recipe: Mapping[str, Any], part: str) -> Mapping[str, Any]:
     """The parameters of one part of a transformer's YAML, or those of a YAML that is of this part alone."""
-    params = recipe.get("params", {})
+    params = _section(recipe, "params")
     if part in params:
-        return params[part].get("params", {})
+        return _section(_section(params, part), "params")
     return params if part == "first_stage_config" else {}
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = values.get(name)
+    return found if isinstance(found, Mapping) else {}

@@ -11,6 +11,9 @@ from typing import Any
 from ..pretrained import read_json, write_text
 from ..training.checkpoint import latest_state
 
+ORIGIN_FILE = "origin.txt"
+"""Beside imported weights: where they come from, in one line."""
+
 
 def write_card(folder: Path) -> None:
     """Writes `folder/README.md` from what the folder holds: configurations, run settings, reached figures."""
@@ -22,14 +25,12 @@ def write_card(folder: Path) -> None:
 
 
 def _intro(folder: Path, stages: list[str]) -> str:
-    tokenizer = read_json(folder / "tokenizer" / "config.json")
-    size, channels = (
-        tokenizer["image_size"],
-        {1: "grey", 3: "colour"}.get(tokenizer["channels"], "multi-channel"),
-    )
-    lines = [
-        f"Generates {channels} images of {size}x{size} pixels. Made with imgtf ({' and '.join(stages)})."
-    ]
+    if "tokenizer" not in stages:
+        return "A prior without its tokenizer, made with imgtf."
+    config = read_json(folder / "tokenizer" / "config.json")
+    size, channels = config["image_size"], {1: "grey", 3: "colour"}.get(config["channels"], "multi-channel")
+    parts = " and ".join(stages)
+    lines = [f"Generates {channels} images of {size}x{size} pixels. Made with imgtf ({parts})."]
     if "prior" in stages:
         lines += ["", "```python", "from imgtf import Pipeline", ""]
         lines += [f'pictures = Pipeline.from_pretrained("{folder.name}").sample(n=16, seed=0)', "```"]
@@ -37,11 +38,24 @@ def _intro(folder: Path, stages: list[str]) -> str:
 
 
 def _stage(folder: Path, stage: str) -> str:
-    run = _run_settings(folder, stage)
-    lines = [f"## {stage.capitalize()}", "", f"- data: `{run.get('data', 'unknown')}`"]
-    names = read_json(folder / stage / "config.json").get("class_names", [])
+    config = read_json(folder / stage / "config.json")
+    names, sampling = config.get("class_names", []), config.get("sampling", {})
+    lines = [f"## {stage.capitalize()}", ""]
+    if (folder / stage / ORIGIN_FILE).exists():
+        lines.append(f"- imported from {(folder / stage / ORIGIN_FILE).read_text().strip()}")
+    else:
+        lines += _run(folder, stage)
     if names:
         lines.append(f"- classes: {', '.join(names[:50])}{' ...' if len(names) > 50 else ''}")
+    if sampling:
+        settings = ", ".join(f"{name} {value:g}" for name, value in sampling.items())
+        lines.append(f"- sampling settings unless told otherwise: {settings}")
+    return "\n".join(lines)
+
+
+def _run(folder: Path, stage: str) -> list[str]:
+    run = _run_settings(folder, stage)
+    lines = [f"- data: `{run.get('data', 'unknown')}`"]
     state = latest_state(folder / "training" / stage / "state")
     if state is not None:
         progress = read_json(state / "progress.json")
@@ -51,9 +65,8 @@ def _stage(folder: Path, stage: str) -> str:
             f"- held out, best weights (step {best['step']} of {progress['step']}): {figures or 'none'}"
         )
     lines.append(f"- train again: `imgtf {stage} train --config {stage}/train.toml --model NEW_FOLDER`")
-    shown = {k: v for k, v in run.items() if k != "data"}
-    lines.append(f"- settings: `{json.dumps(shown)}`")
-    return "\n".join(lines)
+    lines.append(f"- settings: `{json.dumps({k: v for k, v in run.items() if k != 'data'})}`")
+    return lines
 
 
 def _run_settings(folder: Path, stage: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ..prior.config import PriorConfig
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
-from .card import write_card
+from .card import ORIGIN_FILE, write_card
 
 YAML = (".yaml", ".yml")
 
@@ -62,8 +62,8 @@ def import_weights(
     _check_free(folder, parts, force)
     _check_pair(folder, parts)
     for each, part in parts.items():
-        _write(folder, each, part)
-    _write_card(folder, origins)
+        _write(folder, each, part, origins[each])
+    write_card(folder)
     return [folder / each for each in parts]
 
 
@@ -155,31 +155,11 @@ def _check_pair(folder: Path, parts: Mapping[str, Part]) -> None:
         )
 
 
-def _write(folder: Path, stage: str, part: Part) -> None:
+def _write(folder: Path, stage: str, part: Part, origin: str) -> None:
     config = part.config
     if isinstance(config, PriorConfig):
         config = replace(config, tokenizer_sha256=_tokenizer_sha256(folder))
     for stale in (folder / stage, folder / "training" / stage):
         shutil.rmtree(stale, ignore_errors=True)
     blueprint(config).save_pretrained(folder / stage, part.tensors)
-
-
-def _write_card(folder: Path, origins: Mapping[str, str]) -> None:
-    """The model card with a section on where each stage came from; what it said of the other stage stays."""
-    path = folder / "README.md"
-    kept = path.read_text().splitlines() if path.exists() else []
-    lines = {s: line for s in STAGES for line in kept if line.startswith(_origin_start(s))}
-    lines |= {stage: _origin_start(stage) + origin for stage, origin in origins.items()}
-    if (folder / "tokenizer" / CONFIG_FILE).exists():
-        write_card(folder)
-    else:
-        write_text(path, f"# {folder.resolve().name}\n\nA prior without its tokenizer.\n")
-    if (folder / "prior" / CONFIG_FILE).exists():
-        sampling = read_json(folder / "prior" / CONFIG_FILE)["sampling"]
-        settings = ", ".join(f"{name} {value:g}" for name, value in sampling.items())
-        lines["sampling"] = f"- sampling settings unless told otherwise: {settings}"
-    write_text(path, path.read_text() + "\n## Origin\n\n" + "\n".join(lines.values()) + "\n")
-
-
-def _origin_start(stage: str) -> str:
-    return f"- {stage} imported from "
+    write_text(folder / stage / ORIGIN_FILE, origin + "\n")

@@ -6,22 +6,24 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from PIL import Image
 from torch import Tensor
 
 from ..data.codes import CodesDataset, open_codes
 from ..data.config import DataConfig, flips, worker_count
-from ..data.image import count_channels, smallest_side, to_pil
+from ..data.image import to_pil
 from ..data.images import ImageDataset
+from ..data.order import check_batch
 from ..data.source import ImageSource, open_source
-from ..errors import CheckpointError, DataError
-from ..prior.config import PriorConfig, PriorRecipe, SamplingConfig
-from ..prior.model import Prior
+from ..errors import CheckpointError
+from ..prior.config import PriorRecipe
 from ..prior.train import PriorStage
-from ..tokenizer.config import TokenizerConfig, TokenizerRecipe
+from ..tokenizer.config import TokenizerRecipe
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.train import TokenizerStage
 from ..training.checkpoint import latest_state
@@ -30,6 +32,7 @@ from ..training.device import make_accelerator
 from ..training.loop import Outcome, Trainer
 from .card import write_card
 from .encode import describe, encode, find_codes
+from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
 from .settings import Settings
 
 logger = logging.getLogger("imgtf")
@@ -52,15 +55,15 @@ def train_tokenizer(
     _check_free(folder, "tokenizer", resume, force)
     accelerator = make_accelerator(training)
     train, held_out = open_source(data)
-    config = fit_tokenizer(settings, train)
-    if accelerator.is_main_process:
-        if not resume:
-            _clear(folder, "tokenizer")
-        settings.save(folder / "tokenizer" / RUN_FILE, (data, config, recipe, training))
-
+    check_batch(len(train), training.batch_size)
     set_seed(training.seed)
+    if training.init_from and not resume:
+        model = continued_tokenizer(Path(training.init_from), settings)
+    else:
+        model = new_tokenizer(settings, train)
+    config = model.config
     stage = TokenizerStage(
-        Tokenizer(config),
+        model,
         recipe,
         training,
         ImageDataset(train, config.image_size, config.channels, data, augment=True, seed=training.seed),
@@ -69,21 +72,19 @@ def train_tokenizer(
     )
     logger.info(
         "tokenizer: %s parameters, %dx%d px to %dx%d codes of %d | %s, %d images, %d held out | %s on %s",
-        f"{stage.model.parameter_count():,}", config.image_size, config.image_size, *config.grid,
+        f"{model.parameter_count():,}", config.image_size, config.image_size, *config.grid,
         config.codebook_size, train.name, len(train), len(held_out), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
-    # Processes share the weights but not the random numbers of dropout and dead codes.
-    set_seed(training.seed, device_specific=True)
-    outcome = Trainer(stage, training, folder, accelerator).run(resume)
-    if accelerator.is_main_process:
-        write_card(folder)
-    return outcome
+    return _run(stage, folder, accelerator, settings, (data, config, recipe, training), resume)
 
 
 def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force: bool = False) -> Outcome:
-    """Trains `folder/prior` on the codes that `folder/tokenizer` makes of images, encoding them first if need be."""
+    """Trains `folder/prior` on the codes that `folder/tokenizer` makes of images, encoding them first if need be.
+
+    Raises as `train_tokenizer`.
+    """
     data, training = settings.part(DataConfig), settings.part(TrainingConfig)
-    recipe, sampling = settings.part(PriorRecipe), settings.part(SamplingConfig)
+    recipe = settings.part(PriorRecipe)
     _check_free(folder, "prior", resume, force)
     if not (folder / "tokenizer" / "config.json").exists():
         raise CheckpointError(
@@ -92,68 +93,50 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
     accelerator = make_accelerator(training)
     tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", accelerator.device)
     train, held_out = open_source(data)
+    check_batch(len(train), training.batch_size)
+    set_seed(training.seed)
+    if training.init_from and not resume:
+        model = continued_prior(Path(training.init_from), settings, tokenizer, train)
+    else:
+        model = new_prior(settings, tokenizer, train)
     with accelerator.main_process_first():
         train_codes = codes_of(folder, tokenizer, train, data, augment=True, seed=training.seed)
-        held_out_codes = (
-            codes_of(folder, tokenizer, held_out, data, augment=False, seed=0) if len(held_out) else None
-        )
-
-    config = fit_prior(settings, sampling, tokenizer, train)
-    if accelerator.is_main_process:
-        if not resume:
-            _clear(folder, "prior")
-        settings.save(folder / "prior" / RUN_FILE, (data, config, recipe, sampling, training))
-    set_seed(training.seed)
-    stage = PriorStage(Prior(config), recipe, training, train_codes, held_out_codes, drawer(tokenizer))
+        held_out_codes = None
+        if len(held_out):
+            held_out_codes = codes_of(folder, tokenizer, held_out, data, augment=False, seed=0)
+    stage = PriorStage(model, recipe, training, train_codes, held_out_codes, drawer(tokenizer))
+    config = model.config
     logger.info(
         "prior: %s parameters, %d tokens, %s | %s, %d images, %d held out | %s on %s",
-        f"{stage.model.parameter_count():,}", config.tokens,
+        f"{model.parameter_count():,}", config.tokens,
         f"{config.classes} classes" if config.classes else "no labels",
         train.name, len(train_codes), len(held_out_codes or ()), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
-    set_seed(training.seed, device_specific=True)
-    outcome = Trainer(stage, training, folder, accelerator).run(resume)
+    return _run(
+        stage, folder, accelerator, settings, (data, config, recipe, config.sampling, training), resume
+    )
+
+
+def _run(
+    stage: TokenizerStage | PriorStage,
+    folder: Path,
+    accelerator: Accelerator,
+    settings: Settings,
+    parts: tuple[Any, ...],
+    resume: bool,
+) -> Outcome:
+    """From here on the folder is written: nothing before has touched what it held."""
+    if accelerator.is_main_process:
+        if not resume:
+            shutil.rmtree(folder / stage.name, ignore_errors=True)
+            shutil.rmtree(folder / "training" / stage.name, ignore_errors=True)
+        settings.save(folder / stage.name / RUN_FILE, parts)
+    # Processes share the weights but not the random numbers of dropout and dead codes.
+    set_seed(stage.config.seed, device_specific=True)
+    outcome = Trainer(stage, stage.config, folder, accelerator).run(resume)
     if accelerator.is_main_process:
         write_card(folder)
     return outcome
-
-
-def fit_tokenizer(settings: Settings, source: ImageSource) -> TokenizerConfig:
-    """The tokenizer's configuration; what the user did not set follows the data.
-
-    Channels are those of the images. The image size is the preset's, or the images' own where they are smaller:
-    enlarging them would only cost.
-    """
-    fixed: dict[str, int] = {}
-    if "channels" not in settings.explicit:
-        fixed["channels"] = count_channels(source)
-    config = settings.part(TokenizerConfig, **fixed)
-    if "image_size" not in settings.explicit:
-        own = smallest_side(source) // config.factor * config.factor
-        if own < config.factor:
-            raise DataError(
-                f"{source.name}: has images of less than {config.factor} px; pass --image-size to enlarge"
-            )
-        fixed["image_size"] = min(config.image_size, own)
-    return settings.part(TokenizerConfig, **fixed)
-
-
-def fit_prior(
-    settings: Settings, sampling: SamplingConfig, tokenizer: Tokenizer, source: ImageSource
-) -> PriorConfig:
-    """The prior's configuration: its grid and codes are the tokenizer's, its classes the data's."""
-    names = source.class_names
-    if len(names) == 1:
-        logger.warning("one class only (%s): the prior is trained without labels", names[0])
-        names = ()
-    return settings.part(
-        PriorConfig,
-        grid=tokenizer.config.grid,
-        codebook_size=tokenizer.config.codebook_size,
-        class_names=names,
-        tokenizer_sha256=tokenizer.weights_sha256(),
-        sampling=sampling,
-    )
 
 
 def codes_of(
@@ -187,8 +170,3 @@ def _check_free(folder: Path, stage: str, resume: bool, force: bool) -> None:
             f"{folder} already holds a {stage}: go on with --resume, replace it with --force, "
             f"or name another folder with --model"
         )
-
-
-def _clear(folder: Path, stage: str) -> None:
-    shutil.rmtree(folder / stage, ignore_errors=True)
-    shutil.rmtree(folder / "training" / stage, ignore_errors=True)

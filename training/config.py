@@ -36,6 +36,9 @@ class TrainingConfig:
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     device: str = option("auto", "Where to train: auto takes a GPU if there is one.", choices=("auto", "cpu"))
+    init_from: str | None = option(
+        None, "Model folder to start from with its weights (fine-tuning).", auto="random weights"
+    )
     seed: int = option(0, "Seed of weights, order and augmentation.", minimum=0)
     log_every: int = option(20, "Steps between lines of the log.", minimum=1)
     eval_every: int = option(100, "Steps between evaluations on held-out images.", minimum=1)

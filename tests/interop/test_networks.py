@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from imgtf.errors import DataError
 from imgtf.pipelines.exchange import import_weights
-from imgtf.prior.config import SamplingConfig
+from imgtf.prior.config import PriorConfig, SamplingConfig
 from imgtf.prior.model import Prior
 from imgtf.prior.sampler import sample
 from imgtf.tokenizer.model import Tokenizer
@@ -133,3 +134,89 @@ def test_the_unconditional_taming_prior_starts_with_token_zero(tmp_path: Path, w
         codes.append(int(ref.minigpt(state, [0, *codes]).argmax()))
     uniforms = torch.full((1, TOKENS), 0.5)
     assert sample(prior, None, uniforms, SamplingConfig(top_k=1)).tolist() == [codes]
+
+
+PARTS: list[dict[str, Any]] = [
+    {"norm": "layer", "feed_forward": "gelu", "bias": True, "positions": "learned"},
+    {"norm": "layer", "bias": False, "zero_condition": True, "positions": "rotary"},
+    {"feature_width": 6, "feature_slots": 4, "positions": "both"},
+]
+
+
+def our_prior(parts: dict[str, Any]) -> Prior:
+    torch.manual_seed(0)
+    prior = Prior(
+        PriorConfig(grid=(3, 3), codebook_size=20, width=32, depth=2, heads=2, dropout=0.0, **parts)
+    )
+    for parameter in prior.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return prior.eval()
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_with_the_published_parts_all_is_trained_and_nothing_looks_ahead(parts: dict[str, Any]) -> None:
+    prior = our_prior(parts)
+    codes = some_codes(2)
+    features = captions() if prior.config.feature_width else None
+    (-prior.log_prob(codes, features=features)).mean().backward()
+    dead = [n for n, p in prior.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert dead == (["feature_embedding.null"] if features is not None else [])
+    changed = codes.clone()
+    changed[:, 4] = (changed[:, 4] + 1) % 20
+    before, after = prior(codes, features=features), prior(changed, features=features)
+    torch.testing.assert_close(before[:, :5], after[:, :5])
+    assert not torch.allclose(before[:, 5], after[:, 5])
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@torch.no_grad()
+def test_with_the_published_parts_cached_sampling_equals_uncached(parts: dict[str, Any]) -> None:
+    prior = our_prior(parts)
+    features = captions() if prior.config.feature_width else None
+    greedy = sample(prior, None, torch.full((2, 9), 0.5), SamplingConfig(top_k=1), features=features)
+    assert torch.equal(prior(greedy, features=features).argmax(-1), greedy)
+
+
+def test_a_saved_prior_with_features_comes_back(tmp_path: Path) -> None:
+    prior = our_prior(PARTS[2])
+    prior.save_pretrained(tmp_path)
+    again = Prior.from_pretrained(tmp_path)
+    codes = some_codes(2)
+    assert torch.equal(again(codes, features=captions()), prior(codes, features=captions()))
+
+
+def test_hidden_features_are_the_same_as_none() -> None:
+    prior = our_prior(PARTS[2])
+    codes, features = some_codes(2), captions()
+    features[0] = torch.randn(4, 6)
+    assert prior.feature_embedding is not None
+    prior.feature_embedding.dropout = 1.0
+    torch.testing.assert_close(prior.train()(codes, features=features), prior.eval()(codes))
+
+
+@pytest.mark.parametrize(
+    ("parts", "given"),
+    [
+        (PARTS[0], {"features": torch.zeros(2, 4, 6)}),
+        (PARTS[2], {"label": torch.zeros(2, dtype=torch.long)}),
+        (PARTS[2], {"features": torch.zeros(2, 5, 6)}),
+    ],
+)
+def test_a_condition_of_the_other_kind_is_refused(parts: dict[str, Any], given: dict[str, Tensor]) -> None:
+    with pytest.raises(DataError):
+        our_prior(parts)(some_codes(2), **given)
+
+
+@pytest.mark.parametrize("family", ["taming", "llamagen"])
+def test_the_first_step_of_fine_tuning_leaves_the_codebook_nearly_alone(
+    family: str, tmp_path: Path, write: Any
+) -> None:
+    import_weights("auto", [write("vq.pt", dict(vqgan_state(family)))], tmp_path, image_size=8)
+    model = Tokenizer.from_pretrained(tmp_path / "tokenizer")
+    before = model.quantizer.vq.codebook.clone()
+    codes = model.train()(image(1)).codes
+    after = model.quantizer.vq.codebook
+    used = torch.zeros(ref.CODES, dtype=torch.bool).index_fill(0, codes.flatten(), True)
+    torch.testing.assert_close(after[~used], before[~used])
+    assert not torch.equal(after[used], before[used])
+    assert ((after - before).norm(dim=1) / before.norm(dim=1)).max() < 0.5
