@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -455,7 +456,14 @@ def _plain(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
+def _is_first_process() -> bool:
+    """Of several started together (accelerate launch, torchrun) only one talks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _report_run(folder: Path, outcome: Outcome) -> None:
+    if not _is_first_process():
+        return
     figures = ", ".join(f"{k} {v:.4g}" for k, v in outcome.figures.items())
     click.echo(
         f"{folder} (best at step {outcome.best_step} of {outcome.steps}: {figures or 'no held-out images'})"
@@ -472,7 +480,7 @@ def _speak() -> None:
 
     logger = logging.getLogger("imgtf")
     logger.handlers = [Lines()]
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if _is_first_process() else logging.ERROR)
     logger.propagate = False
 
 
