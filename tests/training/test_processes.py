@@ -18,12 +18,13 @@ def test_two_processes_make_the_updates_of_one(tmp_path: Path) -> None:
     command = ["tokenizer", "train", "--data", str(tmp_path / "images"), "--steps", "4", *SMALL_TOKENIZER]
     command += ["--precision", "fp32", "--dead-code-threshold", "0"]
     assert run(*command, "--model", tmp_path / "one") == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*launch, "-m", "imgtf", *command, "--model", str(tmp_path / "two")],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
+        timeout=180,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("best at step") == 1
