@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 NORM_EPS = 1e-6  # the published models' value, not torch's 1e-5
 
@@ -74,9 +75,18 @@ class Level(nn.Module):
     """The residual blocks of one resolution, each followed by attention where asked, then resampling."""
 
     def __init__(
-        self, in_width: int, out_width: int, *, blocks: int, groups: int, attention: bool, resample: nn.Module
+        self,
+        in_width: int,
+        out_width: int,
+        *,
+        blocks: int,
+        groups: int,
+        attention: bool,
+        resample: nn.Module,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         widths = [in_width] + [out_width] * blocks
         self.blocks = nn.ModuleList(ResidualBlock(a, b, groups) for a, b in pairwise(widths))
         self.attentions = nn.ModuleList(
@@ -86,7 +96,7 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for block, attention in zip(self.blocks, self.attentions, strict=True):
-            x = attention(block(x))
+            x = attention(recomputed(block, x, when=self.checkpointing and self.training))
         return self.resample(x)
 
 
@@ -97,3 +107,10 @@ def middle(width: int, groups: int, attention: bool) -> nn.Sequential:
         SelfAttention(width, groups) if attention else nn.Identity(),
         ResidualBlock(width, width, groups),
     )
+
+
+def recomputed(module: nn.Module, *inputs: Tensor, when: bool) -> Tensor:
+    """The module's output; `when` asked, nothing inside is kept for the backward pass but computed again then."""
+    if not when:
+        return module(*inputs)
+    return checkpoint(module, *inputs, use_reentrant=False)

@@ -1,19 +1,22 @@
 """Stage one: images to a grid of codes and back.
 
-Shapes: B batch, C channels, H, W image, f downsampling factor, h = H/f, w = W/f grid, V codebook size.
+Shapes: B batch, C channels, H, W image, f downsampling factor, h = H/f, w = W/f grid, V codebook size,
+q codes a latent (1 but for residual_vq).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import DataError
 from ..pretrained import PretrainedModel
 from .config import TokenizerConfig
 from .network import Decoder, Encoder
-from .quantizer import Quantized, Quantizer
+from .quantizer import Quantized, make_quantizer
+from .vit import VitDecoder, VitEncoder
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,15 @@ class Reconstruction:
     images: Tensor
     """(B, C, H, W), not clamped."""
     codes: Tensor
-    """(B, h, w) int64."""
+    """(B, h, w * q) int64."""
     commitment: Tensor
     """Scalar, unweighted."""
+    entropy: Tensor = field(default_factory=lambda: torch.zeros(()))
+    """Scalar, unweighted; zero but for lfq."""
 
 
 class Tokenizer(PretrainedModel):
-    """Convolutional VQ autoencoder (VQ-VAE, arXiv:1711.00937; network of VQGAN, arXiv:2012.09841)."""
+    """VQ autoencoder (VQ-VAE, arXiv:1711.00937) of the VQGAN's convolutions (arXiv:2012.09841) or a transformer's."""
 
     kind = "tokenizer"
     config_class = TokenizerConfig
@@ -37,27 +42,32 @@ class Tokenizer(PretrainedModel):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__(config)
-        self.encoder = Encoder(config)
-        self.to_codebook = nn.Conv2d(config.latent_width, config.codebook_dim, 1)
-        self.quantizer = Quantizer(config)
-        self.from_codebook = nn.Conv2d(config.codebook_dim, config.latent_width, 1)
-        self.decoder = Decoder(config)
+        vit, channels = config.network == "vit", config.network_latents
+        self.encoder = VitEncoder(config) if vit else Encoder(config)
+        self.to_codebook = nn.Conv2d(channels, config.codebook_dim, 1)
+        self.quantizer = make_quantizer(config)
+        self.from_codebook = nn.Conv2d(config.codebook_dim, channels, 1)
+        self.decoder = VitDecoder(config) if vit else Decoder(config)
 
     def forward(self, images: Tensor) -> Reconstruction:
         """Images (B, C, H, W) in [-1, 1] through the codebook and back, with gradients."""
-        quantized = self.quantize(images)
-        return Reconstruction(self.decode_vectors(quantized.quantized), quantized.codes, quantized.commitment)
+        q = self.quantize(images)
+        return Reconstruction(self.decode_vectors(q.quantized), q.codes, q.commitment, q.entropy)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1], H and W multiples of f, to codes (B, h, w) int64."""
+        """Images (B, C, H, W) in [-1, 1], H and W multiples of f, to codes (B, h, w * q) int64.
+
+        The q codes of a latent stand side by side, so that its raster order is theirs.
+        """
         return self.quantize(images).codes
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) to images (B, C, h*f, w*f), clamped to [-1, 1]."""
+        """Codes (B, h, w * q) to images (B, C, h*f, w*f), clamped to [-1, 1]."""
+        self._check_codes(codes)
         return self.decode_vectors(self.quantizer.lookup(codes)).clamp(-1, 1)
 
     def quantize(self, images: Tensor) -> Quantized:
-        """Images to their codes with the code vectors and the commitment loss."""
+        """Images to their codes with the code vectors and losses."""
         self._check(images)
         return self.quantizer(self.to_codebook(self.encoder(images)))
 
@@ -72,8 +82,14 @@ class Tokenizer(PretrainedModel):
         if images.shape[2] % f or images.shape[3] % f:
             raise DataError(f"image height and width must be multiples of {f}, got {tuple(images.shape[2:])}")
 
+    def _check_codes(self, codes: Tensor) -> None:
+        q = self.config.codes_per_place
+        if codes.dim() != 3 or codes.shape[2] % q:
+            raise DataError(
+                f"the tokenizer takes codes (B, h, w), w a multiple of {q}, got {tuple(codes.shape)}"
+            )
+
     def extra_repr(self) -> str:
         c = self.config
-        return (
-            f"f{c.factor}, {c.codebook_size} codes of {c.codebook_dim}, {self.parameter_count():,} parameters"
-        )
+        codes = f"{c.codebook_size} {c.quantizer} codes of {c.codebook_dim}"
+        return f"{c.network}, f{c.factor}, {codes}, {self.parameter_count():,} parameters"

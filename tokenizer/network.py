@@ -26,6 +26,7 @@ class Encoder(nn.Module):
                 groups=config.norm_groups,
                 attention=i in config.attention_levels,
                 resample=Downsample(widths[i]) if i < last else nn.Identity(),
+                checkpointing=config.gradient_checkpointing,
             )
             for i in range(len(widths))
         )
@@ -59,6 +60,7 @@ class Decoder(nn.Module):
                 groups=config.norm_groups,
                 attention=i in config.attention_levels,
                 resample=Upsample(widths[i]) if i > 0 else nn.Identity(),
+                checkpointing=config.gradient_checkpointing,
             )
             for i in range(len(widths))
         )
