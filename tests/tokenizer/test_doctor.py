@@ -84,7 +84,15 @@ def test_with_nothing_kept_it_can_only_ease() -> None:
 
 @pytest.mark.parametrize("halfway", [1, 3, 5, 6])
 def test_its_memory_survives_json(halfway: int) -> None:
-    lines = [{"l2": 0.1}, {"l2": 0.1}, line(0.09), line(0.5), line(0.1, 1.0, 1.0), line(0.1, 1.0, 1.0), line(0.1)]
+    lines = [
+        {"l2": 0.1},
+        {"l2": 0.1},
+        line(0.09),
+        line(0.5),
+        line(0.1, 1.0, 1.0),
+        line(0.1, 1.0, 1.0),
+        line(0.1),
+    ]
     whole, first, second = doctor(), doctor(), doctor()
     expected = actions(whole, lines)
     begun = actions(first, lines[:halfway])

@@ -136,5 +136,7 @@ def test_the_published_weights_see_blur(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TORCH_HOME", str(PUBLISHED))
     lpips = Perceptual("squeeze")
     x = images(side=64)
-    slightly, much = (x + s * torch.randn(x.shape, generator=torch.Generator().manual_seed(2)) for s in (0.1, 0.5))
+    slightly, much = (
+        x + s * torch.randn(x.shape, generator=torch.Generator().manual_seed(2)) for s in (0.1, 0.5)
+    )
     assert (lpips(x, slightly) < lpips(x, much)).all()
