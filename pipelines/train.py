@@ -62,14 +62,15 @@ def train_tokenizer(
     else:
         model = new_tokenizer(settings, train)
     config = model.config
-    stage = TokenizerStage(
-        model,
-        recipe,
-        training,
-        ImageDataset(train, config.image_size, config.channels, data, augment=True, seed=training.seed),
-        ImageDataset(held_out, config.image_size, config.channels, data, augment=False, seed=0),
-        workers=worker_count(data),
-    )
+    with accelerator.main_process_first():  # which may download what LPIPS needs
+        stage = TokenizerStage(
+            model,
+            recipe,
+            training,
+            ImageDataset(train, config.image_size, config.channels, data, augment=True, seed=training.seed),
+            ImageDataset(held_out, config.image_size, config.channels, data, augment=False, seed=0),
+            workers=worker_count(data),
+        )
     logger.info(
         "tokenizer: %s parameters, %dx%d px to %dx%d codes of %d | %s, %d images, %d held out | %s on %s",
         f"{model.parameter_count():,}", config.image_size, config.image_size, *config.grid,

@@ -174,8 +174,59 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class TokenizerRecipe:
-    """Weights of the losses, by their names in the log (`l1_weight` weighs `l1`)."""
+    """How the tokenizer is taught. Weights of the losses go by their names in the log (`l1_weight` weighs `l1`)."""
 
     l1_weight: float = option(1.0, "Weight of the absolute error.", minimum=0)
     l2_weight: float = option(1.0, "Weight of the squared error.", minimum=0)
+    lpips_weight: float = option(
+        0.0, "Weight of the perceptual distance LPIPS; above 0 it needs pretrained weights.", minimum=0
+    )
+    lpips_backbone: str = option("vgg", "Network behind LPIPS.", choices=("vgg", "alex", "squeeze"))
+    lpips_file: str | None = option(
+        None, "File with the LPIPS backbone's weights.", auto="in $TORCH_HOME, else downloaded to there"
+    )
     commitment_weight: float = option(0.25, "Weight that keeps encodings near their codes.", minimum=0)
+    discriminator_weight: float = option(
+        0.0, "Weight of the discriminator's judgement; 0 trains without one.", minimum=0
+    )
+    discriminator_adaptive: bool = option(
+        True, "Balance the judgement's gradient with that of the reconstruction (VQGAN)."
+    )
+    discriminator_start: int = option(1000, "Step at which the discriminator sets in.", minimum=0)
+    discriminator_ramp: int = option(1000, "Steps over which its weight then rises.", minimum=0)
+    discriminator_loss: str = option(
+        "hinge",
+        "What discriminator and autoencoder play for.",
+        choices=("hinge", "non-saturating", "vanilla"),
+    )
+    discriminator_norm: str = option(
+        "spectral", "Normalisation inside the discriminator.", choices=("spectral", "group")
+    )
+    discriminator_width: int = option(64, "Channels of the discriminator's first layer.", minimum=1)
+    discriminator_layers: int = option(3, "Layers of the discriminator that halve the image.", minimum=1)
+    # Not the autoencoder's rate: small autoencoders take rates at which a discriminator diverges.
+    discriminator_lr: float = option(2e-4, "The discriminator's highest learning rate.", minimum=0)
+    discriminator_clip: float = option(
+        1.0, "Largest gradient norm of the discriminator; 0 leaves gradients alone.", minimum=0
+    )
+    lecam_weight: float = option(
+        0.05, "Weight of the LeCam term, which calms the discriminator where images are few.", minimum=0
+    )
+    r1_weight: float = option(
+        0.0,
+        "Weight of the gradient penalty R1 on the discriminator (costs a second backward pass).",
+        minimum=0,
+    )
+    doctor: bool = option(
+        True, "Watch a run with a discriminator, go back to the last good weights where it does harm."
+    )
+    doctor_window: int = option(5, "Lines of the log that the doctor averages over.", minimum=1)
+    doctor_margin: float = option(
+        1.0, "Loss of training PSNR in dB, against the best so far, at which the doctor acts.", minimum=0
+    )
+    doctor_accuracy: float = option(
+        0.98,
+        "Discriminator's accuracy on real and on fake images above which the doctor calls it won.",
+        minimum=0,
+        maximum=1,
+    )

@@ -7,20 +7,29 @@ from torch import Tensor
 
 from .config import TokenizerRecipe
 from .model import Reconstruction
+from .perceptual import Perceptual
 
 
 def loss_weights(recipe: TokenizerRecipe) -> dict[str, float]:
     """Loss name to its weight."""
-    return {"l1": recipe.l1_weight, "l2": recipe.l2_weight, "commitment": recipe.commitment_weight}
-
-
-def reconstruction_losses(images: Tensor, result: Reconstruction) -> dict[str, Tensor]:
-    """Images (B, C, H, W) in [-1, 1] against what came back: unweighted scalars by name."""
     return {
-        "l1": F.l1_loss(result.images, images),
-        "l2": F.mse_loss(result.images, images),
-        "commitment": result.commitment,
+        "l1": recipe.l1_weight,
+        "l2": recipe.l2_weight,
+        "lpips": recipe.lpips_weight,
+        "discriminator": recipe.discriminator_weight,
+        "commitment": recipe.commitment_weight,
     }
+
+
+def reconstruction_losses(
+    images: Tensor, result: Reconstruction, perceptual: Perceptual | None = None
+) -> dict[str, Tensor]:
+    """Images (B, C, H, W) in [-1, 1] against what came back: unweighted scalars by name, of all but the
+    discriminator; LPIPS where its network is given."""
+    losses = {"l1": F.l1_loss(result.images, images), "l2": F.mse_loss(result.images, images)}
+    if perceptual is not None:
+        losses["lpips"] = perceptual(images, result.images).mean()
+    return losses | {"commitment": result.commitment}
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:

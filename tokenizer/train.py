@@ -4,27 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.grid import draw_grid
 from ..data.image import to_pil
 from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches, train_batches
 from ..training.config import TrainingConfig
-from ..training.stage import Batch, Stage, mean_over
+from ..training.stage import Batch, Stage, Trainee, Verdict, mean_over
 from .config import TokenizerRecipe
+from .discriminator import Adversary, adaptive_weight, ramp
+from .doctor import Doctor
 from .losses import loss_weights, reconstruction_losses, weighted_sum
 from .metrics import CodeCounts, psnr
-from .model import Tokenizer
+from .model import Reconstruction, Tokenizer
+from .perceptual import Perceptual
 
 PREVIEW_IMAGES = 16
 
 
 class TokenizerStage(Stage):
-    """Reconstruction and commitment losses; the codebook itself learns by moving averages."""
+    """Reconstruction and commitment losses, with a weight above 0 also LPIPS and a discriminator.
+
+    The codebook itself learns by moving averages.
+    """
 
     name = "tokenizer"
     score = "loss"
@@ -40,13 +48,42 @@ class TokenizerStage(Stage):
         workers: int,
     ) -> None:
         self.model = model
+        self.recipe, self.config = recipe, config
         self.weights = loss_weights(recipe)
-        self.config = config
+        self.perceptual: Perceptual | None = None
+        if recipe.lpips_weight:
+            file = Path(recipe.lpips_file) if recipe.lpips_file else None
+            self.perceptual = Perceptual(recipe.lpips_backbone, file)
+        self.adversary: Adversary | None = None
+        self.doctor: Doctor | None = None
+        if recipe.discriminator_weight:
+            self.adversary = Adversary(recipe, model.config.channels, model.config.image_size)
+            self.doctor = Doctor(recipe, config.log_every) if recipe.doctor else None
         self.train_set, self.held_out_set, self.workers = train_set, held_out_set, workers
         self.bad_images = BadImages(len(train_set), train_set.config.bad_images)
         self.counts = CodeCounts(model.config.codebook_size)
+        self.dead = torch.zeros(model.config.codebook_size, dtype=torch.bool)
+        """(V,) codes that nothing used in the last window."""
         self.memory_format = memory_format(model.config.width)
         model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
+        super().prepare(accelerator, config)
+        if self.perceptual is not None:
+            self.perceptual.to(accelerator.device)
+        if self.adversary is not None:
+            self.adversary.prepare(accelerator, config)
+
+    def trainees(self) -> list[Trainee]:
+        return super().trainees() + ([self.adversary.trainee] if self.adversary else [])
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        own = super().optimizers()
+        return own | {"discriminator_optimizer": self.adversary.trainee.optimizer} if self.adversary else own
+
+    def trained(self) -> dict[str, nn.Module]:
+        own = super().trained()
+        return own | {"discriminator": self.adversary.model} if self.adversary else own
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         parts = self.config.accumulate
@@ -64,20 +101,105 @@ class TokenizerStage(Stage):
         self.bad_images.note(batch["bad"])
         images = self._images(batch)
         result = self.network(images)
-        losses = reconstruction_losses(images, result)
-        loss = weighted_sum(losses, self.weights)
-        norm = self.update(loss)
+        with self.accelerator.autocast():
+            losses = reconstruction_losses(images, result, self.perceptual)
+        share = self.discriminator_share()
+        if self.adversary is not None and share > 0:
+            figures = self._duel(self.adversary, images, result, losses, share)
+        else:
+            loss = weighted_sum(losses, self.weights)
+            figures = {"loss": loss, **losses, "gradient_norm": self.update(loss)}
         self.counts.add(result.codes)
-        return {"loss": loss, **losses, "gradient_norm": norm}
+        return figures
+
+    def discriminator_share(self) -> float:
+        """Of the discriminator's weight, what ramp and doctor leave at this step."""
+        if self.adversary is None or self.done < self.recipe.discriminator_start:
+            return 0.0
+        since = self.doctor.since if self.doctor else self.recipe.discriminator_start
+        return ramp(self.done, since, self.recipe.discriminator_ramp) * (
+            self.doctor.scale if self.doctor else 1.0
+        )
+
+    def _duel(
+        self,
+        adversary: Adversary,
+        images: Tensor,
+        result: Reconstruction,
+        losses: dict[str, Tensor],
+        share: float,
+    ) -> dict[str, Tensor]:
+        """One step of both sides: their gradients from the same weights, then both updates."""
+        judgement = adversary.judgement(result.images)
+        weights, balance = self._balance(losses, judgement, share)
+        losses = losses | {"discriminator": judgement}
+        loss = weighted_sum(losses, weights)
+        self.accelerator.backward(loss)
+        adversary_loss, figures = adversary.losses(images, result.images)
+        self.accelerator.backward(adversary_loss)
+        norm, adversary_norm = self.move(self.trainee, adversary.trainee)
+        return {
+            "loss": loss,
+            **losses,
+            "gradient_norm": norm,
+            **figures,
+            "discriminator_norm": adversary_norm,
+            **balance,
+        }
+
+    def _balance(
+        self, losses: dict[str, Tensor], judgement: Tensor, share: float
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The losses' weights with the discriminator's as it is at this step, and the figures of the latter."""
+        weight = torch.full_like(judgement.detach(), self.weights["discriminator"] * share)
+        figures = {}
+        if self.recipe.discriminator_adaptive:
+            drawn = {name: loss for name, loss in losses.items() if name in ("l1", "l2", "lpips")}
+            scaler = self.accelerator.scaler
+            figures["adaptive_weight"] = self.accelerator.reduce(
+                adaptive_weight(
+                    weighted_sum(drawn, self.weights),
+                    judgement,
+                    last_weight(self.model.decoder),
+                    scaler.get_scale() if scaler else 1.0,
+                ),
+                "mean",
+            )
+            weight = weight * figures["adaptive_weight"]
+        return {**self.weights, "discriminator": weight}, figures | {"discriminator_weight": weight}
 
     def window(self) -> dict[str, float]:
+        """Usage, perplexity, dead codes, and how many that were dead in the window before are in use again."""
         figures = self.counts.figures()
+        if figures:
+            dead = self.counts.counts == 0
+            figures |= {"dead_codes": int(dead.sum()), "revived_codes": int((self.dead & ~dead).sum())}
+            self.dead = dead
         self.counts.reset()
         return figures
 
+    def diagnose(self, figures: dict[str, float]) -> Verdict | None:
+        return self.doctor.observe(self.done, figures) if self.doctor else None
+
+    def scores_count_from(self) -> int:
+        """The step at which the discriminator has its full weight: it costs PSNR, so the scores before are better
+        without the pictures being so."""
+        return self.recipe.discriminator_start + self.recipe.discriminator_ramp if self.adversary else 0
+
+    def state(self) -> dict[str, Any]:
+        return {"doctor": self.doctor.state()} if self.doctor else {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"counts": self.counts.counts, "dead": self.dead}
+
+    def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        self.counts.counts, self.dead = tensors["counts"], tensors["dead"]
+        if self.doctor and "doctor" in state:
+            self.doctor.load_state(state["doctor"])
+
     def evaluate(self) -> dict[str, float]:
         batches = eval_batches(self.held_out_set, self.config.batch_size, limit=self.config.eval_images)
-        return evaluate(self.model, (self._images(b) for b in batches), self.weights)
+        return evaluate(self.model, (self._images(b) for b in batches), self.weights, self.perceptual)
 
     def preview(self, path: Path) -> None:
         """Held-out images in the odd rows, each above its reconstruction."""
@@ -91,7 +213,12 @@ class TokenizerStage(Stage):
 
 
 @torch.no_grad()
-def evaluate(model: Tokenizer, batches: Iterable[Tensor], weights: dict[str, float]) -> dict[str, float]:
+def evaluate(
+    model: Tokenizer,
+    batches: Iterable[Tensor],
+    weights: dict[str, float],
+    perceptual: Perceptual | None = None,
+) -> dict[str, float]:
     """Mean losses and PSNR (dB), usage and perplexity of the codebook over batches of images in [-1, 1].
 
     The model must be in evaluation mode. No batches give no figures.
@@ -101,7 +228,7 @@ def evaluate(model: Tokenizer, batches: Iterable[Tensor], weights: dict[str, flo
     def figures(images: Tensor) -> dict[str, Tensor]:
         result = model(images)
         counts.add(result.codes)
-        losses = reconstruction_losses(images, result)
+        losses = reconstruction_losses(images, result, perceptual)
         del losses["commitment"]  # the library reports it in training mode only
         return {
             "loss": weighted_sum(losses, weights),
@@ -119,6 +246,11 @@ def draw_pairs(images: Tensor, reconstructions: Tensor, columns: int = 8) -> Ima
         part = slice(start, start + columns)
         cells += [to_pil(i) for i in images[part]] + [to_pil(r.clamp(-1, 1)) for r in reconstructions[part]]
     return draw_grid(cells, columns=min(columns, len(images)))
+
+
+def last_weight(decoder: nn.Module) -> Tensor:
+    """The weight of the decoder's last layer, whatever its kind (gains and biases have one dimension)."""
+    return [p for p in decoder.parameters() if p.dim() > 1][-1]
 
 
 def memory_format(width: int) -> torch.memory_format:

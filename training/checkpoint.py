@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..pretrained import load_tensors, read_json, write_tensors, write_text
 from .ema import EMA
 from .stage import Stage
 
-FORMAT = 1
+FORMAT = 2
 
 
 def latest_state(folder: Path) -> Path | None:
@@ -32,9 +33,20 @@ def latest_state(folder: Path) -> Path | None:
 
 
 def save_state(
-    folder: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator, progress: dict[str, Any]
+    folder: Path,
+    stage: Stage,
+    ema: EMA | None,
+    accelerator: Accelerator,
+    progress: dict[str, Any],
+    sums: dict[str, Tensor],
+    good: dict[str, Tensor],
 ) -> None:
-    """Saves the state of all processes as `folder/step-N` (N from `progress`), then drops older ones."""
+    """Saves the state of all processes as `folder/step-N` (N from `progress`), then drops older ones.
+
+    Args:
+        sums: of this process, the figures since the last log line.
+        good: the weights that the run may go back to (see `take_weights`), empty where there are none.
+    """
     target = folder / f"step-{progress['step']:08d}"
     temporary = target.with_suffix(".tmp")
     if accelerator.is_main_process:
@@ -42,9 +54,12 @@ def save_state(
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
     try:
-        write_tensors(temporary / f"random-{accelerator.process_index}.safetensors", random_state())
+        rank = accelerator.process_index
+        write_tensors(temporary / f"random-{rank}.safetensors", random_state())
+        write_tensors(temporary / f"stage-{rank}.safetensors", stage.tensors())
+        write_tensors(temporary / f"sums-{rank}.safetensors", sums)
         if accelerator.is_main_process:
-            _write_shared(temporary, stage, ema, accelerator, progress)
+            _write_shared(temporary, stage, ema, accelerator, progress, good)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
@@ -60,8 +75,10 @@ def save_state(
     accelerator.wait_for_everyone()
 
 
-def load_state(state: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator) -> dict[str, Any]:
-    """Restores everything from one state folder and returns the progress.
+def load_state(
+    state: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """Restores everything from one state folder and returns progress, sums and good weights (see `save_state`).
 
     Raises:
         CheckpointError: when a file is damaged or does not fit this model or this number of processes.
@@ -83,8 +100,42 @@ def load_state(state: Path, stage: Stage, ema: EMA | None, accelerator: Accelera
             average.copy_(averages[name])
     if accelerator.scaler is not None and progress["scaler"]:
         accelerator.scaler.load_state_dict(progress["scaler"])
-    set_random_state(_load(state / f"random-{accelerator.process_index}.safetensors"))
-    return progress
+    rank = accelerator.process_index
+    stage.load_state(progress["stage"], _load(state / f"stage-{rank}.safetensors"))
+    sums = {k: v.to(accelerator.device) for k, v in _load(state / f"sums-{rank}.safetensors").items()}
+    good = _load(state / "good.safetensors")
+    set_random_state(_load(state / f"random-{rank}.safetensors"))
+    return progress, sums, good
+
+
+def take_weights(stage: Stage, ema: EMA | None) -> dict[str, Tensor]:
+    """Copies of all weights, their averages and the optimizers' states in main memory, as `part/name`."""
+    parts: dict[str, Mapping[str, Tensor]] = {k: m.state_dict() for k, m in stage.trained().items()}
+    parts |= {name: _optimizer_tensors(optimizer) for name, optimizer in stage.optimizers().items()}
+    if ema is not None:
+        parts["ema"] = ema.state()
+    return {
+        f"{part}/{name}": tensor.detach().to("cpu", copy=True)
+        for part, tensors in parts.items()
+        for name, tensor in tensors.items()
+    }
+
+
+@torch.no_grad()
+def put_weights(kept: dict[str, Tensor], stage: Stage, ema: EMA | None) -> None:
+    """The reverse of `take_weights`; `kept` may be put again."""
+
+    def part(wanted: str) -> dict[str, Tensor]:
+        return {k.removeprefix(f"{wanted}/"): v for k, v in kept.items() if k.startswith(f"{wanted}/")}
+
+    for name, module in stage.trained().items():
+        module.load_state_dict(part(name))
+    for name, optimizer in stage.optimizers().items():
+        # An optimizer works on the very tensors that it is given.
+        _load_optimizer(optimizer, {k: v.clone() for k, v in part(name).items()})
+    if ema is not None:
+        for name, average in part("ema").items():
+            ema.state()[name].copy_(average)
 
 
 def random_state() -> dict[str, Tensor]:
@@ -103,7 +154,12 @@ def set_random_state(state: dict[str, Tensor]) -> None:
 
 
 def _write_shared(
-    folder: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator, progress: dict[str, Any]
+    folder: Path,
+    stage: Stage,
+    ema: EMA | None,
+    accelerator: Accelerator,
+    progress: dict[str, Any],
+    good: dict[str, Tensor],
 ) -> None:
     for name, module in stage.trained().items():
         write_tensors(folder / f"{name}.safetensors", module.state_dict())
@@ -112,7 +168,13 @@ def _write_shared(
     if ema is not None:
         write_tensors(folder / "ema.safetensors", ema.state())
     scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-    header = {"format": FORMAT, "processes": accelerator.num_processes, "scaler": scaler}
+    write_tensors(folder / "good.safetensors", good)
+    header = {
+        "format": FORMAT,
+        "processes": accelerator.num_processes,
+        "scaler": scaler,
+        "stage": stage.state(),
+    }
     write_text(folder / "progress.json", json.dumps(header | progress, indent=2) + "\n")
 
 

@@ -14,13 +14,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..errors import CheckpointError, ImgtfError, Interrupted
-from .checkpoint import latest_state, load_state, save_state
+from .checkpoint import latest_state, load_state, put_weights, save_state, take_weights
 from .config import TrainingConfig
 from .ema import EMA
 from .interrupt import StopRequest
 from .report import Report
 from .schedule import learning_rate
-from .stage import Batch, Stage
+from .stage import Batch, Stage, Verdict
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,28 @@ class Outcome:
     best_step: int
     figures: dict[str, float]
     """Held-out figures of the best weights, which are the ones kept."""
+
+
+class Means:
+    """Means of figures since the last log line; a figure may be missing from some steps."""
+
+    def __init__(self, sums: dict[str, Tensor] | None = None, counts: dict[str, int] | None = None) -> None:
+        self.counts = counts or {}
+        self.sums = {key: (sums or {})[key] for key in self.counts}
+
+    def add(self, figures: dict[str, Tensor]) -> None:
+        """The figures of one step. Nothing waits for the device here."""
+        for key, value in figures.items():
+            self.sums[key] = self.sums.get(key, 0) + value.detach()
+            self.counts[key] = self.counts.get(key, 0) + 1
+
+    def figures(self, accelerator: Accelerator) -> dict[str, float]:
+        """Over the steps and over all processes."""
+        if accelerator.num_processes > 1:
+            sums = accelerator.reduce(torch.stack([s.float() for s in self.sums.values()]), "mean").tolist()
+        else:
+            sums = [float(s) for s in self.sums.values()]
+        return {key: s / self.counts[key] for key, s in zip(self.sums, sums, strict=True)}
 
 
 class Trainer:
@@ -47,6 +69,8 @@ class Trainer:
         self.ema = EMA(stage.model, config.ema_decay) if config.ema_decay > 0 else None
         self.done = 0
         self.best: dict[str, Any] = {"step": 0, "figures": {}}
+        self.means = Means()
+        self.good: dict[str, Tensor] = {}
 
     def run(self, resume: bool = False) -> Outcome:
         """Trains to the last step.
@@ -75,17 +99,13 @@ class Trainer:
     def _steps(self, report: Report, stop: StopRequest) -> None:
         config = self.config
         batches = self.stage.train_batches(self.done)
-        sums: dict[str, Tensor] = {}
-        summed = 0
         while self.done < config.steps:
             figures = self._update(batches)
-            sums = {key: sums.get(key, 0) + value.detach() for key, value in figures.items()}
-            summed += 1
+            self.means.add(figures)
             report.advance()
 
             if self._due(config.log_every):
-                report.train(self.done, self._averages(sums, summed))
-                sums, summed = {}, 0
+                self._log(report)
             if self._due(config.eval_every):
                 self._evaluate(report)
             if self._due(config.preview_every):
@@ -104,10 +124,12 @@ class Trainer:
         rate = learning_rate(self.done, self.config)
         for optimizer in self.stage.optimizers().values():
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("lr_share", 1.0)
+        self.stage.done = self.done
         self.stage.network.train()
+        networks = [trainee.network for trainee in self.stage.trainees()]
         for _ in range(self.config.accumulate):
-            with self.accelerator.accumulate(self.stage.network):
+            with self.accelerator.accumulate(*networks):
                 figures = self.stage.step(next(batches))
         if self.ema:
             self.ema.update(self.done)
@@ -117,14 +139,27 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return self.done % every == 0 or self.done == self.config.steps
 
-    def _averages(self, sums: dict[str, Tensor], steps: int) -> dict[str, float]:
-        figures = {key: float(value) / steps for key, value in sums.items()}
-        if not math.isfinite(figures["loss"]):
+    def _log(self, report: Report) -> None:
+        """The figures since the last line, and what they call for."""
+        figures = self.means.figures(self.accelerator) | self.stage.window()
+        self.means = Means()
+        self.stage.done = self.done
+        verdict = self.stage.diagnose(figures)
+        if not math.isfinite(figures["loss"]) and (verdict is None or verdict.action != "roll back"):
             raise ImgtfError(
                 f"the loss is no longer a number at step {self.done}: lower --lr or set --clip; "
                 f"the last saved state and the best weights are untouched"
             )
-        return figures | self.stage.window() | {"lr": learning_rate(self.done - 1, self.config)}
+        report.train(self.done, figures | {"lr": learning_rate(self.done - 1, self.config)})
+        if verdict:
+            report.verdict(self.done, verdict.action, verdict.reason)
+            self._act(verdict)
+
+    def _act(self, verdict: Verdict) -> None:
+        if verdict.action == "keep":
+            self.good = take_weights(self.stage, self.ema)
+        elif verdict.action == "roll back":
+            put_weights(self.good, self.stage, self.ema)
 
     def _averaged(self) -> AbstractContextManager[None]:
         return self.ema.applied() if self.ema else nullcontext()
@@ -136,12 +171,17 @@ class Trainer:
             with self._averaged():
                 figures = self.stage.evaluate()
                 score = figures.get(self.stage.score)
-                best = score is None or score < self.best["figures"].get(self.stage.score, math.inf)
+                best = score is None or score < self._score_to_beat()
                 if best:
                     self.best = {"step": self.done, "figures": figures}
                     self._keep()
             report.evaluation(self.done, figures, best)
         self.accelerator.wait_for_everyone()
+
+    def _score_to_beat(self) -> float:
+        if self.best["step"] < self.stage.scores_count_from() <= self.done:
+            return math.inf
+        return self.best["figures"].get(self.stage.score, math.inf)
 
     def _keep(self) -> None:
         try:
@@ -169,15 +209,24 @@ class Trainer:
         return bool(self.accelerator.gather(flag).max() > 0)
 
     def _save(self) -> None:
-        progress = {"step": self.done, "best": self.best}
-        save_state(self.folder / "state", self.stage, self.ema, self.accelerator, progress)
+        progress = {"step": self.done, "best": self.best, "means": self.means.counts}
+        save_state(
+            self.folder / "state",
+            self.stage,
+            self.ema,
+            self.accelerator,
+            progress,
+            self.means.sums,
+            self.good,
+        )
 
     def _restore(self) -> None:
         state = latest_state(self.folder / "state")
         if state is None:
             raise CheckpointError(f"{self.folder}: no saved state to resume; start without --resume")
-        progress = load_state(state, self.stage, self.ema, self.accelerator)
+        progress, sums, self.good = load_state(state, self.stage, self.ema, self.accelerator)
         self.done, self.best = progress["step"], progress["best"]
+        self.means = Means(sums, progress["means"])
         if self.done >= self.config.steps:
             raise CheckpointError(
                 f"{state}: the run of {self.config.steps} steps is over; give it more --steps"

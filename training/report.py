@@ -65,6 +65,12 @@ class Report:
             logger.info("%s step %d | held out: %s%s", self.name, step, _text(figures), mark)
         self.last_time = time.perf_counter()
 
+    def verdict(self, step: int, action: str, reason: str) -> None:
+        """A line for what was done to the run itself, and why."""
+        self._write({"step": step, "doctor": action, "reason": reason})
+        if self.active and action != "keep":
+            logger.warning("%s step %d | doctor: %s: %s", self.name, step, action, reason)
+
     def close(self) -> None:
         """Ends the bar."""
         self.bar.close()

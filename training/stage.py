@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +18,25 @@ from .config import TrainingConfig
 Batch = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Trainee:
+    """A network as Accelerate wrapped it, with the optimizer that moves it."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    clip: float
+    """Largest gradient norm; 0 leaves gradients alone."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the loop is to do after a log line, and why."""
+
+    action: Literal["keep", "roll back", "ease"]
+    """`keep` the weights as good ones; go back to the good ones; or nothing, the stage has helped itself."""
+    reason: str
+
+
 class Stage(ABC):
     """A model with its losses, data and figures. One class a stage of training."""
 
@@ -26,16 +46,22 @@ class Stage(ABC):
     """The figure of `evaluate` by which the best weights are chosen; lower is better."""
 
     model: PretrainedModel
+    done: int = 0
+    """Updates so far; the loop keeps it."""
 
     def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
         """Puts the network and its optimizers in Accelerate's hands."""
         self.accelerator = accelerator
-        self.clip = config.clip
         optimizer = adamw(self.model, config)
         self.network, self.optimizer = accelerator.prepare(TrainedNetwork(self.model), optimizer)
+        self.trainee = Trainee(self.network, self.optimizer, config.clip)
+
+    def trainees(self) -> list[Trainee]:
+        """Everything that is trained."""
+        return [self.trainee]
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """By the name under which their state is saved."""
+        """By the name under which their state is saved. A group's `lr_share` is its part of the learning rate."""
         return {"optimizer": self.optimizer}
 
     def trained(self) -> dict[str, nn.Module]:
@@ -62,16 +88,59 @@ class Stage(ABC):
         """Figures over the steps since the last call."""
         return {}
 
+    def diagnose(self, figures: dict[str, float]) -> Verdict | None:
+        """What the figures of a log line call for; the same on every process, as the figures are."""
+        return None
+
+    def scores_count_from(self) -> int:
+        """Step from which held-out scores compare with one another; better ones before it do not count."""
+        return 0
+
+    def state(self) -> dict[str, Any]:
+        """JSON values that belong to the state, the same on all processes."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors of this process that belong to the state, besides weights and optimizers."""
+        return {}
+
+    def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """The reverse of `state` and `tensors`."""
+        del state, tensors  # a stage that has nothing to remember
+
     def update(self, loss: Tensor) -> Tensor:
         """Backward, clip, optimizer step; returns the gradient norm before clipping."""
         self.accelerator.backward(loss)
-        norm = loss.new_zeros(())
-        if self.accelerator.sync_gradients:
-            limit = self.clip if self.clip > 0 else float("inf")
-            norm = self.accelerator.clip_grad_norm_(self.network.parameters(), limit)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return norm
+        return self.move(self.trainee)[0]
+
+    def move(self, *trainees: Trainee) -> list[Tensor]:
+        """Once the batch is whole: clip, optimizer step. Returns the gradient norms before clipping, else zeros.
+
+        The gradients of all are unscaled before any step is taken: fp16's scale changes once an update.
+        """
+        if not self.accelerator.sync_gradients:
+            return [torch.zeros((), device=self.accelerator.device) for _ in trainees]
+        scaler = self.accelerator.scaler
+        norms = []
+        for trainee in trainees:
+            if scaler is not None:
+                scaler.unscale_(_bare(trainee.optimizer))
+            limit = trainee.clip if trainee.clip > 0 else float("inf")
+            norms.append(nn.utils.clip_grad_norm_(trainee.network.parameters(), limit))
+        for trainee in trainees:
+            if scaler is None:
+                trainee.optimizer.step()
+            else:
+                scaler.step(_bare(trainee.optimizer))
+            trainee.optimizer.zero_grad()
+        if scaler is not None:
+            scaler.update()
+        return norms
+
+
+def _bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Without Accelerate's wrapping, whose `step` would update the scale after each optimizer."""
+    return getattr(optimizer, "optimizer", optimizer)
 
 
 class TrainedNetwork(nn.Module):
