@@ -186,6 +186,9 @@ class TokenizerRecipe:
         None, "File with the LPIPS backbone's weights.", auto="in $TORCH_HOME, else downloaded to there"
     )
     commitment_weight: float = option(0.25, "Weight that keeps encodings near their codes.", minimum=0)
+    entropy_weight: float = option(
+        0.05, "Weight of lfq's entropy term: each latent sure of its code, all codes alike in use.", minimum=0
+    )
     discriminator_weight: float = option(
         0.0, "Weight of the discriminator's judgement; 0 trains without one.", minimum=0
     )

@@ -18,18 +18,25 @@ def loss_weights(recipe: TokenizerRecipe) -> dict[str, float]:
         "lpips": recipe.lpips_weight,
         "discriminator": recipe.discriminator_weight,
         "commitment": recipe.commitment_weight,
+        "entropy": recipe.entropy_weight,
     }
 
 
 def reconstruction_losses(
     images: Tensor, result: Reconstruction, perceptual: Perceptual | None = None
 ) -> dict[str, Tensor]:
-    """Images (B, C, H, W) in [-1, 1] against what came back: unweighted scalars by name, of all but the
-    discriminator; LPIPS where its network is given."""
+    """Images (B, C, H, W) in [-1, 1] against what came back: unweighted scalars by name; LPIPS where its network is
+    given."""
     losses = {"l1": F.l1_loss(result.images, images), "l2": F.mse_loss(result.images, images)}
     if perceptual is not None:
         losses["lpips"] = perceptual(images, result.images).mean()
-    return losses | {"commitment": result.commitment}
+    return losses
+
+
+def codebook_losses(result: Reconstruction, quantizer: str) -> dict[str, Tensor]:
+    """What a quantizer adds in training mode: unweighted scalars by name."""
+    entropy = {"entropy": result.entropy} if quantizer == "lfq" else {}
+    return {"commitment": result.commitment} | entropy
 
 
 def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:

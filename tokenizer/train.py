@@ -20,7 +20,7 @@ from ..training.stage import Batch, Stage, Trainee, Verdict, mean_over
 from .config import TokenizerRecipe
 from .discriminator import Adversary, adaptive_weight, ramp
 from .doctor import Doctor
-from .losses import loss_weights, reconstruction_losses, weighted_sum
+from .losses import codebook_losses, loss_weights, reconstruction_losses, weighted_sum
 from .metrics import CodeCounts, psnr
 from .model import Reconstruction, Tokenizer
 from .perceptual import Perceptual
@@ -103,6 +103,7 @@ class TokenizerStage(Stage):
         result = self.network(images)
         with self.accelerator.autocast():
             losses = reconstruction_losses(images, result, self.perceptual)
+        losses |= codebook_losses(result, self.model.config.quantizer)
         share = self.discriminator_share()
         if self.adversary is not None and share > 0:
             figures = self._duel(self.adversary, images, result, losses, share)
@@ -229,7 +230,6 @@ def evaluate(
         result = model(images)
         counts.add(result.codes)
         losses = reconstruction_losses(images, result, perceptual)
-        del losses["commitment"]  # the library reports it in training mode only
         return {
             "loss": weighted_sum(losses, weights),
             **losses,

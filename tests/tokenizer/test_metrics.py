@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from imgtf.tokenizer.config import TokenizerRecipe
-from imgtf.tokenizer.losses import loss_weights, reconstruction_losses, weighted_sum
+from imgtf.tokenizer.losses import codebook_losses, loss_weights, reconstruction_losses, weighted_sum
 from imgtf.tokenizer.metrics import CodeCounts, psnr
 from imgtf.tokenizer.model import Reconstruction
 
@@ -37,7 +37,8 @@ def test_usage_and_perplexity() -> None:
 def test_losses_by_name_and_their_weighted_sum() -> None:
     images = torch.zeros(1, 1, 2, 2)
     result = Reconstruction(torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, 1, 1), torch.tensor(3.0))
-    losses = reconstruction_losses(images, result)
+    losses = reconstruction_losses(images, result) | codebook_losses(result, "vq")
     assert {name: float(v) for name, v in losses.items()} == {"l1": 0.5, "l2": 0.25, "commitment": 3.0}
+    assert codebook_losses(result, "lfq").keys() == {"commitment", "entropy"}
     weights = loss_weights(TokenizerRecipe(l1_weight=2, l2_weight=4, commitment_weight=0.5))
     assert math.isclose(weighted_sum(losses, weights).item(), 1.0 + 1.0 + 1.5)
