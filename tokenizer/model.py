@@ -69,7 +69,9 @@ class Tokenizer(PretrainedModel):
     def quantize(self, images: Tensor) -> Quantized:
         """Images to their codes with the code vectors and losses."""
         self._check(images)
-        return self.quantizer(self.to_codebook(self.encoder(images)))
+        latents = self.encoder(images)
+        with torch.autocast(images.device.type, enabled=False):  # as in the quantizer
+            return self.quantizer(self.to_codebook(latents.float()))
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:
         """Code vectors (B, codebook_dim, h, w) to images (B, C, H, W), not clamped."""

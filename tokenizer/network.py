@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -39,7 +40,9 @@ class Encoder(nn.Module):
         for level in self.levels:
             x = level(x)
         x = self.middle(x)  # (B, width * multipliers[-1], h, w)
-        return self.conv_out(F.silu(self.norm_out(x)))  # (B, latent_width, h, w)
+        # Half precision in the last steps before the codebook picks other codes, and saves nothing down here.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.conv_out(F.silu(self.norm_out(x.float())))  # (B, latent_width, h, w)
 
 
 class Decoder(nn.Module):

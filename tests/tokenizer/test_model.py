@@ -112,6 +112,22 @@ def test_the_quantizer_computes_in_float32_under_autocast() -> None:
         assert model.quantize(images()).quantized.dtype == torch.float32
 
 
+@torch.no_grad()
+def test_the_steps_before_the_codebook_stay_in_float32_under_autocast() -> None:
+    seen = {}
+    model = tiny().eval()
+    for name in ("encoder.middle", "encoder.conv_out", "to_codebook"):
+        module = model.get_submodule(name)
+        module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out.dtype}))
+    with torch.autocast("cpu", torch.bfloat16):
+        model.encode(images())
+    assert seen == {
+        "encoder.middle": torch.bfloat16,
+        "encoder.conv_out": torch.float32,
+        "to_codebook": torch.float32,
+    }
+
+
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 1, 16, 16), (2, 3, 15, 16)])
 def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError):
