@@ -218,19 +218,32 @@ def tokenizer_encode(model: Path, out: Path | None, mirrored: bool, device: str,
 @tokenizer.command("eval")
 @model_option
 @options_of(DataConfig)
+@click.option(
+    "--lpips-backbone",
+    type=click.Choice(["vgg", "alex", "squeeze"]),
+    help="Network for LPIPS and the Frechet distance, downloaded if need be.  [default: one that is there already]",
+)
 @device_option
 @json_option
-def tokenizer_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
-    """Measure the tokenizer on held-out images: PSNR in dB, errors, codebook usage and perplexity."""
+def tokenizer_eval(model: Path, lpips_backbone: str | None, device: str, as_json: bool, **given: Any) -> None:
+    """Measure the tokenizer on held-out images: PSNR in dB, SSIM, LPIPS, codebook usage and perplexity."""
     data = _data(model, given)
     _speak()
     from .data.source import open_source
     from .pipelines.evaluate import evaluate_tokenizer
     from .tokenizer.model import Tokenizer
+    from .tokenizer.perceptual import Perceptual, local_backbone
     from .training.device import pick_device
 
     loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
-    _report(evaluate_tokenizer(loaded, open_source(data)[1], data), as_json)
+    held_out = open_source(data)[1]
+    backbone = lpips_backbone or local_backbone()
+    if backbone is None:
+        click.echo(
+            "LPIPS left out: no backbone's weights in torch's cache; --lpips-backbone gets one", err=True
+        )
+    perceptual = Perceptual(backbone).to(loaded.device) if backbone else None
+    _report(evaluate_tokenizer(loaded, held_out, data, perceptual), as_json)
 
 
 @tokenizer.command("reconstruct")

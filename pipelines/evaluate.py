@@ -21,28 +21,77 @@ from ..data.source import ImageSource
 from ..errors import DataError
 from ..prior.model import Prior
 from ..tokenizer.model import Tokenizer
+from ..tokenizer.perceptual import Perceptual, import_with_torchvision
 from ..tokenizer.train import evaluate as evaluate_images
 from .encode import describe, encode, find_codes
 
 BATCH = 64
 
 
-def evaluate_tokenizer(tokenizer: Tokenizer, source: ImageSource, data: DataConfig) -> dict[str, float]:
-    """PSNR (dB), l1, l2, usage and perplexity of the codebook over a source, centre-cropped."""
-    images = ImageDataset(
-        source, tokenizer.config.image_size, tokenizer.config.channels, data, augment=False, seed=0
-    )
+def evaluate_tokenizer(
+    tokenizer: Tokenizer, source: ImageSource, data: DataConfig, perceptual: Perceptual | None = None
+) -> dict[str, float]:
+    """PSNR (dB), SSIM, l1, l2, usage and perplexity of the codebook over a source, centre-cropped.
+
+    With `perceptual` also LPIPS and the Frechet distance in its backbone's features (not the published rFID, whose
+    features are Inception's).
+    """
+    _refuse_empty(source)
+    config = tokenizer.config
+    images = ImageDataset(source, config.image_size, config.channels, data, augment=False, seed=0)
     bad_images = BadImages(len(images), data.bad_images)
+    similarity = Similarity(perceptual, tokenizer.device)
 
     def batches() -> Iterator[Tensor]:
         for batch in eval_batches(images, BATCH, workers=worker_count(data)):
             bad_images.note(batch["bad"])
-            yield batch["image"].to(tokenizer.device)
+            pixels = batch["image"].to(tokenizer.device)
+            similarity.add(pixels, tokenizer.decode(tokenizer.encode(pixels)))
+            yield pixels
 
-    _refuse_empty(source)
-    figures = evaluate_images(tokenizer, batches(), {"l1": 1.0, "l2": 1.0})
+    figures = evaluate_images(tokenizer, batches(), {"l1": 1.0, "l2": 1.0}, perceptual)
     figures.pop("loss")
-    return {"images": float(len(source)), **figures}
+    return {"images": float(len(source)), **figures, **similarity.figures()}
+
+
+class Similarity:
+    """Figures of torchmetrics over pairs of images and reconstructions."""
+
+    def __init__(self, perceptual: Perceptual | None, device: torch.device) -> None:
+        metrics = import_with_torchvision("torchmetrics.image")
+        self.ssim = metrics.StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0)).to(device)
+        self.frechet = None
+        if perceptual is not None:
+            pooled = PooledFeatures(perceptual)
+            self.frechet = metrics.FrechetInceptionDistance(pooled.to(device), normalize=True).to(device)
+
+    @torch.no_grad()
+    def add(self, images: Tensor, reconstructions: Tensor) -> None:
+        """Two batches (B, C, H, W) in [-1, 1]."""
+        self.ssim.update(reconstructions, images)
+        if self.frechet is not None:
+            self.frechet.update(images, real=True)
+            self.frechet.update(reconstructions, real=False)
+
+    def figures(self) -> dict[str, float]:
+        """`ssim`, and `frechet_lpips_features` where there is a backbone and more than one image."""
+        figures = {"ssim": float(self.ssim.compute())}
+        if self.frechet is not None and int(self.frechet.real_features_num_samples) > 1:
+            figures["frechet_lpips_features"] = float(self.frechet.compute())
+        return figures
+
+
+class PooledFeatures(torch.nn.Module):
+    """The last layer of LPIPS' backbone, averaged over places: (B, C, H, W) to (B, D)."""
+
+    def __init__(self, perceptual: Perceptual) -> None:
+        super().__init__()
+        self.perceptual = perceptual
+        self.num_features = perceptual.features(torch.zeros(1, 3, 64, 64))[-1].shape[1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        last = self.perceptual.features(images)[-1]  # (N, D, h, w); N > B for other than grey and colour
+        return last.mean((2, 3)).unflatten(0, (len(images), -1)).mean(1)
 
 
 def evaluate_prior(

@@ -47,7 +47,7 @@ class Perceptual(nn.Module):
             CheckpointError: when the weights are nowhere and cannot be downloaded, or do not fit.
         """
         super().__init__()
-        lpips = _import_lpips()
+        lpips = import_with_torchvision("lpips")
         file = file or backbone_file(backbone)
         # Its random start must not shift the random numbers of the run, nor its notices reach the user.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -106,6 +106,12 @@ def backbone_file(backbone: str) -> Path:
     return path
 
 
+def local_backbone() -> str | None:
+    """The first backbone whose weights are in torch's cache already, the usual one before the small ones."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    return next((name for name, file in BACKBONE_FILES.items() if (folder / file).exists()), None)
+
+
 def _load_backbone(net: nn.Module, file: Path) -> None:
     """Strictly fills lpips's slices `slice3.7.*` from torchvision's `features.7.*`; the classifier is left out."""
     try:
@@ -134,26 +140,26 @@ def _unit(features: Tensor) -> Tensor:
     return features * (features.square().sum(1, keepdim=True) + 1e-20).rsqrt()
 
 
-def _import_lpips() -> Any:
-    """The package, also beside a CPU build of torch.
+def import_with_torchvision(package: str) -> Any:
+    """A package that imports torchvision, also beside a CPU build of torch.
 
-    lpips imports torchvision, and the registry's torchvision is built for CUDA: its compiled operators do not load
-    beside a CPU torch, and the import stops at two of them. Only detection models call these (never LPIPS), so
-    declaring their names is enough; calling them would still raise.
+    The registry's torchvision is built for CUDA: its compiled operators do not load beside a CPU torch, and the
+    import stops at two of them. Only detection models call these (never LPIPS or a metric), so declaring their
+    names is enough; calling them would still raise.
     """
     global _operators
     try:
         try:
-            return importlib.import_module("lpips")
+            return importlib.import_module(package)
         except RuntimeError as error:
             if "torchvision::" not in str(error):
                 raise
             _operators = torch.library.Library("torchvision", "DEF")  # lives as long as the process
             for name in ("nms", "qnms"):
                 _operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            return importlib.import_module("lpips")
+            return importlib.import_module(package)
     except (ImportError, RuntimeError) as error:
         raise ImgtfError(
-            f"LPIPS cannot be imported ({str(error).splitlines()[0]}): install lpips, and a torchvision that "
+            f"{package} cannot be imported ({str(error).splitlines()[0]}): install it, and a torchvision that "
             f"belongs to torch {torch.__version__}"
         ) from error
