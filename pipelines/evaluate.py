@@ -20,6 +20,7 @@ from ..data.loader import eval_batches
 from ..data.source import ImageSource
 from ..errors import DataError
 from ..prior.model import Prior
+from ..tokenizer.metrics import frechet_distance
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.perceptual import Perceptual, import_with_torchvision
 from ..tokenizer.train import evaluate as evaluate_images
@@ -49,49 +50,40 @@ def evaluate_tokenizer(
             similarity.add(pixels, tokenizer.decode(tokenizer.encode(pixels)))
             yield pixels
 
-    figures = evaluate_images(tokenizer, batches(), {"l1": 1.0, "l2": 1.0}, perceptual)
+    figures = evaluate_images(tokenizer, batches(), {"l1": 1.0, "l2": 1.0, "lpips": 1.0}, perceptual)
     figures.pop("loss")
     return {"images": float(len(source)), **figures, **similarity.figures()}
 
 
 class Similarity:
-    """Figures of torchmetrics over pairs of images and reconstructions."""
+    """SSIM over pairs of images and reconstructions, and with LPIPS' backbone their Frechet distance."""
 
     def __init__(self, perceptual: Perceptual | None, device: torch.device) -> None:
         metrics = import_with_torchvision("torchmetrics.image")
         self.ssim = metrics.StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0)).to(device)
-        self.frechet = None
-        if perceptual is not None:
-            pooled = PooledFeatures(perceptual)
-            self.frechet = metrics.FrechetInceptionDistance(pooled.to(device), normalize=True).to(device)
+        self.perceptual = perceptual
+        self.features: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def add(self, images: Tensor, reconstructions: Tensor) -> None:
         """Two batches (B, C, H, W) in [-1, 1]."""
         self.ssim.update(reconstructions, images)
-        if self.frechet is not None:
-            self.frechet.update(images, real=True)
-            self.frechet.update(reconstructions, real=False)
+        if self.perceptual is not None:
+            self.features.append((self._pooled(images), self._pooled(reconstructions)))
 
     def figures(self) -> dict[str, float]:
         """`ssim`, and `frechet_lpips_features` where there is a backbone and more than one image."""
         figures = {"ssim": float(self.ssim.compute())}
-        if self.frechet is not None and int(self.frechet.real_features_num_samples) > 1:
-            figures["frechet_lpips_features"] = float(self.frechet.compute())
+        if sum(len(own) for own, _ in self.features) > 1:
+            own, others = (torch.cat(f) for f in zip(*self.features, strict=True))
+            figures["frechet_lpips_features"] = frechet_distance(own, others)
         return figures
 
-
-class PooledFeatures(torch.nn.Module):
-    """The last layer of LPIPS' backbone, averaged over places: (B, C, H, W) to (B, D)."""
-
-    def __init__(self, perceptual: Perceptual) -> None:
-        super().__init__()
-        self.perceptual = perceptual
-        self.num_features = perceptual.features(torch.zeros(1, 3, 64, 64))[-1].shape[1]
-
-    def forward(self, images: Tensor) -> Tensor:
+    def _pooled(self, images: Tensor) -> Tensor:
+        """The backbone's last layer, averaged over places, (B, D) on the CPU."""
+        assert self.perceptual is not None
         last = self.perceptual.features(images)[-1]  # (N, D, h, w); N > B for other than grey and colour
-        return last.mean((2, 3)).unflatten(0, (len(images), -1)).mean(1)
+        return last.mean((2, 3)).unflatten(0, (len(images), -1)).mean(1).cpu()
 
 
 def evaluate_prior(

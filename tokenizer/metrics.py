@@ -34,3 +34,16 @@ class CodeCounts:
     def reset(self) -> None:
         """Starts counting anew."""
         self.counts.zero_()
+
+
+def frechet_distance(features: Tensor, others: Tensor) -> float:
+    """Between the Gaussians fitted to two sets of features (n, D), n > 1 (Heusel et al. 2017, arXiv:1706.08500)."""
+    (mean, cov), (other_mean, other_cov) = (
+        (f.double().mean(0), f.double().T.cov()) for f in (features, others)
+    )
+    # The trace of the root of a product of covariances is the sum of the roots of its eigenvalues.
+    eigenvalues = torch.linalg.eigvals(cov @ other_cov).real.clamp_min(0)
+    distance = (
+        (mean - other_mean).square().sum() + cov.trace() + other_cov.trace() - 2 * eigenvalues.sqrt().sum()
+    )
+    return max(0.0, float(distance))

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from imgtf import Pipeline, Prior, Tokenizer
 from imgtf.errors import CheckpointError, ConfigError
 from imgtf.tokenizer.config import TokenizerConfig
+from imgtf.tokenizer.perceptual import BACKBONE_FILES, import_with_torchvision
 
 from .conftest import SMALL_TOKENIZER, run
 
@@ -240,3 +241,22 @@ def test_the_public_face_is_sorted_and_complete() -> None:
     assert imgtf.Tokenizer(TokenizerConfig()).config.factor == 4
     with pytest.raises(AttributeError):
         imgtf.Tokeniser  # noqa: B018
+
+
+def test_tokenizer_eval_adds_lpips_where_the_weights_are(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    torchvision = import_with_torchvision("torchvision.models")
+    file = tmp_path / "checkpoints" / BACKBONE_FILES["squeeze"]
+    file.parent.mkdir()
+    torch.save(torchvision.squeezenet1_1(weights=None).state_dict(), file)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert run("tokenizer", "eval", "--model", model, "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert {"psnr", "ssim", "lpips", "frechet_lpips_features", "usage", "perplexity"} <= set(figures)
+    file.unlink()
+    assert run("tokenizer", "eval", "--model", model, "--json") == 0
+    said = capsys.readouterr()
+    assert "LPIPS left out" in said.err
+    assert "ssim" in json.loads(said.out)
+    assert "lpips" not in json.loads(said.out)

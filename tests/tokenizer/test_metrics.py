@@ -9,7 +9,7 @@ import torch
 
 from imgtf.tokenizer.config import TokenizerRecipe
 from imgtf.tokenizer.losses import codebook_losses, loss_weights, reconstruction_losses, weighted_sum
-from imgtf.tokenizer.metrics import CodeCounts, psnr
+from imgtf.tokenizer.metrics import CodeCounts, frechet_distance, psnr
 from imgtf.tokenizer.model import Reconstruction
 
 
@@ -42,3 +42,12 @@ def test_losses_by_name_and_their_weighted_sum() -> None:
     assert codebook_losses(result, "lfq").keys() == {"commitment", "entropy"}
     weights = loss_weights(TokenizerRecipe(l1_weight=2, l2_weight=4, commitment_weight=0.5))
     assert math.isclose(weighted_sum(losses, weights).item(), 1.0 + 1.0 + 1.5)
+
+
+def test_frechet_distance_of_gaussians() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(20_000, 3)
+    assert frechet_distance(features, features) == pytest.approx(0, abs=1e-6)
+    # means one apart; standard deviations 1 and 2 on each of 3 axes: 1 + 3 * (1 + 4 - 2 * 2)
+    others = 2 * torch.randn(20_000, 3) + torch.tensor([1.0, 0.0, 0.0])
+    assert frechet_distance(features, others) == pytest.approx(4.0, rel=0.05)

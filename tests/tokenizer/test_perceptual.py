@@ -21,7 +21,7 @@ PUBLISHED = Path(__file__).parents[2].parent / "shared" / "weights" / "torch_hom
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of a squeezenet, as torchvision names them."""
-    perceptual._import_lpips()
+    perceptual.import_with_torchvision("lpips")
     models = importlib.import_module("torchvision.models")
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("hub") / BACKBONE_FILES["squeeze"]
@@ -128,7 +128,7 @@ def test_an_import_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(importlib, "import_module", fail)
     with pytest.raises(ImgtfError, match="libcudart is not here\\): install lpips, and a torchvision"):
-        perceptual._import_lpips()
+        perceptual.import_with_torchvision("lpips")
 
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="needs the published weights")
