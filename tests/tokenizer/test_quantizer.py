@@ -173,10 +173,8 @@ def test_entropy_is_lowest_for_sure_latents_that_use_every_code() -> None:
     assert entropy_loss(unsure, codebook) == pytest.approx(0, abs=1e-4)
 
 
-@every_kind
+@pytest.mark.parametrize("kind", ["lfq", "bsq"])
 def test_the_entropy_is_the_librarys(kind: str) -> None:
-    if config(kind).quantizer != "lfq":
-        return
     model = quantizer(kind).train()
     entropy = model(latents(kind)).entropy
     model.vq.train()
