@@ -23,7 +23,7 @@ from .read import read_tensors
 FAMILIES: dict[str, ModuleType] = {"llamagen": llamagen, "taming": taming}
 FREE = {
     "class_names", "tokenizer_sha256", "sampling", "dropout", "label_dropout", "codebook_decay",
-    "dead_code_threshold", "rotation_trick",
+    "dead_code_threshold", "rotation_trick", "codebook_learned", "gradient_checkpointing",
 }  # fmt: skip
 """Settings that no published file holds and that change nothing of what the network computes."""
 AVERAGES = {"quantizer.vq._codebook.cluster_size", "quantizer.vq._codebook.embed_avg"}
