@@ -7,9 +7,11 @@ set -euo pipefail
 data=$1 model=$2
 imgtf=${IMGTF:-imgtf}
 timed() { local start=$SECONDS; "$@"; echo "seconds: $((SECONDS - start)) ($2 $3)"; }
+# LPIPS needs a backbone's weights: TORCH_HOME, or the download. --lpips-weight 0 does without.
 timed $imgtf tokenizer train --data "$data" --model "$model" \
-    --width 32 --multipliers 1,2,4 --codebook-size 1024 --steps 3500 --lr 1e-3 --eval-every 500
-timed $imgtf prior train --model "$model" --width 256 --depth 6 --heads 8 --steps 1100 --lr 1e-3 --eval-every 100
+    --width 32 --multipliers 1,2,4 --codebook-size 1024 --steps 1800 --lr 1e-3 --eval-every 600 \
+    --lpips-weight 0.5 --lpips-backbone squeeze
+timed $imgtf prior train --model "$model" --width 256 --depth 6 --heads 8 --steps 700 --lr 1e-3 --eval-every 100
 timed $imgtf sample --model "$model" --n 100 --cfg-scale 2 --top-k 100
 $imgtf tokenizer eval --model "$model"
 $imgtf prior eval --model "$model"
