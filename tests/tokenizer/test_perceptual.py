@@ -127,7 +127,7 @@ def test_an_import_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("libcudart is not here\nand more")
 
     monkeypatch.setattr(importlib, "import_module", fail)
-    with pytest.raises(ImgtfError, match="libcudart is not here\\): install lpips, and a torchvision"):
+    with pytest.raises(ImgtfError, match="libcudart is not here\\): install it, and a torchvision"):
         perceptual.import_with_torchvision("lpips")
 
 
