@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,19 +121,22 @@ def _bits_by_label(prior: Prior, codes: CodesDataset) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def reconstruct(tokenizer: Tokenizer, paths: Sequence[Path], out: Path, background: str) -> list[Path]:
-    """Writes each image beside its reconstruction as `out/NAME.png`; returns the files.
+    """Writes each image beside its reconstruction as `out/NAME.png` (a second of that name as `NAME-2.png`).
 
     Images are brought to the tokenizer's size (shorter side, then centre crop).
     """
     out.mkdir(parents=True, exist_ok=True)
     written = []
+    used: Counter[str] = Counter()
     for path in paths:
         config = tokenizer.config
         image = load_image(str(path), str(path))
         pixels = transform(image, config.image_size, config.channels, background)
         images = pixels[None].to(tokenizer.device)
         result = tokenizer.decode(tokenizer.encode(images))
-        target = out / f"{path.stem}.png"
+        used[path.stem] += 1
+        number = f"-{used[path.stem]}" if used[path.stem] > 1 else ""
+        target = out / f"{path.stem}{number}.png"
         draw_grid([to_pil(images[0]), to_pil(result[0])], columns=2).save(target)
         written.append(target)
     return written

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor
 from ..data.codes import CodesDataset
 from ..data.grid import draw_grid
 from ..data.loader import eval_batches, train_batches
+from ..errors import CheckpointError
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, Stage, mean_over
 from .config import PriorRecipe
@@ -63,6 +65,17 @@ class PriorStage(Stage):
         loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
         norm = self.update(loss)
         return {"loss": loss, "gradient_norm": norm}
+
+    def state(self) -> dict[str, Any]:
+        return {"tokenizer_sha256": self.model.config.tokenizer_sha256}
+
+    def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Raises CheckpointError where the run learned other codes than those it would go on with."""
+        if state["tokenizer_sha256"] != self.model.config.tokenizer_sha256:
+            raise CheckpointError(
+                "the prior's run learned the codes of another tokenizer than the one that is there now: "
+                "put that one back, or start anew with --force"
+            )
 
     def evaluate(self) -> dict[str, float]:
         if self.held_out_set is None:

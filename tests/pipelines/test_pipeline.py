@@ -260,3 +260,9 @@ def test_tokenizer_eval_adds_lpips_where_the_weights_are(
     assert "LPIPS left out" in said.err
     assert "ssim" in json.loads(said.out)
     assert "lpips" not in json.loads(said.out)
+
+
+def test_reconstruct_keeps_images_of_the_same_name_apart(model: Path, images: Path, tmp_path: Path) -> None:
+    paths = [images / name / "0.png" for name in ("red", "green", "blue")]
+    assert run("tokenizer", "reconstruct", *paths, "--model", model, "--out", tmp_path) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0-2.png", "0-3.png", "0.png"]

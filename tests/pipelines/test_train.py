@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import tomllib
 from pathlib import Path
@@ -227,3 +228,15 @@ def test_a_full_disk_is_one_line_and_keeps_the_state_before(
     assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
     states = [p.name for p in (tmp_path / "m" / "training" / "tokenizer" / "state").iterdir()]
     assert states == ["step-00000003"]
+
+
+def test_a_prior_is_not_resumed_on_the_codes_of_another_tokenizer(
+    images: Path, model: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(model, tmp_path / "m")
+    other = ["--data", images, "--model", tmp_path / "m", "--steps", "1", "--seed", "1", "--force"]
+    assert run("tokenizer", "train", *other, *SMALL_TOKENIZER) == 0
+    assert run("prior", "train", "--model", tmp_path / "m", "--resume", "--steps", "10") == 1
+    assert "another tokenizer" in capsys.readouterr().err.splitlines()[-1]
+    before = Prior.from_pretrained(model / "prior").weights_sha256()
+    assert Prior.from_pretrained(tmp_path / "m" / "prior").weights_sha256() == before
