@@ -271,11 +271,18 @@ def tokenizer_reconstruct(
 @prior.command("eval")
 @model_option
 @options_of(DataConfig)
+@click.option(
+    "--orders",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Random orders an image is averaged over (random and masked priors).",
+)
 @device_option
 @json_option
-def prior_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
+def prior_eval(model: Path, orders: int, device: str, as_json: bool, **given: Any) -> None:
     """Measure the prior on held-out images: bits per token and per pixel, in all and by class."""
-    data = _data(model, given)
+    data = _data(model, given, "prior")
     _speak()
     from .data.source import open_source
     from .pipelines.evaluate import evaluate_prior
@@ -283,13 +290,20 @@ def prior_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
 
     pair = Pipeline.from_pretrained(model, device)
     held_out = open_source(data)[1]
-    _report(evaluate_prior(model, pair.tokenizer, pair.prior, held_out, data), as_json)
+    _report(evaluate_prior(model, pair.tokenizer, pair.prior, held_out, data, orders=orders), as_json)
 
 
 @cli.command()
 @click.option("--n", type=click.IntRange(1), default=16, show_default=True, help="Number of images.")
 @click.option(
     "--label", multiple=True, help="Class by name; several take turns.  [default: all classes, spread evenly]"
+)
+@click.option("--text", multiple=True, help="Caption; several take turns.  [default: none]")
+@click.option(
+    "--source",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Picture to start from, for priors that read one; several take turns.  [default: none]",
 )
 @options_of(SamplingConfig)
 @click.option(
@@ -323,21 +337,25 @@ def prior_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
 @device_option
 @json_option
 def sample(
-    n: int, label: tuple[str, ...], seed: int, first: int, batch_size: int, model: Path, out: Path | None,
+    n: int, label: tuple[str, ...], text: tuple[str, ...], source: tuple[Path, ...], seed: int, first: int,
+    batch_size: int, model: Path, out: Path | None,
     force: bool, device: str, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Sample images: single PNGs, a labelled grid, and a samples.json to make any of them again."""
     _speak()
     from tqdm import tqdm
 
+    from .data.decode import load_image
     from .pipelines.pipeline import Pipeline
     from .pipelines.write import free_folder, write_samples
 
+    sources = [load_image(str(path), str(path)) for path in source]
     pipeline = Pipeline.from_pretrained(model, device)
     out = out or free_folder(model / "samples")
     with tqdm(total=n * pipeline.prior.config.tokens, desc="sample", unit="token", disable=None) as bar:
         grid = write_samples(
-            pipeline, out, n, label or None, seed=seed, first=first, batch_size=batch_size, force=force,
+            pipeline, out, n, label or None, text=text or None, source=sources or None, seed=seed, first=first,
+            batch_size=batch_size, force=force,
             progress=bar.update, **_named(given),
         )  # fmt: skip
     click.echo(json.dumps({"grid": str(grid), "n": n}) if as_json else grid)
@@ -445,11 +463,11 @@ def _resumed(folder: Path, resume: bool) -> Path | None:
     return path if resume and path.exists() else None
 
 
-def _data(model: Path, given: dict[str, Any]) -> DataConfig:
+def _data(model: Path, given: dict[str, Any], room: str = "tokenizer") -> DataConfig:
     """The data options of a command that works on a trained model: by default the data it was trained on."""
-    return collect(
-        "tokenizer", (DataConfig,), _named(given), inherit=model / "tokenizer" / "train.toml"
-    ).part(DataConfig)
+    runs = [model / each / "train.toml" for each in (room, "tokenizer")]
+    inherit = next((run for run in runs if run.exists()), None)
+    return collect("tokenizer", (DataConfig,), _named(given), inherit=inherit).part(DataConfig)
 
 
 def _report(figures: dict[str, Any], as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..prior.model import Prior
 from ..tokenizer.model import Tokenizer
+from .conditions import describe_conditions
 
 
 def describe_model(folder: Path) -> dict[str, Any]:
@@ -31,6 +32,8 @@ def describe_model(folder: Path) -> dict[str, Any]:
         prior = Prior.from_pretrained(folder / "prior")
         shape = prior.config
         parts["prior"] = {
+            "objective": shape.objective,
+            "told": describe_conditions(shape),
             "shape": f"{shape.depth} layers, {shape.heads} heads, width {shape.width}",
             "tokens": shape.tokens,
             "classes": ", ".join(shape.class_names) or "none",

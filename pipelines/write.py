@@ -13,7 +13,7 @@ from PIL import Image
 from ..data.grid import draw_grid
 from ..errors import ConfigError
 from ..pretrained import write_text
-from .pipeline import Labels, Pipeline, Progress
+from .pipeline import Labels, Pipeline, Progress, Sources, Texts
 
 GRID_FILE, RECORD_FILE = "grid.png", "samples.json"
 GRID_MOST = 1024
@@ -32,6 +32,8 @@ def write_samples(
     n: int,
     label: Labels = None,
     *,
+    text: Texts = None,
+    source: Sources = None,
     seed: int = 0,
     first: int = 0,
     batch_size: int = 64,
@@ -50,7 +52,15 @@ def write_samples(
         raise ConfigError(f"{out} already holds samples: name another folder with --out, or use --force")
     used = pipeline.settings(**settings)
     stream = pipeline.stream(
-        n, label, seed=seed, first=first, batch_size=batch_size, progress=progress, **settings
+        n,
+        label,
+        text=text,
+        source=source,
+        seed=seed,
+        first=first,
+        batch_size=batch_size,
+        progress=progress,
+        **settings,
     )
     pictures: list[Image.Image] = []
     captions: list[str] = []
@@ -59,12 +69,11 @@ def write_samples(
         out.mkdir(parents=True, exist_ok=True)
         name = f"{made.index:06d}.png"
         made.picture.save(out / name)
-        rows.append({"file": name, "index": made.index, "label": made.label})
+        rows.append({"file": name, "index": made.index, "label": made.label, "text": made.text})
         if len(pictures) < GRID_MOST:
             pictures.append(made.picture)
-            captions.append(made.label or "")
-    labelled = bool(pipeline.prior.config.class_names)
-    draw_grid(pictures, captions=captions if labelled else None).save(out / GRID_FILE)
+            captions.append(made.text or made.label or "")
+    draw_grid(pictures, captions=captions if any(captions) else None).save(out / GRID_FILE)
     record = {
         "format": 1,
         "imgtf": version("imgtf"),
