@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,12 +27,7 @@ class TextEncoder:
             ConfigError: transformers is not installed.
             CheckpointError: there is no such model, or it is no text encoder.
         """
-        try:
-            transformers = import_with_torchvision("transformers")
-        except ImportError as error:
-            raise ConfigError(
-                f"--text-encoder needs transformers ({error}): pip install 'imgtf[text]'"
-            ) from None
+        transformers = import_transformers()
         self.name, self.device = name, device
         try:
             self.words = transformers.AutoTokenizer.from_pretrained(name)
@@ -54,6 +51,18 @@ class TextEncoder:
         ).last_hidden_state
         said = torch.tensor([bool(caption) for caption in captions], device=self.device)
         return states.float() * (words["attention_mask"].bool() & said[:, None])[..., None]
+
+
+def import_transformers() -> Any:
+    """The package. It imports torchvision where that is there, though not before its models are used.
+
+    Raises ConfigError where it is not installed.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        raise ConfigError("--text-encoder needs transformers: pip install 'imgtf[text]'")
+    if importlib.util.find_spec("torchvision") is not None:
+        import_with_torchvision("torchvision")
+    return importlib.import_module("transformers")
 
 
 def _text_model(transformers: Any, name: str) -> Any:
