@@ -73,19 +73,28 @@ class Encoded:
     memory_mask: Tensor | None
     """(B, 1, 1, M), which of them may be read."""
 
-    def rows(self, start: int, end: int) -> Self:
+    def rows(self, start: int, end: int) -> Encoded:
         """Some of the rows."""
-        return type(self)(*(part if part is None else part[start:end] for part in self._parts()))
+        cut = slice(start, end)
+        return Encoded(
+            self.prefix[cut],
+            None if self.visible is None else self.visible[cut],
+            None if self.memory is None else self.memory[cut],
+            None if self.memory_mask is None else self.memory_mask[cut],
+        )
 
     def beside(self, other: Encoded) -> Encoded:
         """The rows of both, these first."""
-        pairs = zip(self._parts(), other._parts(), strict=True)
-        prefix, *rest = (None if a is None or b is None else torch.cat([a, b]) for a, b in pairs)
-        assert prefix is not None
-        return Encoded(prefix, *rest)
+        return Encoded(
+            torch.cat([self.prefix, other.prefix]),
+            _joined(self.visible, other.visible),
+            _joined(self.memory, other.memory),
+            _joined(self.memory_mask, other.memory_mask),
+        )
 
-    def _parts(self) -> tuple[Tensor | None, ...]:
-        return self.prefix, self.visible, self.memory, self.memory_mask
+
+def _joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return None if a is None or b is None else torch.cat([a, b])
 
 
 class ConditionEncoder(nn.Module):

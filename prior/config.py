@@ -141,11 +141,12 @@ class PriorConfig:
         "Added embedding of the place to be predicted: learned, sinusoidal over the sequence or the grid, or none.",
         choices=("learned", "sinusoidal", "sinusoidal-2d", "none"),
     )
-    rotary: str = option(
-        "held",
+    rotary: str | None = option(
+        None,
         "2-D rotary positions. held: queries turn with the code they read, as in LlamaGen; target: with the place "
         "they predict.",
         choices=("held", "target", "none"),
+        auto="target for random priors, else held",
     )
     qk_norm: bool = option(False, "Normalise queries and keys (steadier at high learning rates).")
     tied_head: bool = option(False, "Share the embedding with the output layer.")
@@ -161,6 +162,8 @@ class PriorConfig:
     """Settings that `sample` uses unless told otherwise."""
 
     def __post_init__(self) -> None:
+        if self.rotary is None:
+            object.__setattr__(self, "rotary", "target" if self.objective == "random" else "held")
         if self.width % self.heads or (self.width // self.heads) % 4:
             raise ConfigError(
                 f"width {self.width} over {self.heads} heads: 2-D rotary positions need heads of a multiple of 4"

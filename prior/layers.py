@@ -130,7 +130,11 @@ def _attend_grouped(
 def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     if causal:
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
-    bias = q.new_zeros(()) if mask is None else torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
+    bias = (
+        q.new_zeros(())
+        if mask is None
+        else torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -torch.inf)
+    )
     if bias.dim() <= 2:  # the same for all rows: one call
         scale = q.shape[-1] ** -0.5
         scores = torch.baddbmm(bias, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale).view(*q.shape[:3], -1)

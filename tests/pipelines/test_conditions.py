@@ -32,7 +32,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with Image.open(path) as image:
             image.convert("L").save(folder / "grey" / name)
         own = path.relative_to(folder).as_posix()
-        rows.append({"file_name": own, "text": f"a {path.parent.name} tile", "source_file_name": f"grey/{name}"})
+        rows.append(
+            {"file_name": own, "text": f"a {path.parent.name} tile", "source_file_name": f"grey/{name}"}
+        )
     (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     return folder
 
@@ -62,7 +64,19 @@ def test_every_objective_trains_samples_and_is_measured(
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["bits_per_token"] > 1
     assert ("bits_per_token_raster" in figures) == (objective == "random")
-    command = ["sample", "--model", model, "--n", "3", "--order", "halton", "--cfg-scale", "2", "--cfg-schedule", "cosine"]
+    command = [
+        "sample",
+        "--model",
+        model,
+        "--n",
+        "3",
+        "--order",
+        "halton",
+        "--cfg-scale",
+        "2",
+        "--cfg-schedule",
+        "cosine",
+    ]
     assert run(*command, "--out", tmp_path / "out") == 0
     record = json.loads((tmp_path / "out" / "samples.json").read_text())
     assert record["settings"]["sampling_steps"] == 6
@@ -125,7 +139,17 @@ def test_super_resolution_reads_the_reduced_picture(tokenized: Path, tmp_path: P
 
 def test_sources_may_have_a_tokenizer_of_their_own(pairs: Path, tokenized: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    command = ["tokenizer", "train", "--data", pairs / "grey", "--model", other, "--steps", "2", *SMALL_TOKENIZER]
+    command = [
+        "tokenizer",
+        "train",
+        "--data",
+        pairs / "grey",
+        "--model",
+        other,
+        "--steps",
+        "2",
+        *SMALL_TOKENIZER,
+    ]
     assert run(*command, "--channels", "1", "--codebook-size", "8") == 0
     model = train(tmp_path / "m", tokenized, "--source-column", "source", "--source-model", other)
     shutil.rmtree(other)
@@ -181,7 +205,10 @@ def text_encoder(folder: Path) -> Path:
     transformers = import_transformers()
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    words = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "a", "red", "green", "blue", "tile"])}
+    words = {
+        word: i
+        for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "a", "red", "green", "blue", "tile"])
+    }
     plain = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     plain.post_processor = processors.TemplateProcessing(
