@@ -9,7 +9,9 @@ import dataclasses
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +49,15 @@ class CommaSeparated(click.ParamType):
             return [self.plain(part) for part in str(value).split(",") if part.strip()]
         except ValueError:
             self.fail(f"{value!r} is not a comma-separated list of {self.plain.__name__}", param, ctx)
+
+
+class AutoOrCount(click.ParamType):
+    """`auto` to None, or a whole number of at least 1."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value in (None, "auto") else click.IntRange(1).convert(value, param, ctx)
 
 
 def options_of(*classes: type, room: str | None = None) -> Callable[[Command], Command]:
@@ -287,7 +298,7 @@ def prior_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
 
 
 @cli.command()
-@click.option("--n", type=click.IntRange(1), default=16, show_default=True, help="Number of images.")
+@click.option("--n", "-n", type=click.IntRange(1), default=16, show_default=True, help="Number of images.")
 @click.option(
     "--label", multiple=True, help="Class by name; several take turns.  [default: all classes, spread evenly]"
 )
@@ -308,10 +319,9 @@ def prior_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Images sampled at once; changes the speed only.",
+    type=AutoOrCount(),
+    help="Images sampled at once; changes the speed and the memory only.  "
+    "[default: auto, what fits in half of the free memory]",
 )
 @model_option
 @click.option(
@@ -320,27 +330,44 @@ def prior_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
     help="Folder.  [default: the next free MODEL/samples/NNN]",
 )
 @click.option("--force", is_flag=True, help="Write into a folder that already holds samples.  [default: off]")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what it would take, in memory above all, and stop.  [default: off]"
+)
 @device_option
 @json_option
 def sample(
-    n: int, label: tuple[str, ...], seed: int, first: int, batch_size: int, model: Path, out: Path | None,
-    force: bool, device: str, as_json: bool, **given: Any,
+    n: int, label: tuple[str, ...], seed: int, first: int, batch_size: int | None, model: Path, out: Path | None,
+    force: bool, dry_run: bool, device: str, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
-    """Sample images: single PNGs, a labelled grid, and a samples.json to make any of them again."""
+    """Sample images: single PNGs, a labelled grid, and a samples.json to make any of them again.
+
+    Started in several processes (torchrun, accelerate launch), each makes a share of the batches; the files are
+    the same whatever the number of processes.
+    """
     _speak()
     from tqdm import tqdm
 
+    from .pipelines.info import describe_sampling
     from .pipelines.pipeline import Pipeline
+    from .pipelines.processes import joined
     from .pipelines.write import free_folder, write_samples
 
-    pipeline = Pipeline.from_pretrained(model, device)
-    out = out or free_folder(model / "samples")
-    with tqdm(total=n * pipeline.prior.config.tokens, desc="sample", unit="token", disable=None) as bar:
-        grid = write_samples(
-            pipeline, out, n, label or None, seed=seed, first=first, batch_size=batch_size, force=force,
-            progress=bar.update, **_named(given),
-        )  # fmt: skip
-    click.echo(json.dumps({"grid": str(grid), "n": n}) if as_json else grid)
+    if dry_run:
+        _report(describe_sampling(model, n, batch_size, device, **_named(given)), as_json)
+        return
+    _stop_on_terminate()
+    with joined() as processes:
+        pipeline = Pipeline.from_pretrained(model, processes.device(device))
+        out = out or processes.gather(free_folder(model / "samples"))[0]
+        total, world = n * pipeline.prior.config.tokens, processes.world
+        quiet = None if processes.is_first else True
+        with tqdm(total=total, desc="sample", unit="token", disable=quiet) as bar:
+            grid = write_samples(
+                pipeline, out, n, label or None, seed=seed, first=first, batch_size=batch_size, force=force,
+                progress=lambda drawn: bar.update(drawn * world), processes=processes, **_named(given),
+            )  # fmt: skip
+        if processes.is_first:
+            click.echo(json.dumps({"grid": str(grid), "n": n}) if as_json else grid)
 
 
 @cli.command("import")
@@ -401,7 +428,7 @@ def export_command(family: str, file: Path, model: Path, stage: str | None, forc
 @click.argument("folder", default="model", type=click.Path(file_okay=False, path_type=Path))
 @json_option
 def info(folder: Path, as_json: bool) -> None:
-    """Say what a model folder holds: sizes, classes, parameters."""
+    """Say what a model folder holds: sizes, classes, parameters, and the memory that sampling takes."""
     _speak()
     from .pipelines.info import describe_model
 
@@ -472,6 +499,12 @@ def _plain(value: Any) -> str:
 def _is_first_process() -> bool:
     """Of several started together (accelerate launch, torchrun) only one talks."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _stop_on_terminate() -> None:
+    """SIGTERM, which launchers send to the rest when one process fails, ends as cleanly as Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _report_run(folder: Path, outcome: Outcome) -> None:
