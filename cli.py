@@ -20,7 +20,8 @@ import click
 
 from .data.config import DataConfig
 from .errors import ImgtfError, Interrupted
-from .options import field_types
+from .options import build, field_types
+from .pipelines.bench.config import BenchConfig
 from .pipelines.settings import collect, load_presets, option_names
 from .prior.config import PriorConfig, PriorRecipe, SamplingConfig
 from .tokenizer.config import TokenizerConfig, TokenizerRecipe
@@ -425,6 +426,53 @@ def export_command(family: str, file: Path, model: Path, stage: str | None, forc
 
 
 @cli.command()
+@click.option(
+    "--model",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of a trained model to measure.  [default: a preset with random weights]",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(load_presets("prior"))),
+    help="Sizes of networks with random weights.  [default: tiny]",
+)
+@options_of(BenchConfig, DataConfig)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File for the tables: written as .md and as .json.  [default: none]",
+)
+@click.option("--force", is_flag=True, help="Replace the files of --out.  [default: off]")
+@device_option
+@json_option
+def bench(
+    model: Path | None, preset: str | None, out: Path | None, force: bool, device: str, as_json: bool, **given: Any
+) -> None:  # fmt: skip
+    """Measure how fast models sample, train and code on this machine, and how far that is from its limits.
+
+    The machine should be doing nothing else. Loading is measured on the images of --data, where they are named.
+    """
+    if model and preset:
+        raise click.UsageError("--model and --preset exclude each other")
+    named = _named(given)
+    data = collect("tokenizer", (DataConfig,), _of(DataConfig, named)).part(DataConfig)
+    config = build(BenchConfig, _of(BenchConfig, named), "bench")
+    _speak()
+    from .pipelines.bench.report import save, targets, to_markdown
+    from .pipelines.bench.run import bench as measure
+
+    if out:
+        targets(out, force)
+    report = measure(
+        config, model=model, preset=preset or "tiny", data=data if "data" in named else None, device=device
+    )
+    click.echo(json.dumps(report) if as_json else to_markdown(report), nl=as_json)
+    if out:
+        for path in save(report, out, force):
+            click.echo(path, err=True)
+
+
+@cli.command()
 @click.argument("folder", default="model", type=click.Path(file_okay=False, path_type=Path))
 @json_option
 def info(folder: Path, as_json: bool) -> None:
@@ -464,6 +512,11 @@ def _fail(line: str, code: int) -> None:
 def _named(given: dict[str, Any]) -> dict[str, Any]:
     """Only what was given on the command line."""
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _of(cls: type, given: dict[str, Any]) -> dict[str, Any]:
+    """Of what was given, the settings of one class."""
+    return {name: value for name, value in given.items() if name in option_names(cls)}
 
 
 def _resumed(folder: Path, resume: bool) -> Path | None:
