@@ -15,15 +15,16 @@ from ..data.image import to_pil, transform
 from ..errors import CheckpointError, ConfigError
 from ..options import build, check
 from ..prior.condition import Condition, caption_bytes
-from ..prior.config import SamplingConfig
+from ..prior.config import PriorConfig, SamplingConfig
 from ..prior.model import Prior
 from ..prior.sampler import Progress, image_uniforms, sample
 from ..tokenizer.model import Tokenizer
 from ..training.device import pick_device
 from .conditions import SOURCE_FOLDER, encode_sources, in_turn, source_tokenizer
+from .memory import auto_batch, decoded_at_once, free_memory
 from .text import TextEncoder
 
-__all__ = ["Labels", "Pipeline", "Progress", "Sample", "Sources", "Texts"]
+__all__ = ["Labels", "Pipeline", "Progress", "Sample", "Sources", "Texts", "sampling_settings"]
 
 Labels = str | int | Sequence[str | int] | Tensor | None
 Texts = str | Sequence[str] | None
@@ -64,13 +65,13 @@ class Pipeline:
         self._text_encoder: TextEncoder | None = None
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "auto") -> Self:
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "auto") -> Self:
         """Loads `folder/tokenizer` and `folder/prior`.
 
         Raises:
             CheckpointError: when either is missing, damaged, or not made for the other.
         """
-        place = pick_device(device)
+        place = pick_device(device) if isinstance(device, str) else device
         folder = Path(folder)
         tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", place)
         prior = Prior.from_pretrained(folder / "prior", place)
@@ -97,7 +98,8 @@ class Pipeline:
         source: Sources = None,
         seed: int = 0,
         first: int = 0,
-        batch_size: int = 64,
+        batch_size: int | None = None,
+        part: tuple[int, int] = (0, 1),
         progress: Progress | None = None,
         **settings: Any,
     ) -> Iterator[Sample]:
@@ -108,29 +110,32 @@ class Pipeline:
             text: a caption, or several, which take turns.
             source: a picture to start from, or several, which take turns.
             seed, first: image i of the call is image `first + i` of the seed: the same at any batch size.
-            batch_size: images sampled at once.
+            batch_size: images sampled at once; None takes what `batch_size` says.
+            part: (k, m) makes every m-th batch from the k-th on: the batches stay those of the whole, so that m
+                processes together make exactly the images of one.
             progress: called with the number of codes drawn since the last call.
             settings: those of `SamplingConfig`; what is not given is the model's default.
 
         Raises:
             ConfigError: for a label or a kind of condition that the prior does not know, or a setting out of range.
         """
-        if n < 1 or batch_size < 1:
+        if n < 1 or (batch_size is not None and batch_size < 1):
             raise ConfigError(f"n and batch_size must be at least 1, got {n} and {batch_size}")
         labels = self.labels(n, label, first)
         texts, sources = self._told("text", text), self._told("image", source)
         sampling = self.settings(**settings)
-        for start in range(0, n, batch_size):
-            size = min(batch_size, n - start)
+        most = batch_size or self.batch_size(n, sampling)
+        for start in range(part[0] * most, n, part[1] * most):
+            size = min(most, n - start)
             uniforms = image_uniforms(seed, first + start, size, self.prior.config.tokens)
-            part = labels[start : start + size] if labels is not None else None
+            own = labels[start : start + size] if labels is not None else None
             captions = in_turn(texts, size, first + start) if texts else None
             starts = in_turn(sources, size, first + start) if sources else None
-            condition = self.condition(part, captions, starts)
+            condition = self.condition(own, captions, starts)
             codes = sample(self.prior, condition, uniforms, sampling, progress)
             pictures = self.decode(codes)
             for row in range(size):
-                name = self.prior.config.class_names[int(part[row])] if part is not None else None
+                name = self.prior.config.class_names[int(own[row])] if own is not None else None
                 grid = codes[row].unflatten(0, self.prior.config.grid).cpu()
                 caption = captions[row] if captions else None
                 yield Sample(pictures[row], grid, first + start + row, name, caption)
@@ -177,18 +182,23 @@ class Pipeline:
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> list[Image.Image]:
-        """Codes (B, T) or (B, h, w) to pictures."""
+        """Codes (B, T) or (B, h, w) to pictures, a few at a time: activations are many times larger than pictures."""
         if codes.dim() == 2:
             codes = codes.unflatten(1, self.prior.config.grid)
-        return [to_pil(image) for image in self.tokenizer.decode(codes.to(self.tokenizer.device))]
+        parts = codes.to(self.tokenizer.device).split(decoded_at_once(self.tokenizer.config))
+        return [to_pil(image) for part in parts for image in self.tokenizer.decode(part)]
+
+    def batch_size(self, n: int, settings: SamplingConfig | None = None, processes: int = 1) -> int:
+        """Images to sample at once when n are wanted: what fits in half of the free memory, see `auto_batch`."""
+        prior, tokenizer, device = self.prior.config, self.tokenizer.config, self.prior.device
+        free = free_memory(device, processes if device.type == "cpu" else 1)
+        return auto_batch(
+            prior, tokenizer, n, free, settings=settings, device=device.type, processes=processes
+        )
 
     def settings(self, **given: Any) -> SamplingConfig:
         """The model's sampling defaults with the given ones in their place (None keeps the default)."""
-        known = {f.name for f in fields(SamplingConfig)}
-        if set(given) - known:
-            build(SamplingConfig, given, "sample")  # raises, naming the unknown ones
-        values = {k: check(SamplingConfig, k, v, "sample") for k, v in given.items() if v is not None}
-        return replace(self.prior.config.sampling, **values)
+        return sampling_settings(self.prior.config, **given)
 
     def labels(self, n: int, label: Labels, first: int = 0) -> Tensor | None:
         """The label number of each of n images, (n,), or None for a prior without labels."""
@@ -212,3 +222,16 @@ class Pipeline:
             return label
         shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise ConfigError(f"no label {label!r}; this prior knows {shown}")
+
+
+def sampling_settings(config: PriorConfig, **given: Any) -> SamplingConfig:
+    """A prior's sampling defaults with the given ones in their place (None keeps the default).
+
+    Raises:
+        ConfigError: for an unknown setting or one out of range.
+    """
+    known = {f.name for f in fields(SamplingConfig)}
+    if set(given) - known:
+        build(SamplingConfig, given, "sample")  # raises, naming the unknown ones
+    values = {k: check(SamplingConfig, k, v, "sample") for k, v in given.items() if v is not None}
+    return replace(config.sampling, **values)
