@@ -21,6 +21,7 @@ from imgtf.pipelines.memory import (
     sampling_memory,
     weight_bytes,
 )
+from imgtf.prior.condition import Condition
 from imgtf.prior.config import PriorConfig, SamplingConfig
 from imgtf.tokenizer.config import TokenizerConfig
 
@@ -37,7 +38,7 @@ def test_weights_and_cache_are_those_of_the_networks() -> None:
     prior = Prior(PRIOR)
     assert weight_bytes(PRIOR) == sum(t.nbytes for t in prior.state_dict().values())
     assert weight_bytes(TOKENIZER) == sum(t.nbytes for t in Tokenizer(TOKENIZER).state_dict().values())
-    cache = prior.new_cache(prior.condition(6, None))
+    cache = prior.new_cache(prior.encode(Condition(), 6), prior.config.slots, prior.config.grid)
     assert cache_bytes(PRIOR, 6) == cache.keys.nbytes + cache.values.nbytes
 
 
