@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 TOKENIZER_CLASSES = (DataConfig, TokenizerConfig, TokenizerRecipe, TrainingConfig)
 PRIOR_CLASSES = (DataConfig, PriorConfig, PriorRecipe, SamplingConfig, TrainingConfig)
 INTERRUPTED = 130
-FOLLOWS_DATA = {"image_size": "the preset's, or the images' own if smaller", "channels": "the images' own"}
+FOLLOWS_DATA = {
+    "image_size": "the preset's, or the images' own if smaller",
+    "channels": "the images' own",
+    "bit_depth": "the images' own",
+}
 
 Command = Callable[..., Any]
 

@@ -15,7 +15,7 @@ from ..data.codes import CodesDataset, open_codes
 from ..data.config import DataConfig, worker_count
 from ..data.decode import load_image
 from ..data.grid import draw_grid
-from ..data.image import to_pil, transform
+from ..data.image import is_deep, to_pil, transform
 from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches
 from ..data.source import ImageSource
@@ -123,7 +123,8 @@ def _bits_by_label(prior: Prior, codes: CodesDataset) -> tuple[Tensor, Tensor]:
 def reconstruct(tokenizer: Tokenizer, paths: Sequence[Path], out: Path, background: str) -> list[Path]:
     """Writes each image beside its reconstruction as `out/NAME.png` (a second of that name as `NAME-2.png`).
 
-    Images are brought to the tokenizer's size (shorter side, then centre crop).
+    Images are brought to the tokenizer's size (shorter side, then centre crop). Where image or tokenizer are of 16 bits
+    and grey, so is what is written.
     """
     out.mkdir(parents=True, exist_ok=True)
     written = []
@@ -137,7 +138,8 @@ def reconstruct(tokenizer: Tokenizer, paths: Sequence[Path], out: Path, backgrou
         used[path.stem] += 1
         number = f"-{used[path.stem]}" if used[path.stem] > 1 else ""
         target = out / f"{path.stem}{number}.png"
-        draw_grid([to_pil(images[0]), to_pil(result[0])], columns=2).save(target)
+        bits = 16 if config.channels == 1 and is_deep(image) else config.bit_depth
+        draw_grid([to_pil(images[0], bits), to_pil(result[0], bits)], columns=2).save(target)
         written.append(target)
     return written
 

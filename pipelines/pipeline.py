@@ -120,7 +120,8 @@ class Pipeline:
         """Codes (B, T) or (B, h, w) to pictures."""
         if codes.dim() == 2:
             codes = codes.unflatten(1, self.prior.config.grid)
-        return [to_pil(image) for image in self.tokenizer.decode(codes.to(self.tokenizer.device))]
+        bits = self.tokenizer.config.bit_depth
+        return [to_pil(image, bits) for image in self.tokenizer.decode(codes.to(self.tokenizer.device))]
 
     def settings(self, **given: Any) -> SamplingConfig:
         """The model's sampling defaults with the given ones in their place (None keeps the default)."""
