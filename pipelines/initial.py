@@ -24,8 +24,8 @@ logger = logging.getLogger("imgtf")
 def new_tokenizer(settings: Settings, source: ImageSource) -> Tokenizer:
     """A tokenizer with random weights; what the user did not set follows the data.
 
-    Channels and bits are those of the images. The image size is the preset's, or the images' own where they are smaller:
-    enlarging them would only cost.
+    Channels and bits are those of the images. The image size is the preset's, or the images' own where they are
+    smaller: enlarging them would only cost.
     """
     fixed: dict[str, int] = {}
     if "channels" not in settings.explicit:

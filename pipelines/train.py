@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -18,21 +19,25 @@ from ..data.codes import CodesDataset, open_codes
 from ..data.config import DataConfig, flips, worker_count
 from ..data.image import to_pil
 from ..data.images import ImageDataset
+from ..data.loader import eval_batches
 from ..data.order import check_batch
 from ..data.source import ImageSource, open_source
 from ..errors import CheckpointError
 from ..prior.config import PriorRecipe
 from ..prior.train import PriorStage
 from ..tokenizer.config import TokenizerRecipe
+from ..tokenizer.metrics import CodeCounts
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.train import TokenizerStage
 from ..training.checkpoint import latest_state
 from ..training.config import TrainingConfig
 from ..training.device import make_accelerator
 from ..training.loop import Outcome, Trainer
+from ..training.report import LOG_FILE
 from .card import write_card
 from .encode import describe, encode, find_codes
 from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
+from .plots import CURVES_FILE, USAGE_FILE, can_draw, draw_curves, draw_usage
 from .settings import Settings
 
 logger = logging.getLogger("imgtf")
@@ -137,7 +142,30 @@ def _run(
     outcome = Trainer(stage, stage.config, folder, accelerator).run(resume)
     if accelerator.is_main_process:
         write_card(folder)
+        if can_draw():
+            _draw(stage, folder)
     return outcome
+
+
+def _draw(stage: TokenizerStage | PriorStage, folder: Path) -> None:
+    training = folder / "training" / stage.name
+    draw_curves(training / LOG_FILE, training / CURVES_FILE)
+    if isinstance(stage, TokenizerStage):
+        shown = stage.held_out_set if len(stage.held_out_set) else stage.train_set
+        counts = count_codes(folder / stage.name, shown, stage.config, stage.accelerator.device)
+        draw_usage(counts, training / USAGE_FILE)
+
+
+@torch.no_grad()
+def count_codes(
+    folder: Path, images: ImageDataset, config: TrainingConfig, device: torch.device
+) -> np.ndarray:
+    """How often the weights that were kept use each code, (V,), on as many images as an evaluation looks at."""
+    tokenizer = Tokenizer.from_pretrained(folder, device)
+    counts = CodeCounts(tokenizer.config.codebook_size)
+    for batch in eval_batches(images, config.batch_size, limit=config.eval_images):
+        counts.add(tokenizer.encode(batch["image"].to(device)))
+    return counts.counts.numpy()
 
 
 def codes_of(

@@ -18,7 +18,7 @@ from .checkpoint import latest_state, load_state, put_weights, save_state, take_
 from .config import TrainingConfig
 from .ema import EMA
 from .interrupt import StopRequest
-from .report import Report
+from .report import LOG_FILE, Report
 from .schedule import learning_rate
 from .stage import Batch, Stage, Verdict
 
@@ -84,7 +84,7 @@ class Trainer:
         with StopRequest() as stop:
             report = Report(
                 self.stage.name,
-                self.folder / "log.jsonl",
+                self.folder / LOG_FILE,
                 start=self.done,
                 steps=self.config.steps,
                 batch_size=self.config.batch_size,

@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 logger = logging.getLogger("imgtf")
 
+LOG_FILE = "log.jsonl"
+
 
 class Report:
     """The log of one run. Only the main process writes."""
