@@ -58,7 +58,7 @@ def train_tokenizer(
     data, training = settings.part(DataConfig), settings.part(TrainingConfig)
     recipe = settings.part(TokenizerRecipe)
     _check_free(folder, "tokenizer", resume, force)
-    accelerator = make_accelerator(training)
+    accelerator = make_accelerator(training, folder / "training" / "tokenizer")
     train, held_out = open_source(data)
     check_batch(len(train), training.batch_size)
     set_seed(training.seed)
@@ -96,7 +96,7 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
         raise CheckpointError(
             f"{folder} holds no tokenizer: train one first (imgtf tokenizer train --model {folder})"
         )
-    accelerator = make_accelerator(training)
+    accelerator = make_accelerator(training, folder / "training" / "prior")
     tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", accelerator.device)
     train, held_out = open_source(data)
     check_batch(len(train), training.batch_size)
@@ -137,6 +137,7 @@ def _run(
             shutil.rmtree(folder / stage.name, ignore_errors=True)
             shutil.rmtree(folder / "training" / stage.name, ignore_errors=True)
         settings.save(folder / stage.name / RUN_FILE, parts)
+    start_trackers(stage.name, accelerator, settings.resolved(parts))
     # Processes share the weights but not the random numbers of dropout and dead codes.
     set_seed(stage.config.seed, device_specific=True)
     outcome = Trainer(stage, stage.config, folder, accelerator).run(resume)
@@ -145,6 +146,13 @@ def _run(
         if can_draw():
             _draw(stage, folder)
     return outcome
+
+
+def start_trackers(name: str, accelerator: Accelerator, settings: dict[str, Any]) -> None:
+    """Opens a run named `imgtf-<stage>` in every tracker asked for, with the resolved settings."""
+    flat = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()}
+    if accelerator.log_with:
+        accelerator.init_trackers(f"imgtf-{name}", flat)
 
 
 def _draw(stage: TokenizerStage | PriorStage, folder: Path) -> None:

@@ -89,11 +89,15 @@ class Trainer:
                 steps=self.config.steps,
                 batch_size=self.config.batch_size,
                 active=self.accelerator.is_main_process,
+                trackers=self.accelerator.trackers,
             )
             try:
                 self._steps(report, stop)
             finally:
                 report.close()
+                # Not Accelerate's `end_training`, which ends the process group as well.
+                for tracker in self.accelerator.trackers:
+                    tracker.finish()
         return Outcome(self.done, self.best["step"], self.best["figures"])
 
     def _steps(self, report: Report, stop: StopRequest) -> None:
