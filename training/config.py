@@ -48,6 +48,10 @@ class TrainingConfig:
         "Arithmetic: auto takes bf16 where the machine is fast at it.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
+    compile: bool = option(
+        False,
+        "Compile the network for training with torch.compile: slow at the start, and it needs a C++ compiler.",
+    )
     device: str = option("auto", "Where to train: auto takes a GPU if there is one.", choices=("auto", "cpu"))
     init_from: str | None = option(
         None, "Model folder to start from with its weights (fine-tuning).", auto="random weights"
