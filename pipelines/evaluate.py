@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..data.codes import CodesDataset, open_codes
 from ..data.config import DataConfig, worker_count
 from ..data.decode import load_image
 from ..data.grid import draw_grid
-from ..data.image import to_pil, transform
+from ..data.image import is_deep, to_pil, transform
 from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches
 from ..data.source import ImageSource
@@ -23,6 +23,7 @@ from ..errors import DataError
 from ..prior.model import Prior
 from ..prior.objectives import log_likelihood
 from ..prior.train import condition_of
+from ..tokenizer.inception import Inception
 from ..tokenizer.metrics import frechet_distance
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.perceptual import Perceptual, import_with_torchvision
@@ -34,18 +35,22 @@ BATCH = 64
 
 
 def evaluate_tokenizer(
-    tokenizer: Tokenizer, source: ImageSource, data: DataConfig, perceptual: Perceptual | None = None
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    data: DataConfig,
+    perceptual: Perceptual | None = None,
+    inception: Inception | None = None,
 ) -> dict[str, float]:
     """PSNR (dB), SSIM, l1, l2, usage and perplexity of the codebook over a source, centre-cropped.
 
-    With `perceptual` also LPIPS and the Frechet distance in its backbone's features (not the published rFID, whose
-    features are Inception's).
+    With `perceptual` also LPIPS and the Frechet distance in its backbone's features; with `inception` the `rfid`, which
+    is that in Inception's features, at the size and crop that the tokenizer works at.
     """
     _refuse_empty(source)
     config = tokenizer.config
     images = ImageDataset(source, config.image_size, config.channels, data, augment=False, seed=0)
     bad_images = BadImages(len(images), data.bad_images)
-    similarity = Similarity(perceptual, tokenizer.device)
+    similarity = Similarity(perceptual, tokenizer.device, inception)
 
     def batches() -> Iterator[Tensor]:
         for batch in eval_batches(images, BATCH, workers=worker_count(data)):
@@ -60,34 +65,42 @@ def evaluate_tokenizer(
 
 
 class Similarity:
-    """SSIM over pairs of images and reconstructions, and with LPIPS' backbone their Frechet distance."""
+    """SSIM over pairs of images and reconstructions, and with networks the Frechet distances in their features."""
 
-    def __init__(self, perceptual: Perceptual | None, device: torch.device) -> None:
+    def __init__(
+        self, perceptual: Perceptual | None, device: torch.device, inception: Inception | None = None
+    ) -> None:
         metrics = import_with_torchvision("torchmetrics.image")
         self.ssim = metrics.StructuralSimilarityIndexMeasure(data_range=(-1.0, 1.0)).to(device)
         self.perceptual = perceptual
-        self.features: list[tuple[Tensor, Tensor]] = []
+        self.extractors: dict[str, Callable[[Tensor], Tensor]] = {}
+        if perceptual is not None:
+            self.extractors["frechet_lpips_features"] = self._pooled
+        if inception is not None:
+            self.extractors["rfid"] = inception
+        self.features: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.extractors}
 
     @torch.no_grad()
     def add(self, images: Tensor, reconstructions: Tensor) -> None:
         """Two batches (B, C, H, W) in [-1, 1]."""
         self.ssim.update(reconstructions, images)
-        if self.perceptual is not None:
-            self.features.append((self._pooled(images), self._pooled(reconstructions)))
+        for name, extract in self.extractors.items():
+            self.features[name].append((extract(images).cpu(), extract(reconstructions).cpu()))
 
     def figures(self) -> dict[str, float]:
-        """`ssim`, and `frechet_lpips_features` where there is a backbone and more than one image."""
+        """`ssim`; `frechet_lpips_features` and `rfid` where their networks are and there is more than one image."""
         figures = {"ssim": float(self.ssim.compute())}
-        if sum(len(own) for own, _ in self.features) > 1:
-            own, others = (torch.cat(f) for f in zip(*self.features, strict=True))
-            figures["frechet_lpips_features"] = frechet_distance(own, others)
+        for name, pairs in self.features.items():
+            own, others = (torch.cat(f) for f in zip(*pairs, strict=True))
+            if len(own) > 1:
+                figures[name] = frechet_distance(own, others)
         return figures
 
     def _pooled(self, images: Tensor) -> Tensor:
-        """The backbone's last layer, averaged over places, (B, D) on the CPU."""
+        """The backbone's last layer, averaged over places, (B, D)."""
         assert self.perceptual is not None
         last = self.perceptual.features(images)[-1]  # (N, D, h, w); N > B for other than grey and colour
-        return last.mean((2, 3)).unflatten(0, (len(images), -1)).mean(1).cpu()
+        return last.mean((2, 3)).unflatten(0, (len(images), -1)).mean(1)
 
 
 def evaluate_prior(
@@ -149,7 +162,8 @@ def _bits_by_label(
 def reconstruct(tokenizer: Tokenizer, paths: Sequence[Path], out: Path, background: str) -> list[Path]:
     """Writes each image beside its reconstruction as `out/NAME.png` (a second of that name as `NAME-2.png`).
 
-    Images are brought to the tokenizer's size (shorter side, then centre crop).
+    Images are brought to the tokenizer's size (shorter side, then centre crop). Where image or tokenizer are of 16 bits
+    and grey, so is what is written.
     """
     out.mkdir(parents=True, exist_ok=True)
     written = []
@@ -163,7 +177,8 @@ def reconstruct(tokenizer: Tokenizer, paths: Sequence[Path], out: Path, backgrou
         used[path.stem] += 1
         number = f"-{used[path.stem]}" if used[path.stem] > 1 else ""
         target = out / f"{path.stem}{number}.png"
-        draw_grid([to_pil(images[0]), to_pil(result[0])], columns=2).save(target)
+        bits = 16 if config.channels == 1 and is_deep(image) else config.bit_depth
+        draw_grid([to_pil(images[0], bits), to_pil(result[0], bits)], columns=2).save(target)
         written.append(target)
     return written
 

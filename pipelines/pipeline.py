@@ -186,7 +186,8 @@ class Pipeline:
         if codes.dim() == 2:
             codes = codes.unflatten(1, self.prior.config.grid)
         parts = codes.to(self.tokenizer.device).split(decoded_at_once(self.tokenizer.config))
-        return [to_pil(image) for part in parts for image in self.tokenizer.decode(part)]
+        bits = self.tokenizer.config.bit_depth
+        return [to_pil(image, bits) for part in parts for image in self.tokenizer.decode(part)]
 
     def batch_size(self, n: int, settings: SamplingConfig | None = None, processes: int = 1) -> int:
         """Images to sample at once when n are wanted: what fits in half of the free memory, see `auto_batch`."""

@@ -74,6 +74,11 @@ class TokenizerStage(Stage):
         if self.adversary is not None:
             self.adversary.prepare(accelerator, config)
 
+    def eager(self) -> list[nn.Module]:
+        """The codebook, whose bookkeeping takes minutes to compile and cannot be fused; and the decoder's last layer,
+        for the adaptive weight asks for its gradients alone."""
+        return [self.model.quantizer, self.model.decoder.conv_out]
+
     def trainees(self) -> list[Trainee]:
         return super().trainees() + ([self.adversary.trainee] if self.adversary else [])
 
