@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .cache import KVCache
 from .config import PriorConfig
+from .linear import Linear
 from .positions import rotate
 
 SHORT = 128
@@ -51,8 +52,8 @@ class Attention(nn.Module):
         self.layer = layer
         self.heads, self.key_heads, self.dropout = config.heads, config.key_heads, config.attention_dropout
         rows = (config.heads + 2 * config.key_heads) * config.head_width
-        self.qkv = nn.Linear(config.width, rows, bias=config.bias)
-        self.proj = nn.Linear(config.width, config.width, bias=config.bias)
+        self.qkv = Linear(config.width, rows, bias=config.bias)
+        self.proj = Linear(config.width, config.width, bias=config.bias)
         self.q_norm, self.k_norm = head_norm(config), head_norm(config)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -76,9 +77,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.layer = layer
         self.heads, self.key_heads, self.dropout = config.heads, config.key_heads, config.attention_dropout
-        self.q = nn.Linear(config.width, config.width, bias=config.bias)
-        self.kv = nn.Linear(config.width, 2 * config.key_heads * config.head_width, bias=config.bias)
-        self.proj = nn.Linear(config.width, config.width, bias=config.bias)
+        self.q = Linear(config.width, config.width, bias=config.bias)
+        self.kv = Linear(config.width, 2 * config.key_heads * config.head_width, bias=config.bias)
+        self.proj = Linear(config.width, config.width, bias=config.bias)
         self.q_norm, self.k_norm = head_norm(config), head_norm(config)
 
     def keys_values(self, memory: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -148,9 +149,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.width, config.feed_forward_width, bias=config.bias)
-        self.up = nn.Linear(config.width, config.feed_forward_width, bias=config.bias)
-        self.down = nn.Linear(config.feed_forward_width, config.width, bias=config.bias)
+        self.gate = Linear(config.width, config.feed_forward_width, bias=config.bias)
+        self.up = Linear(config.width, config.feed_forward_width, bias=config.bias)
+        self.down = Linear(config.feed_forward_width, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -161,8 +162,8 @@ class GeluFeedForward(nn.Module):
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.width, config.feed_forward_width, bias=config.bias)
-        self.down = nn.Linear(config.feed_forward_width, config.width, bias=config.bias)
+        self.up = Linear(config.width, config.feed_forward_width, bias=config.bias)
+        self.down = Linear(config.feed_forward_width, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))

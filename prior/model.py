@@ -19,6 +19,7 @@ from .cache import KVCache
 from .condition import Condition, ConditionEncoder, Encoded, memory_turns, prefix_mask
 from .config import PriorConfig
 from .layers import Attention, Block, Context, CrossAttention, FeedForward, GeluFeedForward, make_norm
+from .linear import Linear
 from .positions import Places, Positions
 
 
@@ -44,7 +45,7 @@ class Prior(PretrainedModel):
         cross = config.memory_slots > 0
         self.blocks = nn.ModuleList(Block(config, layer, cross=cross) for layer in range(config.depth))
         self.norm = make_norm(config)
-        self.head = None if config.tied_head else nn.Linear(config.width, config.codebook_size, bias=False)
+        self.head = None if config.tied_head else Linear(config.width, config.codebook_size, bias=False)
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
@@ -223,8 +224,8 @@ class Prior(PretrainedModel):
         return turns if turns is None else turns.to(self.device)
 
     def _logits(self, x: Tensor) -> Tensor:
-        head = self.code_embedding.weight if self.head is None else self.head.weight
-        return F.linear(self.norm(x), head).float()
+        x = self.norm(x)
+        return (F.linear(x, self.code_embedding.weight) if self.head is None else self.head(x)).float()
 
     def _sequence(self, codes: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Codes (B, T) and their grid. Other grids than the trained one come as (B, h, w)."""

@@ -19,6 +19,7 @@ from ..errors import ConfigError, DataError
 from .causal import draw_causal
 from .condition import Condition
 from .config import ORDERS, PriorConfig, SamplingConfig
+from .linear import laid_out
 from .masked import draw_masked
 from .model import Prior
 
@@ -72,7 +73,8 @@ def sample(
     if not torch.equal(codes >= 0, known.expand(B, T)):
         raise DataError("the given codes must stand at the same places in every row")
     draw = draw_masked if prior.config.objective == "masked" else draw_causal
-    return draw(prior, condition, uniforms, settings, progress or (lambda _: None), codes, known, grid)
+    with laid_out(prior):
+        return draw(prior, condition, uniforms, settings, progress or (lambda _: None), codes, known, grid)
 
 
 def check_order(config: PriorConfig, settings: SamplingConfig) -> None:
