@@ -12,6 +12,11 @@ from torch import Tensor
 
 from .config import SamplingConfig
 
+SPLIT = 16
+"""Numbers of a column in the search for the k largest, see `kth_largest`."""
+BLOCK = 128
+"""Codes that are summed up together, see `choose`."""
+
 
 def drawn_shares(done: int, sizes: list[int], T: int) -> list[float]:
     """How much of the grid is drawn at the start of each step, 0 at the first code of all and 1 at the last."""
@@ -43,17 +48,31 @@ def guide(logits: Tensor, scale: float) -> Tensor:
 
 
 def probabilities(logits: Tensor, settings: SamplingConfig, temperature: float) -> Tensor:
-    """Logits (..., V) to the float64 probabilities left by temperature, top-k, min-p and top-p, in that order."""
-    logits = logits.double() / temperature
-    if 0 < settings.top_k < logits.shape[-1]:
-        kth = logits.topk(settings.top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
+    """Logits (..., V) to the probabilities left by temperature, top-k, min-p and top-p, in that order, float32."""
+    logits = logits.float() / temperature
     p = logits.softmax(-1)
+    if 0 < settings.top_k < logits.shape[-1]:
+        p = torch.where(logits < kth_largest(logits, settings.top_k), 0.0, p)
     if settings.min_p > 0:
         p = p.masked_fill(p < settings.min_p * p.amax(-1, keepdim=True), 0)
     if settings.top_p < 1:
         p = keep_top_p(p / p.sum(-1, keepdim=True), settings.top_p)
     return p / p.sum(-1, keepdim=True)
+
+
+def kth_largest(x: Tensor, k: int) -> Tensor:
+    """The k-th largest of each row of x (..., V), (..., 1).
+
+    Of many numbers, those that can be among the k largest are found first: the columns of `SPLIT` numbers each
+    whose largest one is among the k largest of such.
+    """
+    V = x.shape[-1]
+    if V % SPLIT or 4 * k * SPLIT > V:
+        return x.topk(k, sorted=False).values.amin(-1, keepdim=True)
+    columns = x.unflatten(-1, (SPLIT, -1))  # (..., SPLIT, V / SPLIT)
+    top = columns.amax(-2).topk(k, sorted=False).indices[..., None, :]
+    found = columns.gather(-1, top.expand(*columns.shape[:-1], k)).flatten(-2)
+    return found.topk(k, sorted=False).values.amin(-1, keepdim=True)
 
 
 def keep_top_p(p: Tensor, top_p: float) -> Tensor:
@@ -64,7 +83,25 @@ def keep_top_p(p: Tensor, top_p: float) -> Tensor:
 
 
 def choose(p: Tensor, uniform: Tensor) -> Tensor:
-    """Inverts the cumulative distribution: p (..., V), uniform (...) in [0, 1) to codes (...)."""
+    """Inverts the cumulative distribution: p (..., V), uniform (...) in [0, 1) to codes (...).
+
+    Sums are float64. Of many codes only blocks are summed up, and then the codes of one block.
+    """
+    V = p.shape[-1]
+    uniform = uniform[..., None].double()
+    if V % BLOCK or V == BLOCK:
+        return _invert(p.double(), uniform)[0].squeeze(-1)
+    blocks = p.unflatten(-1, (-1, BLOCK))  # (..., V / BLOCK, BLOCK)
+    block, rest = _invert(blocks.sum(-1).double(), uniform)
+    inside = blocks.gather(-2, block[..., None].expand(*block.shape, BLOCK)).squeeze(-2)
+    return (block * BLOCK + _invert(inside.double(), rest)[0]).squeeze(-1)
+
+
+def _invert(p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of p (..., n) the uniform numbers (..., 1) fall on, and how far into it from 0 to 1, (..., 1) each."""
     cumulative = p.cumsum(-1)
-    target = uniform[..., None] * cumulative[..., -1:]  # rounding may leave the total beside 1
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_(max=p.shape[-1] - 1)
+    target = uniform * cumulative[..., -1:]  # rounding may leave the total beside 1
+    index = torch.searchsorted(cumulative, target, right=True).clamp_(max=p.shape[-1] - 1)
+    share = p.gather(-1, index)
+    inside = 1 - (cumulative.gather(-1, index) - target) / share
+    return index, inside.clamp_(0, 1 - 2**-52)  # below 1: the last code that is possible, and not one behind it

@@ -63,9 +63,9 @@ def draw_open(
 ) -> tuple[Tensor, Tensor]:
     """A code for every place that is open yet, and its probability, (B, T) each; elsewhere the old one and 1."""
     drawn, likelihood = codes.clone(), torch.ones_like(uniforms)
-    for row in range(len(codes)):  # row by row: float64 probabilities of a whole batch take gigabytes
+    for row in range(len(codes)):  # row by row: probabilities of a whole batch take gigabytes
         place = (codes[row] < 0).nonzero()[:, 0]
         p = probabilities(logits[row, place], settings, temperature(settings, share))
         drawn[row, place] = choose(p, uniforms[row, place])
-        likelihood[row, place] = p.gather(1, drawn[row, place, None])[:, 0]
+        likelihood[row, place] = p.gather(1, drawn[row, place, None])[:, 0].double()
     return drawn, likelihood
