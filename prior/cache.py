@@ -38,14 +38,22 @@ class KVCache:
         self.part = slice(None)
         self._unfilled = torch.empty(0, device=device, dtype=dtype), 0
 
-    def put(self, layer: int, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores keys and values (rows, key_heads, n, head_width) from `slot` on; returns all with what lies behind.
+    def reserve(self, end: int) -> None:
+        """Makes room for the slots up to `end` in every layer."""
+        if end > self.used[0][0].shape[2]:
+            room = min(self.slots, -(-end // self.stride) * self.stride)
+            for layer, (keys, values) in enumerate(self.used):
+                self.used[layer] = (
+                    self._moved(keys, self.keys[layer], room),
+                    self._moved(values, self.values[layer], room),
+                )
 
-        Behind them are slots of the past or zeros: `room` slots in all, a multiple of `STRIDE` on a CPU.
+    def put(self, layer: int, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores keys and values (rows, key_heads, n, head_width) from `slot` on; returns those of all slots in use.
+
+        Behind the new ones are slots of the past or zeros. Room for them must be there.
         """
         end = slot + keys.shape[2]
-        if end > self.used[layer][0].shape[2]:
-            self._grow(layer, end)
         k, v = self.used[layer]
         if self.part != slice(None):
             k, v = k[self.part], v[self.part]
@@ -71,15 +79,8 @@ class KVCache:
         part.memory = [(k[start:end], v[start:end]) for k, v in self.memory]
         return part
 
-    def _grow(self, layer: int, end: int) -> None:
-        """Moves the rows of a layer apart to make room."""
-        room = min(self.slots, -(-end // self.stride) * self.stride)
-        self.used[layer] = tuple(  # type: ignore[assignment]
-            self._moved(old, store[layer], room)
-            for old, store in zip(self.used[layer], (self.keys, self.values), strict=True)
-        )
-
     def _moved(self, old: Tensor, store: Tensor, room: int) -> Tensor:
+        """The rows of a layer farther apart."""
         rows, filled = old.shape[0], old.shape[2]
         kept = old.clone()  # old and new lie in the same memory
         new = store[: rows * self.heads * room * self.width].view(rows, self.heads, room, self.width)

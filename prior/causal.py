@@ -134,9 +134,9 @@ class _CachedRows:
 
 def slice_places(places: Places, start: int, end: int) -> Places:
     """The places of the slots from `start` to `end`."""
-    added, *turns = places
-    cut = [t if t is None else t[..., start:end, :, :] for t in turns]
-    return Places(added if added is None else added[..., start:end, :], *cut)
+    query, key, target = (t if t is None else t[..., start:end, :, :] for t in places[1:])
+    added = places.added if places.added is None else places.added[..., start:end, :]
+    return Places(added, key if places.query is places.key else query, key, target)
 
 
 def join_places(places: Places, more: Places) -> Places:

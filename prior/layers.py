@@ -34,6 +34,8 @@ class Context:
     """Where the slots before are; these are added to them."""
     slot: int = 0
     """Number of slots before."""
+    unfilled: Tensor | None = None
+    """(slots in use,), for a single slot on a CPU: what hides those of the cache that are not filled."""
     memory: Tensor | None = None
     """(B, M, D) for cross-attention; with a cache its keys and values are there."""
     memory_mask: Tensor | None = None
@@ -52,6 +54,7 @@ class Attention(nn.Module):
         self.layer = layer
         self.heads, self.key_heads, self.dropout = config.heads, config.key_heads, config.attention_dropout
         rows = (config.heads + 2 * config.key_heads) * config.head_width
+        self.normed = config.qk_norm
         self.qkv = Linear(config.width, rows, bias=config.bias)
         self.proj = Linear(config.width, config.width, bias=config.bias)
         self.q_norm, self.k_norm = head_norm(config), head_norm(config)
@@ -59,12 +62,21 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x (B, n, D): the whole sequence, or with a cache the slots that come next."""
         qkv = self.qkv(x).unflatten(-1, (self.heads + 2 * self.key_heads, -1)).transpose(1, 2)
-        q, k, v = qkv.split([self.heads, self.key_heads, self.key_heads], dim=1)  # (B, heads, n, head_width)
+        q, k, v = self._turned(qkv, context)  # (B, heads, n, head_width)
+        y = self._attend(q, k, v, context) if context.cache is None else self._decode(q, k, v, context)
+        return self.proj(y.transpose(1, 2).flatten(2))  # (B, n, D)
+
+    def _turned(self, qkv: Tensor, context: Context) -> tuple[Tensor, ...]:
+        """Queries, keys and values, normalised and turned as the configuration has it."""
+        heads = [self.heads, self.key_heads, self.key_heads]
+        if context.query is not None and context.query is context.key and not self.normed:  # all at once
+            both, v = qkv.split([self.heads + self.key_heads, self.key_heads], dim=1)
+            return *rotate(both, context.query).split(heads[:2], dim=1), v
+        q, k, v = qkv.split(heads, dim=1)
         q, k = self.q_norm(q), self.k_norm(k)
         if context.query is not None and context.key is not None:
             q, k = rotate(q, context.query), rotate(k, context.key)
-        y = self._attend(q, k, v, context) if context.cache is None else self._decode(q, k, v, context)
-        return self.proj(y.transpose(1, 2).flatten(2))  # (B, n, D)
+        return q, k, v
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         causal = context.causal and context.mask is None and q.shape[2] > 1
@@ -75,8 +87,8 @@ class Attention(nn.Module):
         assert context.cache is not None
         end = context.slot + q.shape[2]
         k, v = context.cache.put(self.layer, context.slot, k, v)  # (B, key_heads, room, head_width)
-        if q.shape[2] == 1 and context.mask is None and q.device.type == "cpu":
-            return attend_one(q, k, v, context.cache.unfilled(end))
+        if context.unfilled is not None:
+            return attend_one(q, k, v, context.unfilled)
         return self._attend(q, k[:, :, :end], v[:, :, :end], context)
 
 

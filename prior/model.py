@@ -209,9 +209,14 @@ class Prior(PretrainedModel):
             x = x + places.added
         if mask is None and encoded.visible is not None:
             mask = prefix_mask(encoded.visible, slot, x.shape[1], causal)
+        unfilled = None
+        if cache is not None:
+            cache.reserve(slot + x.shape[1])
+            if x.shape[1] == 1 and mask is None and x.device.type == "cpu":
+                unfilled = cache.unfilled(slot + 1)
         context = Context(
-            places.query, places.key, mask, causal, cache, slot, encoded.memory, encoded.memory_mask, places.target,
-            self._memory_turns(grid) if encoded.memory is not None else None,
+            places.query, places.key, mask, causal, cache, slot, unfilled, encoded.memory, encoded.memory_mask,
+            places.target, self._memory_turns(grid) if encoded.memory is not None else None,
         )  # fmt: skip
         x = self.dropout(x)
         recompute = self.training and self.config.gradient_checkpointing
