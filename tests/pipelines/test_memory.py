@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,28 @@ def test_weights_and_cache_are_those_of_the_networks() -> None:
     prior = Prior(PRIOR)
     assert weight_bytes(PRIOR) == sum(t.nbytes for t in prior.state_dict().values())
     assert weight_bytes(TOKENIZER) == sum(t.nbytes for t in Tokenizer(TOKENIZER).state_dict().values())
-    cache = prior.new_cache(prior.encode(Condition(), 6), prior.config.slots, prior.config.grid)
-    assert cache_bytes(PRIOR, 6) == cache.keys.nbytes + cache.values.nbytes
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"kv_heads": 1}, {"text_length": 8}, {"objective": "random", "rotary": None}]
+)
+def test_the_cache_is_the_one_that_is_made(told: dict[str, Any]) -> None:
+    config = replace(PRIOR, **told)
+    prior = Prior(config)
+    beside = 3 if config.objective == "random" else 0
+    cache = prior.new_cache(prior.encode(Condition(), 6), config.slots + beside, config.grid)
+    held = [cache.keys, cache.values, *(t for pair in cache.memory for t in pair)]
+    assert cache_bytes(config, 6, beside=beside) == sum(t.nbytes for t in held)
+
+
+def test_a_masked_prior_keeps_no_cache_but_needs_its_activations() -> None:
+    config = replace(PRIOR, objective="masked")
+    stated = sampling_memory(config, TOKENIZER, 8, settings=SamplingConfig(cfg_scale=2.0))
+    assert stated.cache == 0
+    prior, codes = Prior(config).eval(), torch.full((16, 64), -1)
+    with torch.no_grad(), LiveBytes([*prior.parameters(), *prior.buffers()]) as live:
+        prior.masked_logits(codes, prior.encode(Condition(), 16), config.grid)
+    assert stated.choice > live.peak
 
 
 @pytest.mark.parametrize("config", [TOKENIZER, VIT])
