@@ -2,10 +2,9 @@
 
     python benchmarks/tokenizer_speed.py [--model DIR] [--data SRC] [--batch 2] [--rounds 5]
 
-Ways: `fp32`, the module as built, eager; `bf16`, channels-last under bf16 autocast (weights cast to bf16 once and for
-all were no faster, and would give the model another identity). They take turns, so that a change of the machine's pace
-meets both. Without `--model` the weights are random: speeds hold, but codes and PSNR say nothing, because random
-latents lie between codes. It prints one JSON object.
+Ways: `fp32`, the module as built, eager; `bf16`, what `--precision bf16` does (tokenizer/coder.py). They take turns,
+so that a change of the machine's pace meets both. Without `--model` the weights are random: speeds hold, but codes and
+PSNR say nothing, because random latents lie between codes. It prints one JSON object.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ import json
 import platform
 import time
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,42 +30,16 @@ from imgtf.data.config import DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.loader import eval_batches
 from imgtf.data.source import open_source
+from imgtf.tokenizer.coder import Coder
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.metrics import psnr
 
 PRESETS = Path(imgtf.__file__).parent / "tokenizer" / "presets.toml"
 
 
-@dataclass(frozen=True)
-class Way:
-    """A tokenizer with the precision and the memory format that it runs in."""
-
-    model: Tokenizer
-    autocast: bool
-    memory_format: torch.memory_format
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        kind = self.model.device.type
-        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16) if self.autocast else nullcontext():
-            yield
-
-    def encode(self, images: Tensor) -> Tensor:
-        with self.running():
-            return self.model.encode(images.to(memory_format=self.memory_format))
-
-    def decode(self, codes: Tensor) -> Tensor:
-        with self.running():
-            return self.model.decode(codes)
-
-
-def ways(model: Tokenizer) -> dict[str, Way]:
-    """The same weights in each way."""
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    return {
-        "fp32": Way(model, False, torch.contiguous_format),
-        "bf16": Way(last, True, torch.channels_last),
-    }
+def ways(model: Tokenizer) -> dict[str, Coder]:
+    """The same weights in each precision."""
+    return {name: Coder(copy.deepcopy(model), name) for name in ("fp32", "bf16")}
 
 
 def base() -> Tokenizer:
@@ -101,7 +73,7 @@ def seconds(action: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def time_in_turns(all_ways: dict[str, Way], images: Tensor, rounds: int) -> dict[str, dict[str, float]]:
+def time_in_turns(all_ways: dict[str, Coder], images: Tensor, rounds: int) -> dict[str, dict[str, float]]:
     """Images a second of encoding and of decoding: medians over the rounds, after one that does not count."""
     codes = all_ways["fp32"].encode(images)
     taken: dict[str, dict[str, list[float]]] = {name: {"encode": [], "decode": []} for name in all_ways}
@@ -115,7 +87,7 @@ def time_in_turns(all_ways: dict[str, Way], images: Tensor, rounds: int) -> dict
     }
 
 
-def quality(all_ways: dict[str, Way], images: Tensor, batch: int) -> dict[str, dict[str, float]]:
+def quality(all_ways: dict[str, Coder], images: Tensor, batch: int) -> dict[str, dict[str, float]]:
     """Share of codes equal to those of fp32, and PSNR in dB with each way's own codes."""
     codes: dict[str, list[Tensor]] = {name: [] for name in all_ways}
     figures: dict[str, list[Tensor]] = {name: [] for name in all_ways}

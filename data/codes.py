@@ -35,6 +35,8 @@ class CodesInfo:
     flips: bool
     image_size: int
     preprocessing: str
+    precision: str = "fp32"
+    """The arithmetic of the encoder, which decides about one code in a hundred; caches that do not say were fp32."""
 
 
 def write_codes(folder: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -125,7 +127,9 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     def fits(self, info: CodesInfo) -> bool:
         """Whether these codes are what encoding with `info` would give (the flipped ones may be to spare)."""
-        same = ("tokenizer_sha256", "fingerprint", "split", "image_size", "preprocessing", "class_names")
+        same = (
+            "tokenizer_sha256", "fingerprint", "split", "image_size", "preprocessing", "class_names", "precision",
+        )  # fmt: skip
         if any(getattr(self.info, name) != getattr(info, name) for name in same):
             return False
         return self.info.flips or not info.flips

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from ..data.codes import CodesInfo, open_codes, write_codes
@@ -17,13 +16,16 @@ from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches
 from ..data.source import ImageSource
 from ..errors import CheckpointError
+from ..tokenizer.coder import Coder, coding_precision
 from ..tokenizer.model import Tokenizer
 
 logger = logging.getLogger("imgtf")
 
 
-def describe(tokenizer: Tokenizer, source: ImageSource, config: DataConfig, flips: bool) -> CodesInfo:
-    """What the codes of this source by this tokenizer would be: the identity of a cache."""
+def describe(
+    tokenizer: Tokenizer, source: ImageSource, config: DataConfig, flips: bool, precision: str = "auto"
+) -> CodesInfo:
+    """What the codes of this source by this tokenizer in this precision would be: the identity of a cache."""
     return CodesInfo(
         tokenizer_sha256=tokenizer.weights_sha256(),
         source=source.name,
@@ -35,6 +37,7 @@ def describe(tokenizer: Tokenizer, source: ImageSource, config: DataConfig, flip
         flips=flips,
         image_size=tokenizer.config.image_size,
         preprocessing=preprocessing(config),
+        precision=coding_precision(precision, tokenizer),
     )
 
 
@@ -59,32 +62,32 @@ def encode(
     *,
     flips: bool,
     batch_size: int = 64,
+    precision: str = "auto",
 ) -> Path:
     """Encodes every image of the source into `folder/<split>-<fingerprint>` and returns that folder.
 
     Images are cropped in the centre. Broken images are left out under the rule of `config.bad_images`.
     With `flips`, each image is encoded a second time mirrored.
     """
-    info = describe(tokenizer, source, config, flips)
+    info = describe(tokenizer, source, config, flips, precision)
     name = re.sub(r"\W+", "-", source.split).strip("-")
     target = folder / f"{name}-{source.fingerprint[:8]}"
-    write_codes(target, info, _rows(tokenizer, source, config, flips, batch_size))
+    write_codes(target, info, _rows(Coder(tokenizer, precision), source, config, flips, batch_size))
     return target
 
 
-@torch.no_grad()
 def _rows(
-    tokenizer: Tokenizer, source: ImageSource, config: DataConfig, flips: bool, batch_size: int
+    coder: Coder, source: ImageSource, config: DataConfig, flips: bool, batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    size, channels = tokenizer.config.image_size, tokenizer.config.channels
+    size, channels = coder.config.image_size, coder.config.channels
     images = ImageDataset(source, size, channels, config, augment=False, seed=0)
     bad_images = BadImages(len(images), config.bad_images)
     with tqdm(total=len(source), desc=f"encode {source.split}", unit="image", disable=None) as bar:
         for batch in eval_batches(images, batch_size, workers=worker_count(config)):
             bad_images.note(batch["bad"])
-            pixels = batch["image"].to(tokenizer.device)
-            codes = tokenizer.encode(pixels).flatten(1).cpu().numpy()
-            mirrored = tokenizer.encode(pixels.flip(-1)).flatten(1).cpu().numpy() if flips else codes
+            pixels = batch["image"].to(coder.device)
+            codes = coder.encode(pixels).flatten(1).cpu().numpy()
+            mirrored = coder.encode(pixels.flip(-1)).flatten(1).cpu().numpy() if flips else codes
             for row, index in enumerate(batch["index"].tolist()):
                 if not batch["bad"][row]:
                     yield {

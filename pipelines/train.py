@@ -106,10 +106,14 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
     else:
         model = new_prior(settings, tokenizer, train)
     with accelerator.main_process_first():
-        train_codes = codes_of(folder, tokenizer, train, data, augment=True, seed=training.seed)
+        train_codes = codes_of(
+            folder, tokenizer, train, data, augment=True, seed=training.seed, precision=training.precision
+        )
         held_out_codes = None
         if len(held_out):
-            held_out_codes = codes_of(folder, tokenizer, held_out, data, augment=False, seed=0)
+            held_out_codes = codes_of(
+                folder, tokenizer, held_out, data, augment=False, seed=0, precision=training.precision
+            )
     stage = PriorStage(model, recipe, training, train_codes, held_out_codes, drawer(tokenizer))
     config = model.config
     logger.info(
@@ -177,13 +181,20 @@ def count_codes(
 
 
 def codes_of(
-    folder: Path, tokenizer: Tokenizer, source: ImageSource, data: DataConfig, *, augment: bool, seed: int
+    folder: Path,
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    data: DataConfig,
+    *,
+    augment: bool,
+    seed: int,
+    precision: str = "auto",
 ) -> CodesDataset:
     """The cached codes of a source, encoded now where no cache fits; ready for training or evaluation."""
     mirrored = augment and flips(data)
-    found = find_codes(folder / "codes", describe(tokenizer, source, data, mirrored))
+    found = find_codes(folder / "codes", describe(tokenizer, source, data, mirrored, precision))
     if found is None:
-        found = encode(tokenizer, source, data, folder / "codes", flips=mirrored)
+        found = encode(tokenizer, source, data, folder / "codes", flips=mirrored, precision=precision)
     return open_codes(found, augment=mirrored, seed=seed)
 
 
