@@ -12,7 +12,7 @@ losses=(--l2-weight 0 --lpips-weight 1 --lpips-backbone squeeze)
 start() {
     $imgtf tokenizer train --data "$data" --model "$out/start" --image-size 64 --width 32 --multipliers 1,2,2,4 \
         --latent-width 64 --no-middle-attention --norm-groups 8 --codebook-size 1024 "${losses[@]}" \
-        --batch-size 16 --steps 500 --lr 1e-3 --final-lr 0.3 --eval-every 250 --crop random
+        --batch-size 16 --steps 500 --lr 1e-3 --final-lr 0.65 --eval-every 250 --crop random
 }
 branch() {  # name, steps, options
     local name=$1 steps=$2
