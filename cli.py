@@ -121,6 +121,13 @@ model_option = click.option(
     help="Folder of the model.",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of the network: auto takes bf16 where the machine is fast at it and the network wide enough.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on stdout.  [default: off]"
 )
@@ -216,8 +223,11 @@ def prior_train(model: Path, config: Path | None, resume: bool, force: bool, **g
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: MODEL/codes]"
 )
 @click.option("--mirrored", is_flag=True, help="Encode every image mirrored as well.  [default: off]")
+@precision_option
 @device_option
-def tokenizer_encode(model: Path, out: Path | None, mirrored: bool, device: str, **given: Any) -> None:
+def tokenizer_encode(
+    model: Path, out: Path | None, mirrored: bool, precision: str, device: str, **given: Any
+) -> None:
     """Write the tokens of a data set to disk, as `prior train` reads them."""
     data = _data(model, given)
     _speak()
@@ -229,7 +239,8 @@ def tokenizer_encode(model: Path, out: Path | None, mirrored: bool, device: str,
     loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
     for source in open_source(data):
         if len(source):
-            click.echo(encode(loaded, source, data, out or model / "codes", flips=mirrored))
+            folder = out or model / "codes"
+            click.echo(encode(loaded, source, data, folder, flips=mirrored, precision=precision))
 
 
 @tokenizer.command("eval")
@@ -250,11 +261,12 @@ def tokenizer_encode(model: Path, out: Path | None, mirrored: bool, device: str,
     type=click.Path(dir_okay=False, path_type=Path),
     help="File with Inception-v3's weights, as torch-fidelity publishes them.  [default: in $TORCH_HOME]",
 )
+@precision_option
 @device_option
 @json_option
 def tokenizer_eval(
-    model: Path, lpips_backbone: str | None, rfid: bool, inception_file: Path | None, device: str, as_json: bool,
-    **given: Any,
+    model: Path, lpips_backbone: str | None, rfid: bool, inception_file: Path | None, precision: str,
+    device: str, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Measure the tokenizer on held-out images: PSNR in dB, SSIM, LPIPS, rFID, codebook usage and perplexity."""
     data = _data(model, given)
@@ -276,7 +288,7 @@ def tokenizer_eval(
     inception = _inception(rfid, inception_file)
     if inception is not None:
         inception.to(loaded.device)
-    _report(evaluate_tokenizer(loaded, held_out, data, perceptual, inception), as_json)
+    _report(evaluate_tokenizer(loaded, held_out, data, perceptual, inception, precision), as_json)
 
 
 @tokenizer.command("reconstruct")
@@ -286,9 +298,10 @@ def tokenizer_eval(
 )
 @model_option
 @click.option("--background", default="white", show_default=True, help="Colour under transparent pixels.")
+@precision_option
 @device_option
 def tokenizer_reconstruct(
-    images: tuple[Path, ...], out: Path, model: Path, background: str, device: str
+    images: tuple[Path, ...], out: Path, model: Path, background: str, precision: str, device: str
 ) -> None:
     """Draw each image beside what is left of it after encoding and decoding."""
     _speak()
@@ -297,7 +310,7 @@ def tokenizer_reconstruct(
     from .training.device import pick_device
 
     loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
-    for path in reconstruct(loaded, images, out, background):
+    for path in reconstruct(loaded, images, out, background, precision):
         click.echo(path)
 
 
