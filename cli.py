@@ -28,12 +28,17 @@ from .tokenizer.config import TokenizerConfig, TokenizerRecipe
 from .training.config import TrainingConfig
 
 if TYPE_CHECKING:
+    from .tokenizer.inception import Inception
     from .training.loop import Outcome
 
 TOKENIZER_CLASSES = (DataConfig, TokenizerConfig, TokenizerRecipe, TrainingConfig)
 PRIOR_CLASSES = (DataConfig, PriorConfig, PriorRecipe, SamplingConfig, TrainingConfig)
 INTERRUPTED = 130
-FOLLOWS_DATA = {"image_size": "the preset's, or the images' own if smaller", "channels": "the images' own"}
+FOLLOWS_DATA = {
+    "image_size": "the preset's, or the images' own if smaller",
+    "channels": "the images' own",
+    "bit_depth": "the images' own",
+}
 
 Command = Callable[..., Any]
 
@@ -116,6 +121,13 @@ model_option = click.option(
     help="Folder of the model.",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of the network: auto takes bf16 where the machine is fast at it and the network wide enough.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on stdout.  [default: off]"
 )
@@ -211,8 +223,11 @@ def prior_train(model: Path, config: Path | None, resume: bool, force: bool, **g
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: MODEL/codes]"
 )
 @click.option("--mirrored", is_flag=True, help="Encode every image mirrored as well.  [default: off]")
+@precision_option
 @device_option
-def tokenizer_encode(model: Path, out: Path | None, mirrored: bool, device: str, **given: Any) -> None:
+def tokenizer_encode(
+    model: Path, out: Path | None, mirrored: bool, precision: str, device: str, **given: Any
+) -> None:
     """Write the tokens of a data set to disk, as `prior train` reads them."""
     data = _data(model, given)
     _speak()
@@ -224,7 +239,8 @@ def tokenizer_encode(model: Path, out: Path | None, mirrored: bool, device: str,
     loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
     for source in open_source(data):
         if len(source):
-            click.echo(encode(loaded, source, data, out or model / "codes", flips=mirrored))
+            folder = out or model / "codes"
+            click.echo(encode(loaded, source, data, folder, flips=mirrored, precision=precision))
 
 
 @tokenizer.command("eval")
@@ -235,10 +251,24 @@ def tokenizer_encode(model: Path, out: Path | None, mirrored: bool, device: str,
     type=click.Choice(["vgg", "alex", "squeeze"]),
     help="Network for LPIPS and the Frechet distance, downloaded if need be.  [default: one that is there already]",
 )
+@click.option(
+    "--rfid",
+    is_flag=True,
+    help="Get Inception-v3's weights for rFID.  [default: rFID only where they are there]",
+)
+@click.option(
+    "--inception-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with Inception-v3's weights, as torch-fidelity publishes them.  [default: in $TORCH_HOME]",
+)
+@precision_option
 @device_option
 @json_option
-def tokenizer_eval(model: Path, lpips_backbone: str | None, device: str, as_json: bool, **given: Any) -> None:
-    """Measure the tokenizer on held-out images: PSNR in dB, SSIM, LPIPS, codebook usage and perplexity."""
+def tokenizer_eval(
+    model: Path, lpips_backbone: str | None, rfid: bool, inception_file: Path | None, precision: str,
+    device: str, as_json: bool, **given: Any,
+) -> None:  # fmt: skip
+    """Measure the tokenizer on held-out images: PSNR in dB, SSIM, LPIPS, rFID, codebook usage and perplexity."""
     data = _data(model, given)
     _speak()
     from .data.source import open_source
@@ -255,7 +285,10 @@ def tokenizer_eval(model: Path, lpips_backbone: str | None, device: str, as_json
             "LPIPS left out: no backbone's weights in torch's cache; --lpips-backbone gets one", err=True
         )
     perceptual = Perceptual(backbone).to(loaded.device) if backbone else None
-    _report(evaluate_tokenizer(loaded, held_out, data, perceptual), as_json)
+    inception = _inception(rfid, inception_file)
+    if inception is not None:
+        inception.to(loaded.device)
+    _report(evaluate_tokenizer(loaded, held_out, data, perceptual, inception, precision), as_json)
 
 
 @tokenizer.command("reconstruct")
@@ -265,9 +298,10 @@ def tokenizer_eval(model: Path, lpips_backbone: str | None, device: str, as_json
 )
 @model_option
 @click.option("--background", default="white", show_default=True, help="Colour under transparent pixels.")
+@precision_option
 @device_option
 def tokenizer_reconstruct(
-    images: tuple[Path, ...], out: Path, model: Path, background: str, device: str
+    images: tuple[Path, ...], out: Path, model: Path, background: str, precision: str, device: str
 ) -> None:
     """Draw each image beside what is left of it after encoding and decoding."""
     _speak()
@@ -276,7 +310,7 @@ def tokenizer_reconstruct(
     from .training.device import pick_device
 
     loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
-    for path in reconstruct(loaded, images, out, background):
+    for path in reconstruct(loaded, images, out, background, precision):
         click.echo(path)
 
 
@@ -548,6 +582,23 @@ def _data(model: Path, given: dict[str, Any], room: str = "tokenizer") -> DataCo
     runs = [model / each / "train.toml" for each in (room, "tokenizer")]
     inherit = next((run for run in runs if run.exists()), None)
     return collect("tokenizer", (DataConfig,), _named(given), inherit=inherit).part(DataConfig)
+
+
+def _inception(wanted: bool, file: Path | None) -> Inception | None:
+    """Inception where it can be had; else a line says what rFID lacks, and the other figures are none the worse."""
+    from .errors import CheckpointError
+    from .tokenizer.inception import Inception, local_file
+
+    if file is not None:
+        return Inception(file)
+    if not wanted and local_file() is None:
+        click.echo("rFID left out: no Inception-v3 weights; --rfid or --inception-file gets them", err=True)
+        return None
+    try:
+        return Inception()
+    except CheckpointError as error:
+        click.echo(f"rFID left out: {error}", err=True)
+        return None
 
 
 def _report(figures: dict[str, Any], as_json: bool) -> None:

@@ -20,7 +20,7 @@ def option(
     default: Any,
     help: str,
     *,
-    choices: tuple[str, ...] = (),
+    choices: tuple[Any, ...] = (),
     minimum: float | None = None,
     maximum: float | None = None,
     auto: str | None = None,
@@ -105,7 +105,9 @@ def _scalar(cls: type, name: str, value: Any, plain: type, where: str) -> Any:
         raise ConfigError(f"{where}: {name} must be {plain.__name__}, got {value!r}")
     bounds = next(f for f in dataclasses.fields(cls) if f.name == name).metadata
     if bounds.get("choices") and value not in bounds["choices"]:
-        raise ConfigError(f"{where}: {name} must be one of {', '.join(bounds['choices'])}, got {value!r}")
+        raise ConfigError(
+            f"{where}: {name} must be one of {', '.join(map(str, bounds['choices']))}, got {value!r}"
+        )
     if bounds.get("minimum") is not None and not value >= bounds["minimum"]:
         raise ConfigError(f"{where}: {name} must be at least {bounds['minimum']}, got {value}")
     if bounds.get("maximum") is not None and not value <= bounds["maximum"]:

@@ -2,10 +2,9 @@
 
     python benchmarks/tokenizer_speed.py [--model DIR] [--data SRC] [--batch 2] [--rounds 5]
 
-Ways: `fp32`, the module as built, eager; `bf16`, channels-last under bf16 autocast (weights cast to bf16 once and for
-all were no faster, and would give the model another identity). They take turns, so that a change of the machine's pace
-meets both. Without `--model` the weights are random: speeds hold, but codes and PSNR say nothing, because random
-latents lie between codes. It prints one JSON object.
+Ways: `fp32`, the module as built, eager; `bf16`, what `--precision bf16` does (tokenizer/coder.py). They take turns,
+so that a change of the machine's pace meets both. Without `--model` the weights are random: speeds hold, but codes and
+PSNR say nothing, because random latents lie between codes. It prints one JSON object.
 """
 
 from __future__ import annotations
@@ -23,9 +22,10 @@ from imgtf.data.config import DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.loader import eval_batches
 from imgtf.data.source import open_source
-from imgtf.pipelines.bench.coding import CodingWay, coding_ways
+from imgtf.pipelines.bench.coding import coding_ways
 from imgtf.pipelines.bench.run import tokenizer_config
 from imgtf.pipelines.bench.timing import Act, take_turns
+from imgtf.tokenizer.coder import Coder
 from imgtf.tokenizer.metrics import psnr
 
 
@@ -41,7 +41,7 @@ def load_images(data: str, model: Tokenizer, n: int) -> Tensor:
     return torch.cat([batch["image"] for batch in eval_batches(dataset, n, limit=n)])
 
 
-def time_in_turns(all_ways: dict[str, CodingWay], images: Tensor, rounds: int) -> dict[str, dict[str, float]]:
+def time_in_turns(all_ways: dict[str, Coder], images: Tensor, rounds: int) -> dict[str, dict[str, float]]:
     """Images a second of encoding and of decoding: medians over the rounds, after one that does not count."""
     codes = all_ways["fp32"].encode(images)
     cases = [(name, half) for name in all_ways for half in ("encode", "decode")]
@@ -55,7 +55,7 @@ def time_in_turns(all_ways: dict[str, CodingWay], images: Tensor, rounds: int) -
     return speeds
 
 
-def quality(all_ways: dict[str, CodingWay], images: Tensor, batch: int) -> dict[str, dict[str, float]]:
+def quality(all_ways: dict[str, Coder], images: Tensor, batch: int) -> dict[str, dict[str, float]]:
     """Share of codes equal to those of fp32, and PSNR in dB with each way's own codes."""
     codes: dict[str, list[Tensor]] = {name: [] for name in all_ways}
     figures: dict[str, list[Tensor]] = {name: [] for name in all_ways}

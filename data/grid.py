@@ -6,6 +6,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 MARGIN = 2
@@ -19,7 +20,7 @@ def draw_grid(
     captions: Sequence[str] | None = None,
     scale: int | None = None,
 ) -> Image.Image:
-    """Pictures in rows on white, in RGB, or in L where all of them are grey.
+    """Pictures in rows on white, in RGB, in L where all of them are grey, or in I;16 where all are so.
 
     Args:
         pictures: any size and mode; each is centred in a cell of the largest size.
@@ -42,8 +43,9 @@ def draw_grid(
     columns = min(columns, len(pictures))
     cell = (width * scale, height * scale)
     line = FONT_SIZE + 4 if captions is not None else 0
-    grey = all(picture.mode in ("1", "L") for picture in pictures)
-    sheet = Image.new("L" if grey else "RGB", _sheet_size(len(pictures), columns, cell, line), "white")
+    mode = _mode(pictures)
+    white = 65535 if mode == "I;16" else "white"
+    sheet = Image.new(mode, _sheet_size(len(pictures), columns, cell, line), white)
     for number, picture in enumerate(pictures):
         left = MARGIN + number % columns * (cell[0] + MARGIN)
         top = MARGIN + number // columns * (cell[1] + line + MARGIN)
@@ -51,6 +53,13 @@ def draw_grid(
         if captions is not None:
             _write(sheet, captions[number], (left, top + cell[1] + 1), cell[0])
     return sheet
+
+
+def _mode(pictures: Sequence[Image.Image]) -> str:
+    modes = {picture.mode for picture in pictures}
+    if modes == {"I;16"}:
+        return "I;16"
+    return "L" if modes <= {"1", "L", "I;16"} else "RGB"
 
 
 def _sheet_size(count: int, columns: int, cell: tuple[int, int], line: int) -> tuple[int, int]:
@@ -61,7 +70,9 @@ def _sheet_size(count: int, columns: int, cell: tuple[int, int], line: int) -> t
 def _paste(
     sheet: Image.Image, picture: Image.Image, scale: int, cell: tuple[int, int], at: tuple[int, int]
 ) -> None:
-    large = picture.convert(sheet.mode)
+    if picture.mode == "I;16" != sheet.mode:  # Pillow's own way down to 8 bits has changed between versions
+        picture = Image.fromarray((np.asarray(picture) / 257).round().astype(np.uint8))
+    large = picture if picture.mode == sheet.mode else picture.convert(sheet.mode)
     if scale > 1:
         large = large.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     place = (at[0] + (cell[0] - large.width) // 2, at[1] + (cell[1] - large.height) // 2)
@@ -81,4 +92,4 @@ def _write(sheet: Image.Image, caption: str, at: tuple[int, int], width: int) ->
         while text and font.getlength(text + "…") > width:
             text = text[:-1]
         text += "…"
-    ImageDraw.Draw(sheet).text(at, text, fill="black", font=font)
+    ImageDraw.Draw(sheet).text(at, text, fill=0 if sheet.mode == "I;16" else "black", font=font)

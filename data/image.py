@@ -59,12 +59,13 @@ def to_pixels(image: Image.Image, channels: int, background: str = "white") -> n
     return _array(plain(image, channels, background), channels)
 
 
-def to_pil(image: torch.Tensor) -> Image.Image:
-    """(1 or 3, H, W) in [-1, 1], clamped and rounded -> an 8-bit image, L or RGB."""
-    if image.ndim != 3 or image.shape[0] not in (1, 3):
-        raise ValueError(f"expected an image (1 or 3, H, W), got {tuple(image.shape)}")
-    scaled = (image.detach().cpu().float().clamp(-1, 1) + 1) * 127.5
-    pixels = scaled.round().to(torch.uint8).permute(1, 2, 0).numpy()  # (H, W, C)
+def to_pil(image: torch.Tensor, bits: int = 8) -> Image.Image:
+    """(1 or 3, H, W) in [-1, 1], clamped and rounded -> an image L or RGB, or I;16 where `bits` is 16 (grey only)."""
+    if image.ndim != 3 or image.shape[0] not in ((1, 3) if bits == 8 else (1,)):
+        raise ValueError(f"expected an image (1 or 3, H, W), grey for 16 bits, got {tuple(image.shape)}")
+    scaled = (image.detach().cpu().double().clamp(-1, 1) + 1) / 2 * (2**bits - 1)
+    kind = np.uint8 if bits == 8 else np.uint16
+    pixels = scaled.round().permute(1, 2, 0).numpy().astype(kind)  # (H, W, C)
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
 
 
@@ -73,7 +74,7 @@ def plain(image: Image.Image, channels: int, background: str) -> Image.Image:
     if channels not in (1, 3):
         raise ConfigError(f"images have 1 or 3 channels, not {channels}")
     image = upright(image)
-    if image.mode in DEEP_MODES:
+    if is_deep(image):
         return _deep(image)
     image = _colour(_opaque(image, background))
     wanted = "L" if channels == 1 else "RGB"
@@ -102,6 +103,16 @@ def square(image: Image.Image, size: int, across: float = 0.5) -> Image.Image:
 def count_channels(source: ImageSource, probes: int = 64) -> int:
     """1 if every image looked at (evenly spaced rows, broken ones left out) is grey by its mode, else 3."""
     return 1 if all(image.mode in GREY_MODES for image in _probe(source, probes)) else 3
+
+
+def bit_depth(source: ImageSource, probes: int = 64) -> int:
+    """16 if any image looked at (evenly spaced rows, broken ones left out) has more than 8 bits, else 8."""
+    return 16 if any(is_deep(image) for image in _probe(source, probes)) else 8
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether it has more than 8 bits a pixel; Pillow knows such images in grey only."""
+    return image.mode in DEEP_MODES
 
 
 def smallest_side(source: ImageSource, probes: int = 64) -> int:

@@ -29,6 +29,7 @@ def _intro(folder: Path, stages: list[str]) -> str:
         return "A prior without its tokenizer, made with imgtf."
     config = read_json(folder / "tokenizer" / "config.json")
     size, channels = config["image_size"], {1: "grey", 3: "colour"}.get(config["channels"], "multi-channel")
+    channels = "16-bit grey" if config.get("bit_depth") == 16 else channels
     parts = " and ".join(stages)
     lines = [f"Generates {channels} images of {size}x{size} pixels. Made with imgtf ({parts})."]
     if "prior" in stages:

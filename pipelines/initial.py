@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..data.image import count_channels, smallest_side
+from ..data.image import bit_depth, count_channels, smallest_side
 from ..data.source import ImageSource
 from ..errors import CheckpointError, ConfigError, DataError
 from ..options import build, to_dict
@@ -28,12 +28,15 @@ logger = logging.getLogger("imgtf")
 def new_tokenizer(settings: Settings, source: ImageSource) -> Tokenizer:
     """A tokenizer with random weights; what the user did not set follows the data.
 
-    Channels are those of the images. The image size is the preset's, or the images' own where they are smaller:
-    enlarging them would only cost.
+    Channels and bits are those of the images. The image size is the preset's, or the images' own where they are
+    smaller: enlarging them would only cost.
     """
     fixed: dict[str, int] = {}
     if "channels" not in settings.explicit:
         fixed["channels"] = count_channels(source)
+    channels = fixed.get("channels", settings.values.get("channels"))
+    if "bit_depth" not in settings.explicit and channels == 1:
+        fixed["bit_depth"] = bit_depth(source)
     config = settings.part(TokenizerConfig, **fixed)
     if "image_size" not in settings.explicit:
         own = smallest_side(source) // config.factor * config.factor

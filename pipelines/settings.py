@@ -37,12 +37,16 @@ class Settings:
 
     def save(self, path: Path, parts: Iterable[Any]) -> None:
         """Writes the resolved settings as TOML that `--config` takes back."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(tomli_w.dumps(self.resolved(parts)))
+
+    def resolved(self, parts: Iterable[Any]) -> dict[str, Any]:
+        """Everything that is set, by option name, as the parts of a run have it in the end."""
         values: dict[str, Any] = {"preset": self.preset}
         for part in parts:
             names = option_names(type(part))
             values |= {k: v for k, v in to_dict(part).items() if k in names and v is not None}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(tomli_w.dumps(values))
+        return values
 
 
 def collect(

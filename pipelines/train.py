@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -18,22 +20,26 @@ from ..data.codes import CodesDataset, open_codes
 from ..data.config import DataConfig, flips, worker_count
 from ..data.image import to_pil
 from ..data.images import ImageDataset
+from ..data.loader import eval_batches
 from ..data.order import check_batch
 from ..data.source import ImageSource, open_source
 from ..errors import CheckpointError
 from ..prior.config import PriorRecipe
 from ..prior.train import PriorStage
 from ..tokenizer.config import TokenizerRecipe
+from ..tokenizer.metrics import CodeCounts
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.train import TokenizerStage
 from ..training.checkpoint import latest_state
 from ..training.config import TrainingConfig
 from ..training.device import make_accelerator
 from ..training.loop import Outcome, Trainer
+from ..training.report import LOG_FILE
 from .card import write_card
 from .conditions import SOURCE_FOLDER, Beside, choose_conditions, describe_conditions, open_beside
 from .encode import describe, encode, find_codes
 from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
+from .plots import CURVES_FILE, USAGE_FILE, can_draw, draw_curves, draw_usage
 from .settings import Settings
 
 logger = logging.getLogger("imgtf")
@@ -54,7 +60,7 @@ def train_tokenizer(
     data, training = settings.part(DataConfig), settings.part(TrainingConfig)
     recipe = settings.part(TokenizerRecipe)
     _check_free(folder, "tokenizer", resume, force)
-    accelerator = make_accelerator(training)
+    accelerator = make_accelerator(training, folder / "training" / "tokenizer")
     train, held_out = open_source(data)
     check_batch(len(train), training.batch_size)
     set_seed(training.seed)
@@ -92,7 +98,7 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
         raise CheckpointError(
             f"{folder} holds no tokenizer: train one first (imgtf tokenizer train --model {folder})"
         )
-    accelerator = make_accelerator(training)
+    accelerator = make_accelerator(training, folder / "training" / "prior")
     tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", accelerator.device)
     train, held_out = open_source(data)
     check_batch(len(train), training.batch_size)
@@ -106,10 +112,11 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
     else:
         model = new_prior(settings, tokenizer, train, conditions, beside[0])
     with accelerator.main_process_first():
-        train_codes = codes_of(folder, tokenizer, train, data, beside[0], augment=True, seed=training.seed)
+        encoded = partial(codes_of, folder, tokenizer, data=data, precision=training.precision)
+        train_codes = encoded(train, beside=beside[0], augment=True, seed=training.seed)
         held_out_codes = None
         if len(held_out):
-            held_out_codes = codes_of(folder, tokenizer, held_out, data, beside[1], augment=False, seed=0)
+            held_out_codes = encoded(held_out, beside=beside[1], augment=False, seed=0)
         if accelerator.is_main_process and recipe.source_model and beside[0].tokenizer is not None:
             beside[0].tokenizer.save_pretrained(folder / SOURCE_FOLDER)
     draw_source = drawer(beside[0].tokenizer) if beside[0].tokenizer is not None else None
@@ -139,12 +146,43 @@ def _run(
             shutil.rmtree(folder / stage.name, ignore_errors=True)
             shutil.rmtree(folder / "training" / stage.name, ignore_errors=True)
         settings.save(folder / stage.name / RUN_FILE, parts)
+    start_trackers(stage.name, accelerator, settings.resolved(parts))
     # Processes share the weights but not the random numbers of dropout and dead codes.
     set_seed(stage.config.seed, device_specific=True)
     outcome = Trainer(stage, stage.config, folder, accelerator).run(resume)
     if accelerator.is_main_process:
         write_card(folder)
+        if can_draw():
+            _draw(stage, folder)
     return outcome
+
+
+def start_trackers(name: str, accelerator: Accelerator, settings: dict[str, Any]) -> None:
+    """Opens a run named `imgtf-<stage>` in every tracker asked for, with the resolved settings."""
+    flat = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()}
+    if accelerator.log_with:
+        accelerator.init_trackers(f"imgtf-{name}", flat)
+
+
+def _draw(stage: TokenizerStage | PriorStage, folder: Path) -> None:
+    training = folder / "training" / stage.name
+    draw_curves(training / LOG_FILE, training / CURVES_FILE)
+    if isinstance(stage, TokenizerStage):
+        shown = stage.held_out_set if len(stage.held_out_set) else stage.train_set
+        counts = count_codes(folder / stage.name, shown, stage.config, stage.accelerator.device)
+        draw_usage(counts, training / USAGE_FILE)
+
+
+@torch.no_grad()
+def count_codes(
+    folder: Path, images: ImageDataset, config: TrainingConfig, device: torch.device
+) -> np.ndarray:
+    """How often the weights that were kept use each code, (V,), on as many images as an evaluation looks at."""
+    tokenizer = Tokenizer.from_pretrained(folder, device)
+    counts = CodeCounts(tokenizer.config.codebook_size)
+    for batch in eval_batches(images, config.batch_size, limit=config.eval_images):
+        counts.add(tokenizer.encode(batch["image"].to(device)))
+    return counts.counts.numpy()
 
 
 def codes_of(
@@ -156,12 +194,18 @@ def codes_of(
     *,
     augment: bool,
     seed: int,
+    precision: str = "auto",
 ) -> CodesDataset:
     """The cached codes of a source, encoded now where no cache fits; ready for training or evaluation."""
     mirrored = augment and flips(data)
-    found = find_codes(folder / "codes", describe(tokenizer, source, data, mirrored, beside))
+    found = find_codes(
+        folder / "codes",
+        describe(tokenizer, source, data, flips=mirrored, beside=beside, precision=precision),
+    )
     if found is None:
-        found = encode(tokenizer, source, data, folder / "codes", flips=mirrored, beside=beside)
+        found = encode(
+            tokenizer, source, data, folder / "codes", flips=mirrored, beside=beside, precision=precision
+        )
     return open_codes(found, augment=mirrored, seed=seed)
 
 

@@ -22,6 +22,7 @@ class TokenizerConfig:
 
     image_size: int = option(32, "Side of the training images in pixels.", minimum=4)
     channels: int = option(3, "Image channels: 1 grey, 3 colour.", minimum=1)
+    bit_depth: int = option(8, "Bits of a grey pixel in the images written: 8 or 16.", choices=(8, 16))
     network: str = option(
         "conv", "conv: the VQGAN's convolutions; vit: a transformer over patches.", choices=("conv", "vit")
     )
@@ -107,6 +108,8 @@ class TokenizerConfig:
             raise ConfigError(
                 f"image_size {self.image_size} is not a multiple of {self.factor}, the factor of {cause}"
             )
+        if self.bit_depth == 16 and self.channels != 1:
+            raise ConfigError(f"bit_depth 16 is for grey images, channels is {self.channels}")
         self._check_quantizer()
         for name, value in self._implied().items():
             object.__setattr__(self, name, value)

@@ -37,13 +37,15 @@ class CodeCounts:
 
 
 def frechet_distance(features: Tensor, others: Tensor) -> float:
-    """Between the Gaussians fitted to two sets of features (n, D), n > 1 (Heusel et al. 2017, arXiv:1706.08500)."""
-    (mean, cov), (other_mean, other_cov) = (
-        (f.double().mean(0), f.double().T.cov()) for f in (features, others)
-    )
-    # The trace of the root of a product of covariances is the sum of the roots of its eigenvalues.
-    eigenvalues = torch.linalg.eigvals(cov @ other_cov).real.clamp_min(0)
-    distance = (
-        (mean - other_mean).square().sum() + cov.trace() + other_cov.trace() - 2 * eigenvalues.sqrt().sum()
-    )
-    return max(0.0, float(distance))
+    """Between the Gaussians fitted to two sets of features (n, D), n > 1 (Heusel et al. 2017, arXiv:1706.08500).
+
+    Each covariance is R^T R, so the trace of the root of their product is the sum of the singular values of R1 R2^T:
+    exact also for fewer images than dimensions, and then fast.
+    """
+    factors = []
+    for x in (features.double(), others.double()):
+        factors.append(torch.linalg.qr((x - x.mean(0)) / (len(x) - 1) ** 0.5, mode="r").R)  # (min(n, D), D)
+    one, other = factors
+    shared = torch.linalg.svdvals(one @ other.T).sum()
+    means = (features.double().mean(0) - others.double().mean(0)).square().sum()
+    return max(0.0, float(means + one.square().sum() + other.square().sum() - 2 * shared))

@@ -91,10 +91,7 @@ def backbone_file(backbone: str) -> Path:
     if path.exists():
         return path
     try:
-        # torch.hub waits for minutes where no network is, so ask first.
-        urllib.request.urlopen(
-            urllib.request.Request(DOWNLOADS + name, method="HEAD"), timeout=TIMEOUT
-        ).close()
+        reachable(DOWNLOADS + name)
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix = name.removesuffix(".pth").rsplit("-", 1)[1]
         torch.hub.download_url_to_file(DOWNLOADS + name, os.fspath(path), hash_prefix=prefix)
@@ -104,6 +101,11 @@ def backbone_file(backbone: str) -> Path:
             f"it at {path}, or name it with --lpips-file"
         ) from error
     return path
+
+
+def reachable(url: str) -> None:
+    """Raises OSError unless the server answers soon: torch.hub would wait for minutes where no network is."""
+    urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT).close()
 
 
 def local_backbone() -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches, train_batches
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, Stage, Trainee, Verdict, mean_over
+from .coder import NARROW, Coder
 from .config import TokenizerRecipe
 from .discriminator import Adversary, adaptive_weight, ramp
 from .doctor import Doctor
@@ -73,6 +74,11 @@ class TokenizerStage(Stage):
             self.perceptual.to(accelerator.device)
         if self.adversary is not None:
             self.adversary.prepare(accelerator, config)
+
+    def eager(self) -> list[nn.Module]:
+        """The codebook, whose bookkeeping takes minutes to compile and cannot be fused; and the decoder's last layer,
+        for the adaptive weight asks for its gradients alone."""
+        return [self.model.quantizer, self.model.decoder.conv_out]
 
     def trainees(self) -> list[Trainee]:
         return super().trainees() + ([self.adversary.trainee] if self.adversary else [])
@@ -215,20 +221,24 @@ class TokenizerStage(Stage):
 
 @torch.no_grad()
 def evaluate(
-    model: Tokenizer,
+    model: Tokenizer | Coder,
     batches: Iterable[Tensor],
     weights: dict[str, float],
     perceptual: Perceptual | None = None,
+    seen: Callable[[Tensor, Tensor], None] | None = None,
 ) -> dict[str, float]:
     """Mean losses and PSNR (dB), usage and perplexity of the codebook over batches of images in [-1, 1].
 
-    The model must be in evaluation mode. No batches give no figures.
+    The model must be in evaluation mode. No batches give no figures. `seen` is shown every batch with what came back,
+    clamped to [-1, 1].
     """
     counts = CodeCounts(model.config.codebook_size)
 
     def figures(images: Tensor) -> dict[str, Tensor]:
         result = model(images)
         counts.add(result.codes)
+        if seen is not None:
+            seen(images, result.images.clamp(-1, 1))
         losses = reconstruction_losses(images, result, perceptual)
         return {
             "loss": weighted_sum(losses, weights),
@@ -259,5 +269,5 @@ def memory_format(width: int) -> torch.memory_format:
     Measured on two Xeon cores, bf16, f4, 32 px, batch 64: width 16 136 ms a step against 183 (channels-last),
     width 64 526 against 426.
     """
-    wide = width >= 64 or torch.cuda.is_available()
+    wide = width >= NARROW or torch.cuda.is_available()
     return torch.channels_last if wide else torch.contiguous_format

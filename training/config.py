@@ -7,6 +7,19 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 from ..options import option
 
+TRACKERS = {
+    "aim": "aim",
+    "clearml": "clearml",
+    "comet_ml": "comet-ml",
+    "dvclive": "dvclive",
+    "mlflow": "mlflow",
+    "swanlab": "swanlab",
+    "tensorboard": "tensorboard",
+    "trackio": "trackio",
+    "wandb": "wandb",
+}
+"""Where Accelerate can send figures, and the package each needs."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -35,6 +48,10 @@ class TrainingConfig:
         "Arithmetic: auto takes bf16 where the machine is fast at it.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
+    compile: bool = option(
+        False,
+        "Compile the network for training with torch.compile: slow at the start, and it needs a C++ compiler.",
+    )
     device: str = option("auto", "Where to train: auto takes a GPU if there is one.", choices=("auto", "cpu"))
     init_from: str | None = option(
         None, "Model folder to start from with its weights (fine-tuning).", auto="random weights"
@@ -45,6 +62,11 @@ class TrainingConfig:
     eval_images: int = option(1000, "Held-out images an evaluation looks at, at most.", minimum=1)
     preview_every: int = option(200, "Steps between pictures of the progress.", minimum=1)
     save_every: int = option(500, "Steps between saved states to resume from.", minimum=1)
+    log_with: tuple[str, ...] = option(
+        (),
+        f"Send the log's figures there as well: {', '.join(TRACKERS)}; each is a package to install.",
+        choices=tuple(TRACKERS),
+    )
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:

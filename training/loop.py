@@ -18,7 +18,7 @@ from .checkpoint import latest_state, load_state, put_weights, save_state, take_
 from .config import TrainingConfig
 from .ema import EMA
 from .interrupt import StopRequest
-from .report import Report
+from .report import LOG_FILE, Report
 from .schedule import learning_rate
 from .stage import Batch, Stage, Verdict
 
@@ -84,16 +84,20 @@ class Trainer:
         with StopRequest() as stop:
             report = Report(
                 self.stage.name,
-                self.folder / "log.jsonl",
+                self.folder / LOG_FILE,
                 start=self.done,
                 steps=self.config.steps,
                 batch_size=self.config.batch_size,
                 active=self.accelerator.is_main_process,
+                trackers=self.accelerator.trackers,
             )
             try:
                 self._steps(report, stop)
             finally:
                 report.close()
+                # Not Accelerate's `end_training`, which ends the process group as well.
+                for tracker in self.accelerator.trackers:
+                    tracker.finish()
         return Outcome(self.done, self.best["step"], self.best["figures"])
 
     def _steps(self, report: Report, stop: StopRequest) -> None:

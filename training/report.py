@@ -7,20 +7,34 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate.tracking import GeneralTracker
 from tqdm import tqdm
 
 logger = logging.getLogger("imgtf")
+
+LOG_FILE = "log.jsonl"
 
 
 class Report:
     """The log of one run. Only the main process writes."""
 
     def __init__(
-        self, name: str, path: Path, *, start: int, steps: int, batch_size: int, active: bool
+        self,
+        name: str,
+        path: Path,
+        *,
+        start: int,
+        steps: int,
+        batch_size: int,
+        active: bool,
+        trackers: Sequence[GeneralTracker] = (),
     ) -> None:
+        """`trackers` get the figures too, as `training/loss` and so on."""
+        self.trackers = trackers
         self.name, self.path, self.steps, self.batch_size, self.active = name, path, steps, batch_size, active
         self.last_step, self.last_time = start, time.perf_counter()
         self.plain = not sys.stderr.isatty()
@@ -41,10 +55,12 @@ class Report:
         now = time.perf_counter()
         speed = (step - self.last_step) * self.batch_size / max(1e-9, now - self.last_time)
         self.last_step, self.last_time = step, now
-        self._write({"step": step, **figures, "images_per_second": round(speed, 2)})
+        figures = figures | {"images_per_second": round(speed, 2)}
+        self._write({"step": step, **figures})
+        self._track(step, "training", figures)
         if not self.active:
             return
-        shown = {k: figures[k] for k in figures if k != "lr"}
+        shown = {k: figures[k] for k in figures if k not in ("lr", "images_per_second")}
         self.bar.set_postfix_str(f"{_text(shown)} | {speed:.0f} images/s")
         if self.plain:
             left = (self.steps - step) * self.batch_size / max(1e-9, speed)
@@ -60,6 +76,7 @@ class Report:
     def evaluation(self, step: int, figures: dict[str, float], best: bool) -> None:
         """A line of held-out figures. The time they took does not count as training."""
         self._write({"step": step, "held_out": figures, "best": best})
+        self._track(step, "held_out", figures)
         if self.active:
             mark = " (best so far, kept)" if best else ""
             logger.info("%s step %d | held out: %s%s", self.name, step, _text(figures), mark)
@@ -74,6 +91,11 @@ class Report:
     def close(self) -> None:
         """Ends the bar."""
         self.bar.close()
+
+    def _track(self, step: int, kind: str, figures: dict[str, float]) -> None:
+        if self.active:
+            for tracker in self.trackers:
+                tracker.log({f"{kind}/{key}": value for key, value in figures.items()}, step=step)
 
     def _write(self, row: dict[str, Any]) -> None:
         if self.active:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..pretrained import PretrainedModel
+from .compiled import check_compiler, compiled
 from .config import TrainingConfig
 
 Batch = dict[str, Any]
@@ -53,8 +54,16 @@ class Stage(ABC):
         """Puts the network and its optimizers in Accelerate's hands."""
         self.accelerator = accelerator
         optimizer = adamw(self.model, config)
-        self.network, self.optimizer = accelerator.prepare(TrainedNetwork(self.model), optimizer)
+        network = TrainedNetwork(self.model)
+        if config.compile:
+            check_compiler(accelerator.device)
+            network.compute = compiled(self.model, self.eager())
+        self.network, self.optimizer = accelerator.prepare(network, optimizer)
         self.trainee = Trainee(self.network, self.optimizer, config.clip)
+
+    def eager(self) -> list[nn.Module]:
+        """Parts of the network that compilation leaves alone."""
+        return []
 
     def trainees(self) -> list[Trainee]:
         """Everything that is trained."""
@@ -144,15 +153,18 @@ def _bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 class TrainedNetwork(nn.Module):
-    """The model as Accelerate wraps it. The wrapping (autocast, DDP) stays off the model itself, which is
-    evaluated and saved in full precision."""
+    """The model as Accelerate wraps it. The wrapping (autocast, DDP, compilation) stays off the model itself, which
+    is evaluated and saved in full precision, under its own names."""
+
+    compute: Callable[..., Any] | None = None
+    """Stands in for calling the model, where set."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        return self.model(*inputs, **named)
+        return (self.compute or self.model)(*inputs, **named)
 
 
 def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:

@@ -236,7 +236,7 @@ def test_a_hostile_discriminator_is_eased_and_the_log_says_so(
     assert rows
     assert "training PSNR fell from" in rows[0]["reason"]
     assert f"tokenizer step {rows[0]['step']} | doctor: roll back: {rows[0]['reason']}" in caplog.messages
-    assert run.stage.doctor.scale == EASING ** len(rows)  # type: ignore[attr-defined]
+    assert run.stage.doctor.scale <= EASING ** len(rows)  # type: ignore[attr-defined]
 
 
 def test_a_victorious_discriminator_is_eased(pictures: Path, tmp_path: Path) -> None:

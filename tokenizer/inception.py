@@ -1,0 +1,99 @@
+"""Inception-v3's features, in which published FIDs are measured (arXiv:1706.08500); the network is torch-fidelity's."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .perceptual import import_with_torchvision, reachable
+
+DOWNLOAD = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+FEATURES = "2048"
+"""torch-fidelity's name for the last pooling layer."""
+
+
+class Inception(nn.Module):
+    """Images (B, C, H, W) in [-1, 1] of any size to features (B, 2048); grey ones are shown as colour ones.
+
+    They are rounded to 8 bits first, as every published FID does.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        """`file` holds the weights as torch-fidelity publishes them.
+
+        Raises:
+            CheckpointError: torch-fidelity is missing, or the weights are, or they do not fit.
+        """
+        super().__init__()
+        if find_spec("torch_fidelity") is None:
+            raise CheckpointError('rFID needs torch-fidelity: pip install "imgtf[fid]"')
+        state = _read(file or inception_file())
+        extractor = import_with_torchvision("torch_fidelity.feature_extractor_inceptionv3")
+        # Given a path, torch-fidelity unpickles whatever is in it. Its download is therefore replaced by what was
+        # read safely; the random start before must not shift the random numbers of the process.
+        try:
+            with (
+                torch.random.fork_rng(devices=[]),
+                mock.patch.object(extractor, "load_state_dict_from_url", return_value=state),
+            ):
+                self.network = extractor.FeatureExtractorInceptionV3("inception-v3-compat", [FEATURES])
+        except (RuntimeError, AttributeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{file or inception_file()}: not Inception-v3's weights ({reason})"
+            ) from error
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to features (B, 2048)."""
+        if images.shape[1] != 3:
+            images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+        pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.network(pixels)[0]
+
+
+def local_file() -> Path | None:
+    """The weights in torch's cache, if they are there."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / DOWNLOAD.rsplit("/", 1)[1]
+    return path if path.exists() else None
+
+
+def inception_file() -> Path:
+    """The weights in torch's cache, downloaded there if the network answers.
+
+    Raises:
+        CheckpointError: when they are not there and do not come.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / DOWNLOAD.rsplit("/", 1)[1]
+    if path.exists():
+        return path
+    try:
+        reachable(DOWNLOAD)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(DOWNLOAD, os.fspath(path), hash_prefix=path.stem.rsplit("-", 1)[1])
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"rFID needs Inception-v3's weights, which cannot be downloaded ({error}): get {DOWNLOAD} and name it "
+            f"with --inception-file, or put it at {path}"
+        ) from error
+    return path
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: no such file; name Inception-v3's weights") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{file}: not a file of weights ({str(error).splitlines()[0]})") from error
+    return state
