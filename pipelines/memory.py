@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..interop.part import blueprint
+from ..prior.choice import choose, guide, probabilities
 from ..prior.condition import Condition
 from ..prior.config import PriorConfig, SamplingConfig
 from ..prior.model import Prior
@@ -86,12 +87,11 @@ def sampling_memory(
     on_cpu = device == "cpu"
     sampling = settings or prior.sampling
     guided = sampling.cfg_scale != 1 and bool(prior.conditions)
-    codes = max(group_sizes(prior.tokens, step_count(prior, sampling), sampling.step_schedule))
     parts = [weight_bytes(config, element) for config in (tokenizer, prior)]
     return SamplingMemory(
         weights=sum(parts),
-        cache=cache_bytes(prior, (1 + guided) * batch, element, codes - 1),
-        choice=choice_bytes(prior, batch, guided, prior.tokens if prior.objective == "masked" else codes),
+        cache=cache_bytes(prior, (1 + guided) * batch, element, most_codes(prior, sampling) - 1),
+        choice=choice_bytes(prior, batch, sampling, guided),
         decoder=decoder_bytes(tokenizer, min(batch, decoded_at_once(tokenizer))) + KEPT_BACK * on_cpu,
         pictures=picture_bytes(tokenizer, batch, kept) * on_cpu,
         loading=max(2 * parts[0], parts[0] + 2 * parts[1]) if on_cpu else sum(parts),
@@ -121,13 +121,28 @@ def cache_bytes(config: PriorConfig, rows: int, element: int = 4, beside: int = 
     return 2 * config.depth * rows * slots * config.key_heads * config.head_width * element
 
 
-def choice_bytes(config: PriorConfig, images: int, guided: bool, codes: int) -> int:
-    """Float32 logits, those without condition and the guided ones, and four float64 tables of probabilities, for so
-    many codes an image. A masked prior has logits for all codes, and probabilities for one image at a time."""
-    logits = images * (3 if guided else 1) * 4
-    if config.objective == "masked":
-        return codes * config.codebook_size * (logits + 4 * 8) + pass_bytes(config, (1 + guided) * images)
-    return codes * config.codebook_size * (logits + images * 4 * 8)
+@cache
+def choice_bytes(config: PriorConfig, images: int, settings: SamplingConfig, guided: bool) -> int:
+    """The most bytes while a step chooses its codes: logits with and without condition, tables of probabilities, and
+    what is left of the step before. A masked prior has logits for all codes and makes its choice image by image."""
+    masked = config.objective == "masked"
+    k, V = config.tokens if masked else most_codes(config, settings), config.codebook_size
+    rows = (1 + guided) * images
+    with torch.no_grad(), LiveBytes([]) as guiding:
+        logits = torch.empty(rows, k, V, device="meta")
+        logits = guide(logits, settings.cfg_scale) if guided else logits
+    with torch.no_grad(), LiveBytes([logits]) as choosing:
+        p = probabilities(logits[0] if masked else logits, settings, settings.temperature)
+        choose(p, torch.empty(p.shape[:-1], device="meta", dtype=torch.float64))
+    if masked:
+        return max(logits.nbytes + guiding.peak + pass_bytes(config, rows), logits.nbytes + choosing.peak)
+    before = logits.nbytes + p.nbytes
+    return before + max(guiding.peak, logits.nbytes + choosing.peak)
+
+
+def most_codes(config: PriorConfig, settings: SamplingConfig) -> int:
+    """Codes that a step draws at most."""
+    return max(group_sizes(config.tokens, step_count(config, settings), settings.step_schedule))
 
 
 @cache
