@@ -9,7 +9,9 @@ import dataclasses
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,8 @@ import click
 
 from .data.config import DataConfig
 from .errors import ImgtfError, Interrupted
-from .options import field_types
+from .options import build, field_types
+from .pipelines.bench.config import BenchConfig
 from .pipelines.settings import collect, load_presets, option_names
 from .prior.config import PriorConfig, PriorRecipe, SamplingConfig
 from .tokenizer.config import TokenizerConfig, TokenizerRecipe
@@ -52,6 +55,15 @@ class CommaSeparated(click.ParamType):
             return [self.plain(part) for part in str(value).split(",") if part.strip()]
         except ValueError:
             self.fail(f"{value!r} is not a comma-separated list of {self.plain.__name__}", param, ctx)
+
+
+class AutoOrCount(click.ParamType):
+    """`auto` to None, or a whole number of at least 1."""
+
+    name = "auto|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value in (None, "auto") else click.IntRange(1).convert(value, param, ctx)
 
 
 def options_of(*classes: type, room: str | None = None) -> Callable[[Command], Command]:
@@ -305,11 +317,18 @@ def tokenizer_reconstruct(
 @prior.command("eval")
 @model_option
 @options_of(DataConfig)
+@click.option(
+    "--orders",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Random orders an image is averaged over (random and masked priors).",
+)
 @device_option
 @json_option
-def prior_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
+def prior_eval(model: Path, orders: int, device: str, as_json: bool, **given: Any) -> None:
     """Measure the prior on held-out images: bits per token and per pixel, in all and by class."""
-    data = _data(model, given)
+    data = _data(model, given, "prior")
     _speak()
     from .data.source import open_source
     from .pipelines.evaluate import evaluate_prior
@@ -317,13 +336,20 @@ def prior_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
 
     pair = Pipeline.from_pretrained(model, device)
     held_out = open_source(data)[1]
-    _report(evaluate_prior(model, pair.tokenizer, pair.prior, held_out, data), as_json)
+    _report(evaluate_prior(model, pair.tokenizer, pair.prior, held_out, data, orders=orders), as_json)
 
 
 @cli.command()
-@click.option("--n", type=click.IntRange(1), default=16, show_default=True, help="Number of images.")
+@click.option("--n", "-n", type=click.IntRange(1), default=16, show_default=True, help="Number of images.")
 @click.option(
     "--label", multiple=True, help="Class by name; several take turns.  [default: all classes, spread evenly]"
+)
+@click.option("--text", multiple=True, help="Caption; several take turns.  [default: none]")
+@click.option(
+    "--source",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Picture to start from, for priors that read one; several take turns.  [default: none]",
 )
 @options_of(SamplingConfig)
 @click.option(
@@ -342,10 +368,9 @@ def prior_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Images sampled at once; changes the speed only.",
+    type=AutoOrCount(),
+    help="Images sampled at once; changes the speed and the memory only.  "
+    "[default: auto, what fits in half of the free memory]",
 )
 @model_option
 @click.option(
@@ -354,27 +379,48 @@ def prior_eval(model: Path, device: str, as_json: bool, **given: Any) -> None:
     help="Folder.  [default: the next free MODEL/samples/NNN]",
 )
 @click.option("--force", is_flag=True, help="Write into a folder that already holds samples.  [default: off]")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what it would take, in memory above all, and stop.  [default: off]"
+)
 @device_option
 @json_option
 def sample(
-    n: int, label: tuple[str, ...], seed: int, first: int, batch_size: int, model: Path, out: Path | None,
-    force: bool, device: str, as_json: bool, **given: Any,
+    n: int, label: tuple[str, ...], text: tuple[str, ...], source: tuple[Path, ...], seed: int, first: int,
+    batch_size: int | None, model: Path, out: Path | None, force: bool, dry_run: bool, device: str, as_json: bool,
+    **given: Any,
 ) -> None:  # fmt: skip
-    """Sample images: single PNGs, a labelled grid, and a samples.json to make any of them again."""
+    """Sample images: single PNGs, a labelled grid, and a samples.json to make any of them again.
+
+    Started in several processes (torchrun, accelerate launch), each makes a share of the batches; the files are
+    the same whatever the number of processes.
+    """
     _speak()
     from tqdm import tqdm
 
+    from .data.decode import load_image
+    from .pipelines.info import describe_sampling
     from .pipelines.pipeline import Pipeline
+    from .pipelines.processes import joined
     from .pipelines.write import free_folder, write_samples
 
-    pipeline = Pipeline.from_pretrained(model, device)
-    out = out or free_folder(model / "samples")
-    with tqdm(total=n * pipeline.prior.config.tokens, desc="sample", unit="token", disable=None) as bar:
-        grid = write_samples(
-            pipeline, out, n, label or None, seed=seed, first=first, batch_size=batch_size, force=force,
-            progress=bar.update, **_named(given),
-        )  # fmt: skip
-    click.echo(json.dumps({"grid": str(grid), "n": n}) if as_json else grid)
+    if dry_run:
+        _report(describe_sampling(model, n, batch_size, device, **_named(given)), as_json)
+        return
+    sources = [load_image(str(path), str(path)) for path in source]
+    _stop_on_terminate()
+    with joined() as processes:
+        pipeline = Pipeline.from_pretrained(model, processes.device(device))
+        out = out or processes.gather(free_folder(model / "samples"))[0]
+        total, world = n * pipeline.prior.config.tokens, processes.world
+        quiet = None if processes.is_first else True
+        with tqdm(total=total, desc="sample", unit="token", disable=quiet) as bar:
+            grid = write_samples(
+                pipeline, out, n, label or None, text=text or None, source=sources or None, seed=seed, first=first,
+                batch_size=batch_size, force=force,
+                progress=lambda drawn: bar.update(drawn * world), processes=processes, **_named(given),
+            )  # fmt: skip
+        if processes.is_first:
+            click.echo(json.dumps({"grid": str(grid), "n": n}) if as_json else grid)
 
 
 @cli.command("import")
@@ -432,10 +478,57 @@ def export_command(family: str, file: Path, model: Path, stage: str | None, forc
 
 
 @cli.command()
+@click.option(
+    "--model",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of a trained model to measure.  [default: a preset with random weights]",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(load_presets("prior"))),
+    help="Sizes of networks with random weights.  [default: tiny]",
+)
+@options_of(BenchConfig, DataConfig)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File for the tables: written as .md and as .json.  [default: none]",
+)
+@click.option("--force", is_flag=True, help="Replace the files of --out.  [default: off]")
+@device_option
+@json_option
+def bench(
+    model: Path | None, preset: str | None, out: Path | None, force: bool, device: str, as_json: bool, **given: Any
+) -> None:  # fmt: skip
+    """Measure how fast models sample, train and code on this machine, and how far that is from its limits.
+
+    The machine should be doing nothing else. Loading is measured on the images of --data, where they are named.
+    """
+    if model and preset:
+        raise click.UsageError("--model and --preset exclude each other")
+    named = _named(given)
+    data = collect("tokenizer", (DataConfig,), _of(DataConfig, named)).part(DataConfig)
+    config = build(BenchConfig, _of(BenchConfig, named), "bench")
+    _speak()
+    from .pipelines.bench.report import save, targets, to_markdown
+    from .pipelines.bench.run import bench as measure
+
+    if out:
+        targets(out, force)
+    report = measure(
+        config, model=model, preset=preset or "tiny", data=data if "data" in named else None, device=device
+    )
+    click.echo(json.dumps(report) if as_json else to_markdown(report), nl=as_json)
+    if out:
+        for path in save(report, out, force):
+            click.echo(path, err=True)
+
+
+@cli.command()
 @click.argument("folder", default="model", type=click.Path(file_okay=False, path_type=Path))
 @json_option
 def info(folder: Path, as_json: bool) -> None:
-    """Say what a model folder holds: sizes, classes, parameters."""
+    """Say what a model folder holds: sizes, classes, parameters, and the memory that sampling takes."""
     _speak()
     from .pipelines.info import describe_model
 
@@ -473,17 +566,22 @@ def _named(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+def _of(cls: type, given: dict[str, Any]) -> dict[str, Any]:
+    """Of what was given, the settings of one class."""
+    return {name: value for name, value in given.items() if name in option_names(cls)}
+
+
 def _resumed(folder: Path, resume: bool) -> Path | None:
     """The settings of the run to go on with, where there are any."""
     path = folder / "train.toml"
     return path if resume and path.exists() else None
 
 
-def _data(model: Path, given: dict[str, Any]) -> DataConfig:
+def _data(model: Path, given: dict[str, Any], room: str = "tokenizer") -> DataConfig:
     """The data options of a command that works on a trained model: by default the data it was trained on."""
-    return collect(
-        "tokenizer", (DataConfig,), _named(given), inherit=model / "tokenizer" / "train.toml"
-    ).part(DataConfig)
+    runs = [model / each / "train.toml" for each in (room, "tokenizer")]
+    inherit = next((run for run in runs if run.exists()), None)
+    return collect("tokenizer", (DataConfig,), _named(given), inherit=inherit).part(DataConfig)
 
 
 def _inception(wanted: bool, file: Path | None) -> Inception | None:
@@ -523,6 +621,12 @@ def _plain(value: Any) -> str:
 def _is_first_process() -> bool:
     """Of several started together (accelerate launch, torchrun) only one talks."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _stop_on_terminate() -> None:
+    """SIGTERM, which launchers send to the rest when one process fails, ends as cleanly as Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _report_run(folder: Path, outcome: Outcome) -> None:

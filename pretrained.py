@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -58,13 +59,14 @@ class PretrainedModel(nn.Module):
                 or a tensor is missing, unknown or of another shape.
         """
         folder = Path(folder)
-        config = cls._read_config(folder / CONFIG_FILE)
-        model = cls(config)
+        model = cls(cls.read_config(folder))
         load_tensors(model, folder / WEIGHTS_FILE)
         return model.to(device).eval()
 
     @classmethod
-    def _read_config(cls, path: Path) -> Any:
+    def read_config(cls, folder: str | Path) -> Any:
+        """The folder's configuration alone, without its weights. Raises as `from_pretrained`."""
+        path = Path(folder) / CONFIG_FILE
         values = read_json(path)
         if values.pop("format", None) != FORMAT:
             raise CheckpointError(
@@ -145,13 +147,23 @@ def _some(names: list[str], most: int = 4) -> str:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file that appears whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata)
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file that appears whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write under in the block: the file then stands at `path` whole, or after an error nowhere."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -61,7 +61,7 @@ def prior_config(size: str) -> PriorConfig:
     depth, heads, width = GPT[size]
     return PriorConfig(
         grid=(16, 16), codebook_size=16384, class_names=llamagen.number_names(1000), width=width, depth=depth,
-        heads=heads, hidden=-(-8 * width // 3 // 256) * 256, positions="rotary", zero_condition=True,
+        heads=heads, hidden=-(-8 * width // 3 // 256) * 256, positions="none", zero_condition=True,
     )  # fmt: skip
 
 

@@ -37,6 +37,21 @@ class CodesInfo:
     preprocessing: str
     precision: str = "fp32"
     """The arithmetic of the encoder, which decides about one code in a hundred; caches that do not say were fp32."""
+    source_of: str = ""
+    """What the source pictures' codes were made from; empty where there are none."""
+    source_sha256: str = ""
+    """Identity of the tokenizer of the source pictures."""
+    source_grid: tuple[int, ...] = ()
+    source_codebook_size: int = 0
+    text_encoder: str = ""
+    """What made features of the captions; empty where there are none."""
+    feature_shape: tuple[int, ...] = ()
+    """(S, F)."""
+
+    @property
+    def source_tokens(self) -> int:
+        """Codes of a source picture."""
+        return self.source_grid[0] * self.source_grid[1] if self.source_grid else 0
 
 
 def write_codes(folder: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -44,7 +59,8 @@ def write_codes(folder: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]
 
     Args:
         rows: mappings with `codes` (T,) of whole numbers in [0, codebook_size), `codes_flipped` (T,) where
-            `info.flips`, `label` or None, `text` or None. Taken one after the other, never all in memory.
+            `info.flips`, `label` or None, `text` or None, and where the info has them `source`, `source_flipped`
+            and `features` (S, F). Taken one after the other, never all in memory.
 
     Raises:
         DataError: codes of another length or out of range, or no rows at all.
@@ -80,7 +96,7 @@ def open_codes(folder: Path, *, augment: bool = False, seed: int = 0) -> CodesDa
     except Exception as error:  # pyarrow's, the system's, or that of `datasets`
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{folder / CODES_FILE}: {reason}; delete {folder} to encode again") from None
-    wanted = {"codes", "label", "text"} | ({"codes_flipped"} if info.flips else set())
+    wanted = {"label", "text", *_code_columns(info)} | ({"features"} if info.text_encoder else set())
     if table.num_rows != count or not wanted <= set(table.column_names):
         raise CheckpointError(
             f"{folder / CODES_FILE}: {table.num_rows} rows of {', '.join(table.column_names)}, "
@@ -96,10 +112,10 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """`table`: the Arrow table; its codes are looked at in place."""
         self.folder, self.info, self.seed = folder, info, seed
         self.augment = augment and info.flips
-        length = info.grid[0] * info.grid[1]
-        self._codes = _views(table["codes"], length)
-        self._flipped = _views(table["codes_flipped"], length) if info.flips else []
-        self._starts = np.cumsum([0] + [len(view) for view in self._codes])
+        self._codes = {name: _views(table[name], length) for name, length in _code_columns(info).items()}
+        if info.text_encoder:
+            self._codes["features"] = _views(table["features"], int(np.prod(info.feature_shape)))
+        self._starts = np.cumsum([0] + [len(view) for view in self._codes["codes"]])
         self._labels = table["label"].to_numpy()
         self._texts = table["text"] if table["text"].null_count < table.num_rows else None
 
@@ -110,16 +126,24 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return _reopen, (self.folder, self.augment, self.seed)  # a worker maps the file itself
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
-        """codes: (T,) int64. label: its class, -1 without. text: "" without. index. bad: always ""."""
+        """codes: (T,) int64. label: its class, -1 without. text: "" without. index. bad: always "".
+
+        Where the cache has them: source (T',) int64, features (S, F) float32.
+        """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
-        mirrored = self.augment and self._mirrored(index, epoch)
-        return {
-            "codes": torch.from_numpy(self._row(index, mirrored)),
+        suffix = "_flipped" if self.augment and self._mirrored(index, epoch) else ""
+        item: dict[str, Any] = {
+            "codes": self._row("codes" + suffix, index),
             "label": int(self._labels[index]),
             "text": self.text(index) or "",
             "index": index,
             "bad": "",
         }
+        if self.info.source_grid:
+            item["source"] = self._row("source" + suffix, index)
+        if self.info.text_encoder:
+            item["features"] = self._row("features", index).view(self.info.feature_shape)
+        return item
 
     def text(self, index: int) -> str | None:
         """The caption of a row."""
@@ -129,6 +153,7 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Whether these codes are what encoding with `info` would give (the flipped ones may be to spare)."""
         same = (
             "tokenizer_sha256", "fingerprint", "split", "image_size", "preprocessing", "class_names", "precision",
+            "source_of", "source_sha256", "text_encoder",
         )  # fmt: skip
         if any(getattr(self.info, name) != getattr(info, name) for name in same):
             return False
@@ -137,12 +162,24 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def _mirrored(self, index: int, epoch: int) -> bool:
         return bool(np.random.default_rng((self.seed % 2**64, epoch, index)).random() < 0.5)
 
-    def _row(self, index: int, mirrored: bool) -> np.ndarray:
+    def _row(self, column: str, index: int) -> torch.Tensor:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         block = int(np.searchsorted(self._starts, index, side="right")) - 1
-        views = self._flipped if mirrored else self._codes
-        return views[block][index - self._starts[block]].astype(np.int64)
+        row = self._codes[column][block][index - self._starts[block]]
+        return torch.from_numpy(row.astype(np.float32 if row.dtype.kind == "f" else np.int64))
+
+
+def _code_columns(info: CodesInfo) -> dict[str, int]:
+    """The columns of codes by name, with their lengths."""
+    columns = {"codes": info.grid[0] * info.grid[1]}
+    if info.source_grid:
+        columns["source"] = info.source_tokens
+    return columns | ({f"{name}_flipped": n for name, n in columns.items()} if info.flips else {})
+
+
+def _codebook(info: CodesInfo, column: str) -> int:
+    return info.source_codebook_size if column.startswith("source") else info.codebook_size
 
 
 def _reopen(folder: Path, augment: bool, seed: int) -> CodesDataset:
@@ -185,16 +222,17 @@ def _read_info(path: Path) -> tuple[CodesInfo, int]:
 def _write_arrow(path: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]) -> int:
     import pyarrow as pa
 
-    kind = np.uint16 if info.codebook_size <= 2**16 else np.uint32
-    codes = pa.list_(pa.from_numpy_dtype(kind), info.grid[0] * info.grid[1])
-    schema = pa.schema({"codes": codes, "label": pa.int64(), "text": pa.string()})
-    if info.flips:
-        schema = schema.append(pa.field("codes_flipped", codes))
+    schema = pa.schema({"label": pa.int64(), "text": pa.string()})
+    for name, length in _code_columns(info).items():
+        kind = pa.uint16() if _codebook(info, name) <= 2**16 else pa.uint32()
+        schema = schema.append(pa.field(name, pa.list_(kind, length)))
+    if info.text_encoder:
+        schema = schema.append(pa.field("features", pa.list_(pa.float16(), int(np.prod(info.feature_shape)))))
     count = 0
     with path.open("wb") as file:
         with pa.ipc.new_stream(file, schema) as writer:  # the format `datasets` maps
             for block in _blocks(rows):
-                writer.write_batch(_batch(block, count, info, schema, kind))
+                writer.write_batch(_batch(block, count, info, schema))
                 count += len(block)
         file.flush()
         os.fsync(file.fileno())
@@ -212,37 +250,34 @@ def _blocks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any
         yield block
 
 
-def _batch(block: list[Mapping[str, Any]], start: int, info: CodesInfo, schema: Any, kind: Any) -> Any:
+def _batch(block: list[Mapping[str, Any]], start: int, info: CodesInfo, schema: Any) -> Any:
     import pyarrow as pa
 
-    length = info.grid[0] * info.grid[1]
-    columns = {
-        "label": [-1 if row.get("label") is None else int(row["label"]) for row in block],
-        "text": [row.get("text") or None for row in block],
-    }
-    for name in ("codes", "codes_flipped") if info.flips else ("codes",):
-        arrays = [_checked(row.get(name), start + i, name, length, info) for i, row in enumerate(block)]
-        flat = pa.array(np.concatenate(arrays).astype(kind))
-        columns[name] = pa.FixedSizeListArray.from_arrays(flat, length)
-    return pa.record_batch(
-        [
-            pa.array(columns[f.name], f.type) if isinstance(columns[f.name], list) else columns[f.name]
-            for f in schema
-        ],
-        schema=schema,
-    )
+    def column(field: Any) -> Any:
+        if field.name == "label":
+            return pa.array([-1 if r.get("label") is None else int(r["label"]) for r in block], field.type)
+        if field.name == "text":
+            return pa.array([r.get("text") or None for r in block], field.type)
+        arrays = [_checked(r.get(field.name), start + i, field.name, info) for i, r in enumerate(block)]
+        flat = np.concatenate(arrays).astype(field.type.value_type.to_pandas_dtype())
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat), field.type.list_size)
+
+    return pa.record_batch([column(field) for field in schema], schema=schema)
 
 
-def _checked(codes: Any, row: int, name: str, length: int, info: CodesInfo) -> np.ndarray:
-    array = np.asarray(codes)
+def _checked(values: Any, row: int, name: str, info: CodesInfo) -> np.ndarray:
+    array = np.asarray(values)
+    if name == "features":
+        if array.shape != tuple(info.feature_shape):
+            raise DataError(f"row {row}: features {array.shape}, expected {tuple(info.feature_shape)}")
+        return array.reshape(-1)
+    length, V = _code_columns(info)[name], _codebook(info, name)
     if array.shape != (length,) or array.dtype.kind not in "iu":
         raise DataError(
             f"row {row}: {name} is {array.dtype} {array.shape}, expected whole numbers ({length},)"
         )
-    if array.min() < 0 or array.max() >= info.codebook_size:
-        raise DataError(
-            f"row {row}: {name} from {array.min()} to {array.max()}, the codebook has {info.codebook_size}"
-        )
+    if array.min() < 0 or array.max() >= V:
+        raise DataError(f"row {row}: {name} from {array.min()} to {array.max()}, the codebook has {V}")
     return array
 
 

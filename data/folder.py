@@ -28,6 +28,8 @@ IMAGE_KINDS = (
     "png jpg jpeg jpe jfif bmp dib gif webp tif tiff ppm pgm pbm pnm tga ico avif jp2 j2k pcx sgi qoi"
 )
 IMAGE_SUFFIXES = frozenset("." + kind for kind in IMAGE_KINDS.split())
+OTHER_IMAGE = "_file_name"
+"""End of the name of a metadata column that names another image: `source_file_name` becomes column `source`."""
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TRAIN_NAMES = ("train", "training")
 HELD_OUT_NAMES = ("validation", "val", "valid", "test", "testing")
@@ -153,6 +155,8 @@ def _metadata_rows(root: Path, metadata: list[str], images: set[str]) -> dict[st
             path = os.path.normpath(os.path.join(folder, name)).replace(os.sep, "/")
             if path not in images:
                 raise DataError(f"{root / file}: row {number} names {name}, which is not among the images")
+            for key in [key for key in row if key.endswith(OTHER_IMAGE) and row[key] is not None]:
+                row[key] = os.path.normpath(os.path.join(folder, str(row[key]))).replace(os.sep, "/")
             found.setdefault(path, []).append(row)
     return found
 
@@ -204,8 +208,17 @@ def _table(root: Path, rows: list[Row], labels: dict[str, str], names: list[str]
     paths = pa.array([str(root / path) for path, _ in rows], pa.string())
     blank = pa.nulls(len(rows), pa.binary())
     columns["image"] = pa.StructArray.from_arrays([blank, paths], ["bytes", "path"])
+    pictures = ["image"]
+    for key in [key for key in keys if key.endswith(OTHER_IMAGE)]:
+        files = pa.array(
+            [None if row.get(key) is None else str(root / row[key]) for _, row in rows], pa.string()
+        )
+        pictures.append(key.removesuffix(OTHER_IMAGE))
+        columns[pictures[-1]] = pa.StructArray.from_arrays([blank, files], ["bytes", "path"])
+        del columns[key]
     features = Features.from_arrow_schema(pa.table(columns).schema)
-    features["image"] = Image(decode=False)
+    for name in pictures:
+        features[name] = Image(decode=False)
     if labels and "label" not in keys:
         index = {name: i for i, name in enumerate(names)}
         columns["label"] = pa.array([index[labels[path]] for path, _ in rows], pa.int64())

@@ -81,7 +81,8 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
         depth=count(tensors, "layers."),
         heads=pick_heads(width, HEADS, hints.heads),
         hidden=shape_of(tensors, "layers.0.feed_forward.w1.weight", 2)[0],
-        positions="rotary",
+        feature_prefix=feature_width > 0,
+        positions="none",
         zero_condition=True,
         sampling=TEXT_SAMPLING if feature_width else SamplingConfig(cfg_scale=GUIDANCE.get(width, 1.0)),
     )
@@ -100,11 +101,11 @@ def _grid_side(tensors: Mapping[str, Tensor], hints: Hints, condition: int) -> i
 def prior_entries(config: PriorConfig) -> Iterator[Entry]:
     """Every tensor of the GPT in both names."""
     if config.feature_width:
-        yield Entry("feature_embedding.null", ("cls_embedding.uncond_embedding",))
-        yield _weight("feature_embedding.up", "cls_embedding.cap_proj.fc1")
-        yield _weight("feature_embedding.down", "cls_embedding.cap_proj.fc2")
+        yield Entry("conditions.features.null", ("cls_embedding.uncond_embedding",))
+        yield _weight("conditions.features.up", "cls_embedding.cap_proj.fc1")
+        yield _weight("conditions.features.down", "cls_embedding.cap_proj.fc2")
     else:
-        yield _weight("label_embedding.table", "cls_embedding.embedding_table")
+        yield _weight("conditions.label.table", "cls_embedding.embedding_table")
     yield _weight("code_embedding", "tok_embeddings")
     for i in range(config.depth):
         for ours, theirs in _BLOCK.items():

@@ -31,7 +31,7 @@ NAMING = vqgan.Naming(
     decoder_forward=False,
     normalised=False,
 )
-LABELS = "label_embedding.table.weight"
+LABELS = "conditions.label.table.weight"
 MADE = (*vqgan.MADE, LABELS)
 VQGAN, GPT = "first_stage_model.", "transformer."
 """What stands before the names where both are in one checkpoint."""
@@ -119,6 +119,8 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
         feed_forward="gelu",
         bias=True,
         positions="learned",
+        rotary="none",
+        token_dropout=0.0,
         dropout=0.0,
     )
 
@@ -161,7 +163,7 @@ def label_table(codes: Tensor, config: PriorConfig, hints: Hints) -> Tensor:
 def prior_entries(config: PriorConfig) -> Iterator[Entry]:
     """Every tensor of the minGPT in both names."""
     yield Entry("code_embedding.weight", ("tok_emb.weight",))
-    yield Entry("position", ("pos_emb",), axis=-1)
+    yield Entry("positions.learned", ("pos_emb",), axis=-1)
     for i in range(config.depth):
         block = f"blocks.{i}"
         yield from both(f"{block}.attention_norm", f"{block}.ln1")

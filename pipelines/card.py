@@ -49,7 +49,7 @@ def _stage(folder: Path, stage: str) -> str:
     if names:
         lines.append(f"- classes: {', '.join(names[:50])}{' ...' if len(names) > 50 else ''}")
     if sampling:
-        settings = ", ".join(f"{name} {value:g}" for name, value in sampling.items())
+        settings = ", ".join(f"{name} {value}" for name, value in sampling.items() if value is not None)
         lines.append(f"- sampling settings unless told otherwise: {settings}")
     return "\n".join(lines)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from ..data.codes import CodesInfo, open_codes, write_codes
@@ -18,12 +22,20 @@ from ..data.source import ImageSource
 from ..errors import CheckpointError
 from ..tokenizer.coder import Coder, coding_precision
 from ..tokenizer.model import Tokenizer
+from .conditions import Beside, encode_sources
 
 logger = logging.getLogger("imgtf")
 
+NOTHING = Beside()
+
 
 def describe(
-    tokenizer: Tokenizer, source: ImageSource, config: DataConfig, flips: bool, precision: str = "auto"
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    config: DataConfig,
+    flips: bool,
+    beside: Beside = NOTHING,
+    precision: str = "auto",
 ) -> CodesInfo:
     """What the codes of this source by this tokenizer in this precision would be: the identity of a cache."""
     return CodesInfo(
@@ -38,6 +50,7 @@ def describe(
         image_size=tokenizer.config.image_size,
         preprocessing=preprocessing(config),
         precision=coding_precision(precision, tokenizer),
+        **beside.codes_info(),
     )
 
 
@@ -61,39 +74,73 @@ def encode(
     folder: Path,
     *,
     flips: bool,
+    beside: Beside = NOTHING,
     batch_size: int = 64,
     precision: str = "auto",
 ) -> Path:
-    """Encodes every image of the source into `folder/<split>-<fingerprint>` and returns that folder.
+    """Encodes every image of the source, and what is beside it, into `folder/<split>-<fingerprint>`; returns that.
 
     Images are cropped in the centre. Broken images are left out under the rule of `config.bad_images`.
     With `flips`, each image is encoded a second time mirrored.
     """
-    info = describe(tokenizer, source, config, flips, precision)
+    info = describe(tokenizer, source, config, flips, beside, precision)
     name = re.sub(r"\W+", "-", source.split).strip("-")
-    target = folder / f"{name}-{source.fingerprint[:8]}"
-    write_codes(target, info, _rows(Coder(tokenizer, precision), source, config, flips, batch_size))
+    more = hashlib.sha256(f"{info.source_of} {info.source_sha256} {info.text_encoder}".encode()).hexdigest()[
+        :4
+    ]
+    target = folder / (f"{name}-{source.fingerprint[:8]}" + (f"-{more}" if beside.codes_info() else ""))
+    write_codes(target, info, _rows(Coder(tokenizer, precision), source, config, flips, beside, batch_size))
     return target
 
 
+@torch.no_grad()
 def _rows(
-    coder: Coder, source: ImageSource, config: DataConfig, flips: bool, batch_size: int
+    coder: Coder,
+    source: ImageSource,
+    config: DataConfig,
+    flips: bool,
+    beside: Beside,
+    batch_size: int,
 ) -> Iterator[dict[str, Any]]:
-    size, channels = coder.config.image_size, coder.config.channels
-    images = ImageDataset(source, size, channels, config, augment=False, seed=0)
+    images = _dataset(coder.tokenizer, source, config)
     bad_images = BadImages(len(images), config.bad_images)
     with tqdm(total=len(source), desc=f"encode {source.split}", unit="image", disable=None) as bar:
-        for batch in eval_batches(images, batch_size, workers=worker_count(config)):
-            bad_images.note(batch["bad"])
-            pixels = batch["image"].to(coder.device)
-            codes = coder.encode(pixels).flatten(1).cpu().numpy()
-            mirrored = coder.encode(pixels.flip(-1)).flatten(1).cpu().numpy() if flips else codes
+        for batch, other in zip(
+            eval_batches(images, batch_size, workers=worker_count(config)),
+            _source_batches(beside, config, batch_size),
+            strict=False,
+        ):
+            bad_images.note([*batch["bad"], *(other["bad"] if other else ())])
+            columns = _codes("codes", coder.encode, batch["image"].to(coder.device), flips)
+            if other and beside.tokenizer is not None:
+                read = partial(encode_sources, beside.tokenizer, size=beside.size)
+                columns |= _codes("source", read, other["image"], flips)
+            texts = [source.text(index) or "" for index in batch["index"].tolist()]
+            if beside.text is not None:
+                columns["features"] = beside.text(texts).cpu().numpy()
             for row, index in enumerate(batch["index"].tolist()):
-                if not batch["bad"][row]:
-                    yield {
-                        "codes": codes[row],
-                        "codes_flipped": mirrored[row] if flips else None,
-                        "label": source.label(index),
-                        "text": source.text(index),
-                    }
-            bar.update(len(codes))
+                if not batch["bad"][row] and not (other and other["bad"][row]):
+                    own = {name: values[row] for name, values in columns.items()}
+                    yield own | {"label": source.label(index), "text": texts[row]}
+            bar.update(len(texts))
+
+
+def _dataset(tokenizer: Tokenizer, source: ImageSource, config: DataConfig) -> ImageDataset:
+    size, channels = tokenizer.config.image_size, tokenizer.config.channels
+    return ImageDataset(source, size, channels, config, augment=False, seed=0)
+
+
+def _source_batches(beside: Beside, config: DataConfig, batch_size: int) -> Iterator[dict[str, Any] | None]:
+    """Batches of the source pictures beside those of the images; None for ever where there are none."""
+    if beside.sources is None or beside.tokenizer is None:
+        return itertools.repeat(None)
+    images = _dataset(beside.tokenizer, beside.sources, config)
+    return eval_batches(images, batch_size, workers=worker_count(config))
+
+
+def _codes(
+    name: str, encode: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, flips: bool
+) -> dict[str, Any]:
+    """Codes of pictures (B, C, H, W) by column, (B, T) each: `name`, with flips also `name_flipped`."""
+    ways = {name: pixels} | ({f"{name}_flipped": pixels.flip(-1)} if flips else {})
+    return {key: encode(way).flatten(1).cpu().numpy() for key, way in ways.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,11 +13,14 @@ from ..data.source import ImageSource
 from ..errors import CheckpointError, ConfigError, DataError
 from ..options import build, to_dict
 from ..pretrained import PretrainedModel, describe_mismatch
-from ..prior.config import PriorConfig, SamplingConfig
+from ..prior.config import PriorConfig, PriorRecipe, SamplingConfig
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
+from .conditions import Beside
 from .settings import Settings, option_names
+
+NOTHING = Beside()
 
 logger = logging.getLogger("imgtf")
 
@@ -44,15 +48,21 @@ def new_tokenizer(settings: Settings, source: ImageSource) -> Tokenizer:
     return Tokenizer(settings.part(TokenizerConfig, **fixed))
 
 
-def new_prior(settings: Settings, tokenizer: Tokenizer, source: ImageSource) -> Prior:
-    """A prior with random weights; its grid and codes are the tokenizer's, its classes the data's."""
+def new_prior(
+    settings: Settings,
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    conditions: frozenset[str] = frozenset({"class"}),
+    beside: Beside = NOTHING,
+) -> Prior:
+    """A prior with random weights; its grid and codes are the tokenizer's, its conditions the run's."""
     config = settings.part(
         PriorConfig,
         grid=tokenizer.config.grid,
         codebook_size=tokenizer.config.codebook_size,
-        class_names=class_names(source),
         tokenizer_sha256=tokenizer.weights_sha256(),
         sampling=settings.part(SamplingConfig),
+        **_condition_fields(settings, source, conditions, beside),
     )
     return Prior(config)
 
@@ -65,8 +75,15 @@ def continued_tokenizer(folder: Path, settings: Settings) -> Tokenizer:
     return model
 
 
-def continued_prior(folder: Path, settings: Settings, tokenizer: Tokenizer, source: ImageSource) -> Prior:
-    """The prior of another model folder, for the classes of this data.
+def continued_prior(
+    folder: Path,
+    settings: Settings,
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    conditions: frozenset[str] = frozenset({"class"}),
+    beside: Beside = NOTHING,
+) -> Prior:
+    """The prior of another model folder, for the conditions of this run.
 
     A class that it knows by name keeps its embedding; a new one starts as "no label".
 
@@ -80,25 +97,30 @@ def continued_prior(folder: Path, settings: Settings, tokenizer: Tokenizer, sour
             f"{folder / 'prior'}: learned the codes of another tokenizer; copy {folder / 'tokenizer'} into the "
             f"new model folder, or train a prior from the start"
         )
-    names = class_names(source)
-    changed = _given(settings, PriorConfig) | {"class_names": names, "tokenizer_sha256": sha}
+    fields = _condition_fields(settings, source, conditions, beside)
+    changed = _given(settings, PriorConfig) | fields | {"tokenizer_sha256": sha}
     sampling = to_dict(loaded.config.sampling) | _given(settings, SamplingConfig)
     model = Prior(build(PriorConfig, to_dict(loaded.config) | changed | {"sampling": sampling}))
-    if loaded.label_embedding is None:
-        raise ConfigError(f"{folder / 'prior'}: takes text features, which training cannot give yet")
-    known = loaded.config.class_names
-    rows = [known.index(name) if name in known else len(known) for name in (*names, None)]
-    loaded.label_embedding.table.weight = torch.nn.Parameter(loaded.label_embedding.table.weight[rows])
+    if loaded.conditions.label is not None:
+        known, table = loaded.config.class_names, loaded.conditions.label.table
+        rows = [known.index(name) if name in known else len(known) for name in (*fields["class_names"], None)]
+        table.weight = torch.nn.Parameter(table.weight[rows])
     _take(model, loaded, folder)
     return model
 
 
-def class_names(source: ImageSource) -> tuple[str, ...]:
-    """The classes to train with: a single one says nothing."""
+def _condition_fields(
+    settings: Settings, source: ImageSource, conditions: frozenset[str], beside: Beside
+) -> dict[str, Any]:
+    """The fields of `PriorConfig` that say what the prior is told."""
     if len(source.class_names) == 1:
         logger.warning("one class only (%s): the prior is trained without labels", source.class_names[0])
-        return ()
-    return source.class_names
+    classes = "class" in conditions and len(source.class_names) > 1
+    return {
+        "class_names": source.class_names if classes else (),
+        "text_length": settings.part(PriorRecipe).caption_bytes if "text" in conditions else 0,
+        **beside.prior_config(),
+    }
 
 
 def _given(settings: Settings, cls: type) -> dict[str, object]:

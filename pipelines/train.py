@@ -35,6 +35,7 @@ from ..training.device import make_accelerator
 from ..training.loop import Outcome, Trainer
 from ..training.report import LOG_FILE
 from .card import write_card
+from .conditions import SOURCE_FOLDER, Beside, choose_conditions, describe_conditions, open_beside
 from .encode import describe, encode, find_codes
 from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
 from .plots import CURVES_FILE, USAGE_FILE, can_draw, draw_curves, draw_usage
@@ -100,26 +101,46 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
     tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", accelerator.device)
     train, held_out = open_source(data)
     check_batch(len(train), training.batch_size)
+    conditions = choose_conditions(recipe, data, train)
+    with accelerator.main_process_first():
+        beside = open_beside(conditions, recipe, data, (train, held_out), tokenizer)
     set_seed(training.seed)
     if training.init_from and not resume:
-        model = continued_prior(Path(training.init_from), settings, tokenizer, train)
+        init_from = Path(training.init_from)
+        model = continued_prior(init_from, settings, tokenizer, train, conditions, beside[0])
     else:
-        model = new_prior(settings, tokenizer, train)
+        model = new_prior(settings, tokenizer, train, conditions, beside[0])
     with accelerator.main_process_first():
         train_codes = codes_of(
-            folder, tokenizer, train, data, augment=True, seed=training.seed, precision=training.precision
+            folder,
+            tokenizer,
+            train,
+            data,
+            beside[0],
+            augment=True,
+            seed=training.seed,
+            precision=training.precision,
         )
         held_out_codes = None
         if len(held_out):
             held_out_codes = codes_of(
-                folder, tokenizer, held_out, data, augment=False, seed=0, precision=training.precision
+                folder,
+                tokenizer,
+                held_out,
+                data,
+                beside[1],
+                augment=False,
+                seed=0,
+                precision=training.precision,
             )
-    stage = PriorStage(model, recipe, training, train_codes, held_out_codes, drawer(tokenizer))
+        if accelerator.is_main_process and recipe.source_model and beside[0].tokenizer is not None:
+            beside[0].tokenizer.save_pretrained(folder / SOURCE_FOLDER)
+    draw_source = drawer(beside[0].tokenizer) if beside[0].tokenizer is not None else None
+    stage = PriorStage(model, recipe, training, train_codes, held_out_codes, drawer(tokenizer), draw_source)
     config = model.config
     logger.info(
-        "prior: %s parameters, %d tokens, %s | %s, %d images, %d held out | %s on %s",
-        f"{model.parameter_count():,}", config.tokens,
-        f"{config.classes} classes" if config.classes else "no labels",
+        "prior: %s parameters, %d tokens, %s, told: %s | %s, %d images, %d held out | %s on %s",
+        f"{model.parameter_count():,}", config.tokens, config.objective, describe_conditions(config),
         train.name, len(train_codes), len(held_out_codes or ()), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
     return _run(
@@ -185,6 +206,7 @@ def codes_of(
     tokenizer: Tokenizer,
     source: ImageSource,
     data: DataConfig,
+    beside: Beside,
     *,
     augment: bool,
     seed: int,
@@ -192,9 +214,11 @@ def codes_of(
 ) -> CodesDataset:
     """The cached codes of a source, encoded now where no cache fits; ready for training or evaluation."""
     mirrored = augment and flips(data)
-    found = find_codes(folder / "codes", describe(tokenizer, source, data, mirrored, precision))
+    found = find_codes(folder / "codes", describe(tokenizer, source, data, mirrored, beside, precision))
     if found is None:
-        found = encode(tokenizer, source, data, folder / "codes", flips=mirrored, precision=precision)
+        found = encode(
+            tokenizer, source, data, folder / "codes", flips=mirrored, beside=beside, precision=precision
+        )
     return open_codes(found, augment=mirrored, seed=seed)
 
 

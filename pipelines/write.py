@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -13,11 +14,16 @@ from PIL import Image
 from ..data.grid import draw_grid
 from ..errors import ConfigError
 from ..pretrained import write_text
-from .pipeline import Labels, Pipeline, Progress
+from .pipeline import Labels, Pipeline, Progress, Sources, Texts
+from .png import PngWriter, write_png
+from .processes import Processes
 
 GRID_FILE, RECORD_FILE = "grid.png", "samples.json"
 GRID_MOST = 1024
 """Pictures on the contact sheet at most."""
+
+Row = dict[str, Any]
+"""What the record says of one image."""
 
 
 def free_folder(samples: Path) -> Path:
@@ -32,47 +38,74 @@ def write_samples(
     n: int,
     label: Labels = None,
     *,
+    text: Texts = None,
+    source: Sources = None,
     seed: int = 0,
     first: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    processes: Processes | None = None,
     **settings: Any,
 ) -> Path:
     """Samples n images into `out` as 000000.png, ... with `grid.png` and `samples.json`; returns the grid's path.
 
-    Arguments as for `Pipeline.stream`.
+    Of several processes each makes its share of the batches; the first one writes the other two files once all
+    images are there. Arguments as for `Pipeline.stream`.
 
     Raises:
         ConfigError: when `out` already holds samples and `force` is not given.
+        ImgtfError: when a file cannot be written, or another process is gone.
     """
+    processes = processes or Processes()
     if (out / RECORD_FILE).exists() and not force:
         raise ConfigError(f"{out} already holds samples: name another folder with --out, or use --force")
     used = pipeline.settings(**settings)
-    stream = pipeline.stream(
-        n, label, seed=seed, first=first, batch_size=batch_size, progress=progress, **settings
-    )
-    pictures: list[Image.Image] = []
-    captions: list[str] = []
-    rows: list[dict[str, Any]] = []
-    for made in stream:
-        out.mkdir(parents=True, exist_ok=True)
-        name = f"{made.index:06d}.png"
-        made.picture.save(out / name)
-        rows.append({"file": name, "index": made.index, "label": made.label})
-        if len(pictures) < GRID_MOST:
-            pictures.append(made.picture)
-            captions.append(made.label or "")
-    labelled = bool(pipeline.prior.config.class_names)
-    draw_grid(pictures, captions=captions if labelled else None).save(out / GRID_FILE)
-    record = {
-        "format": 1,
-        "imgtf": version("imgtf"),
-        "seed": seed,
-        "settings": asdict(used),
-        "tokenizer_sha256": pipeline.tokenizer.weights_sha256(),
-        "prior_sha256": pipeline.prior.weights_sha256(),
-        "images": rows,
-    }
-    write_text(out / RECORD_FILE, json.dumps(record, indent=2) + "\n")
+    # What is free differs from process to process; the batches must not.
+    size = min(processes.gather(batch_size or pipeline.batch_size(n, used, processes.world)))
+    rows: list[Row] = []
+    shown: dict[str, Image.Image] = {}
+    with PngWriter() as writer:
+        for made in pipeline.stream(
+            n, label, text=text, source=source, seed=seed, first=first, batch_size=size,
+            part=(processes.rank, processes.world), progress=progress, **settings,
+        ):  # fmt: skip
+            out.mkdir(parents=True, exist_ok=True)
+            row: Row = {
+                "file": f"{made.index:06d}.png",
+                "index": made.index,
+                "label": made.label,
+                "text": made.text,
+            }
+            writer.save(made.picture, out / row["file"])
+            rows.append(row)
+            if processes.is_first and made.index < first + GRID_MOST:
+                shown[row["file"]] = made.picture
+    rows = sorted((row for part in processes.gather(rows) for row in part), key=lambda row: row["index"])
+    if processes.is_first:
+        _write_grid(out, rows[:GRID_MOST], shown)
+        record = {
+            "format": 1,
+            "imgtf": version("imgtf"),
+            "seed": seed,
+            "settings": asdict(used),
+            "batch_size": size,
+            "tokenizer_sha256": pipeline.tokenizer.weights_sha256(),
+            "prior_sha256": pipeline.prior.weights_sha256(),
+            "images": rows,
+        }
+        write_text(out / RECORD_FILE, json.dumps(record, indent=2) + "\n")
     return out / GRID_FILE
+
+
+def _write_grid(out: Path, rows: list[Row], own: Mapping[str, Image.Image]) -> None:
+    """The contact sheet; pictures that other processes made are read back from disk."""
+    pictures = [own[row["file"]] if row["file"] in own else _read(out / row["file"]) for row in rows]
+    captions = [row["text"] or row["label"] or "" for row in rows]
+    write_png(draw_grid(pictures, captions=captions if any(captions) else None), out / GRID_FILE)
+
+
+def _read(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        picture.load()
+        return picture

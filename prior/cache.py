@@ -9,27 +9,34 @@ from .config import PriorConfig
 
 
 class KVCache:
-    """Room for `rows` sequences of slots; attention reads only the slots filled so far.
+    """Room for `rows` sequences of `slots`; attention reads only the slots filled so far.
 
-    `visible` (rows, S) names the condition's slots that are not padding; None stands for all.
+    `memory` holds the keys and values of cross-attention by layer, (rows, key_heads, M, head_width) each.
     """
 
     def __init__(
         self,
         config: PriorConfig,
         rows: int,
+        slots: int,
         device: torch.device,
         dtype: torch.dtype,
-        visible: Tensor | None = None,
     ) -> None:
-        shape = (config.depth, rows, config.heads, config.slots, config.head_width)
-        self.visible = visible
+        shape = (config.depth, rows, config.key_heads, slots, config.head_width)
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
+        self.memory: list[tuple[Tensor, Tensor]] = []
 
     def put(self, layer: int, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores keys and values (rows, heads, n, head_width) from `slot` on and returns all up to their end."""
+        """Stores keys and values (rows, key_heads, n, head_width) from `slot` on, returns all up to their end."""
         end = slot + keys.shape[2]
         self.keys[layer, :, :, slot:end] = keys
         self.values[layer, :, :, slot:end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def rows(self, start: int, end: int) -> KVCache:
+        """The same memory, seen as a cache of some of the rows."""
+        part = object.__new__(KVCache)
+        part.keys, part.values = self.keys[:, start:end], self.values[:, start:end]
+        part.memory = [(k[start:end], v[start:end]) for k, v in self.memory]
+        return part

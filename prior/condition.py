@@ -1,100 +1,282 @@
-"""What stands in front of the sequence: a class label as one token, or features of a text encoder."""
+"""What a picture is to show: a class in front of the sequence; captions, features, a source picture beside it.
+
+Shapes: B batch, L bytes of a caption, S condition slots in front, F width of features, h', w' grid of the source,
+M memory slots, D width.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import DataError
+from .config import PriorConfig
+from .layers import Block, Context
+from .positions import grid_places, rotary_table
+
+BYTES = 257
+"""Bytes of UTF-8, counted from 1; 0 is padding."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What B pictures are to show. A part that is missing is left open, as one hidden in training."""
+
+    label: Tensor | None = None
+    """(B,) class numbers, -1 for none."""
+    text: Tensor | None = None
+    """(B, L) bytes of captions as `caption_bytes` gives them; a row of zeros is no caption."""
+    features: Tensor | None = None
+    """(B, S, F) of a text encoder; zeros are padding."""
+    source: Tensor | None = None
+    """(B, h', w') or (B, h' * w') codes of the picture to start from; -1 for none."""
+
+    def parts(self) -> Iterator[tuple[str, Tensor]]:
+        """The parts that are there, by name."""
+        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return ((name, part) for name, part in pairs if part is not None)
+
+    def rows(self, start: int, end: int) -> Self:
+        """Some of the rows."""
+        return type(self)(**{name: part[start:end] for name, part in self.parts()})
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        return type(self)(**{name: part.to(device, non_blocking=True) for name, part in self.parts()})
+
+    def __len__(self) -> int:
+        """B, or 0 where nothing is said."""
+        return max((len(part) for _, part in self.parts()), default=0)
+
+
+def caption_bytes(captions: Sequence[str], length: int) -> Tensor:
+    """Captions to their first `length` bytes, (B, length) int64: byte + 1, then zeros."""
+    rows = [list(caption.encode()[:length]) for caption in captions]
+    return torch.tensor([[b + 1 for b in row] + [0] * (length - len(row)) for row in rows])
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A condition as the network reads it."""
+
+    prefix: Tensor
+    """(B, S, D), in front of the sequence."""
+    visible: Tensor | None
+    """(B, S), which of them are not padding; None for all."""
+    memory: Tensor | None
+    """(B, M, D), for cross-attention."""
+    memory_mask: Tensor | None
+    """(B, 1, 1, M), which of them may be read."""
+
+    def rows(self, start: int, end: int) -> Encoded:
+        """Some of the rows."""
+        cut = slice(start, end)
+        return Encoded(
+            self.prefix[cut],
+            None if self.visible is None else self.visible[cut],
+            None if self.memory is None else self.memory[cut],
+            None if self.memory_mask is None else self.memory_mask[cut],
+        )
+
+    def beside(self, other: Encoded) -> Encoded:
+        """The rows of both, these first."""
+        return Encoded(
+            torch.cat([self.prefix, other.prefix]),
+            _joined(self.visible, other.visible),
+            _joined(self.memory, other.memory),
+            _joined(self.memory_mask, other.memory_mask),
+        )
+
+
+def _joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return None if a is None or b is None else torch.cat([a, b])
+
+
+class ConditionEncoder(nn.Module):
+    """All conditions of a prior. In training, whole rows are hidden at the rate of `condition_dropout`, so that one
+    network learns with and without (classifier-free guidance, Ho and Salimans 2022, arXiv:2207.12598)."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        prefix = config.feature_width and config.feature_prefix
+        self.features = (
+            FeatureEmbedding(config.feature_width, config.feature_slots, config.width) if prefix else None
+        )
+        self.label = None if prefix else LabelEmbedding(config.classes, config.width)
+        self.memory = MemoryEncoder(config) if config.memory_slots else None
+
+    def forward(self, condition: Condition, rows: int, device: torch.device) -> Encoded:
+        """Raises DataError for a part that the prior was not trained with, or of another shape."""
+        self._check(condition, rows)
+        condition = condition.to(device)
+        hidden = torch.zeros(rows, dtype=torch.bool, device=device)
+        if self.training and self.config.condition_dropout > 0:
+            hidden = torch.rand(rows, device=device) < self.config.condition_dropout
+        visible = None
+        if self.features is not None:
+            prefix, visible = self.features(condition.features, hidden)
+        else:
+            assert self.label is not None
+            prefix = self.label(condition.label, hidden)
+        if self.memory is None:
+            return Encoded(prefix, visible, None, None)
+        return Encoded(prefix, visible, *self.memory(condition, hidden))
+
+    def without(self, condition: Condition) -> Condition:
+        """The condition that says nothing, for guidance: no features still have the length of the given ones."""
+        if self.features is None or condition.features is None:
+            return Condition()
+        features = condition.features.to(self.features.null)
+        return Condition(features=self.features.null * (features != 0).any(-1, keepdim=True))
+
+    def _check(self, condition: Condition, rows: int) -> None:
+        names = {"label": "class", "source": "image"}
+        asked = [names.get(name, name) for name, _ in condition.parts()]
+        unknown = [name for name in asked if name not in self.config.conditions]
+        label = condition.label
+        if (
+            "class" in unknown and label is not None and bool((label == -1).all())
+        ):  # "no label" is nothing to know
+            unknown.remove("class")
+        if unknown:
+            takes = " and ".join(self.config.conditions) or "no condition"
+            raise DataError(f"this prior takes {takes}, not {' and '.join(unknown)}")
+        for name, part in condition.parts():
+            if len(part) != rows:
+                raise DataError(f"{rows} rows need {rows} of {name}, got {len(part)}")
 
 
 class LabelEmbedding(nn.Module):
-    """Labels to prefix tokens. The last row stands for "no label": the prior without condition.
+    """Labels to one prefix token. The last row stands for "no label": the prior without condition."""
 
-    In training a share of the labels is hidden, so that one network learns both (classifier-free guidance,
-    Ho and Salimans 2022, arXiv:2207.12598).
-    """
-
-    def __init__(self, classes: int, width: int, dropout: float) -> None:
+    def __init__(self, classes: int, width: int) -> None:
         super().__init__()
         self.classes = classes
-        self.dropout = dropout
         self.table = nn.Embedding(classes + 1, width)
 
-    def forward(self, label: Tensor) -> Tensor:
-        """Labels (B,) in [0, classes], where `classes` means none, to tokens (B, 1, D)."""
-        if self.training and self.dropout > 0 and self.classes > 0:
-            hidden = torch.rand(label.shape, device=label.device) < self.dropout
-            label = label.masked_fill(hidden, self.classes)
-        return self.table(label)[:, None]
-
-    def resolve(self, label: Tensor | None, rows: int, device: torch.device) -> Tensor:
-        """A label per row: None and -1 become "no label"; others are checked."""
+    def forward(self, label: Tensor | None, hidden: Tensor) -> Tensor:
+        """Labels (B,), -1 or None for none, to tokens (B, 1, D); where `hidden` (B,), as if there were none."""
         if label is None:
-            return torch.full((rows,), self.classes, device=device)
-        label = torch.as_tensor(label, device=device)
-        if label.shape != (rows,):
-            raise DataError(f"{rows} sequences need {rows} labels, got shape {tuple(label.shape)}")
-        if label.numel() and (label.max() >= max(self.classes, 1) or label.min() < -1):
-            wrong = label[(label >= self.classes) | (label < -1)][0]
-            raise DataError(f"label {int(wrong)} is not among the prior's {self.classes} classes")
-        return torch.where(label < 0, self.classes, label)
-
-    def without(self, label: Tensor) -> Tensor:
-        """The "no label" that stands in the place of each."""
-        return torch.full_like(label, self.classes)
-
-    def visible(self, label: Tensor) -> Tensor | None:
-        """Nothing is hidden."""
-        return None
+            return self.table(torch.full_like(hidden, self.classes, dtype=torch.long))[:, None]
+        wrong = label[(label >= self.classes) | (label < -1)]
+        if wrong.numel():
+            raise DataError(f"label {int(wrong[0])} is not among the prior's {self.classes} classes")
+        return self.table(torch.where((label < 0) | hidden, self.classes, label))[:, None]
 
 
 class FeatureEmbedding(nn.Module):
-    """Features (B, S, F), say of a text encoder, to S prefix tokens by two layers around a GELU (PixArt's, LlamaGen's).
+    """Features to S prefix tokens by two layers around a GELU (PixArt's, LlamaGen's).
 
     `null` stands for "no features". Rows of zeros are padding, which no other slot attends to.
     """
 
-    def __init__(self, features: int, slots: int, width: int, dropout: float) -> None:
+    def __init__(self, features: int, slots: int, width: int) -> None:
         super().__init__()
-        self.dropout = dropout
         self.null = nn.Parameter(torch.randn(slots, features) / features**0.5)
         self.up = nn.Linear(features, width, bias=False)
         self.down = nn.Linear(width, width, bias=False)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (B, S, F) to tokens (B, S, D)."""
-        if self.training and self.dropout > 0:
-            hidden = torch.rand(len(features), device=features.device) < self.dropout
-            features = torch.where(hidden[:, None, None], self.without(features), features)
-        return self.down(F.gelu(self.up(features), approximate="tanh"))
-
-    def without(self, features: Tensor) -> Tensor:
-        """The "no features" that stand in the place of these, padded where they are."""
-        return self.null * self.visible(features)[..., None]
-
-    def resolve(self, features: Tensor | None, rows: int, device: torch.device) -> Tensor:
-        """Features for each row: None becomes "no features"; the shape of others is checked."""
+    def forward(self, features: Tensor | None, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, S, F) or None to tokens (B, S, D) and which of them are not padding (B, S)."""
+        B = len(hidden)
         if features is None:
-            return self.null.expand(rows, -1, -1)
-        if features.shape != (rows, *self.null.shape):
-            expected = (rows, *self.null.shape)
-            raise DataError(f"{rows} sequences need features {expected}, got shape {tuple(features.shape)}")
-        return features.to(device, self.null.dtype)
-
-    def visible(self, features: Tensor) -> Tensor:
-        """Which slots (B, S) of features (B, S, F) are not padding."""
-        return (features != 0).any(-1)
+            features = self.null.expand(B, -1, -1)
+        if features.shape != (B, *self.null.shape):
+            raise DataError(f"{B} rows need features {(B, *self.null.shape)}, got {tuple(features.shape)}")
+        features = features.to(self.null.dtype)
+        visible = (features != 0).any(-1)
+        features = torch.where(hidden[:, None, None], self.null * visible[..., None], features)
+        return self.down(F.gelu(self.up(features), approximate="tanh")), visible
 
 
-def attention_mask(visible: Tensor, slot: int, n: int) -> Tensor:
+class MemoryEncoder(nn.Module):
+    """The encoder of an encoder-decoder transformer: captions, features and source codes to one sequence.
+
+    Slot 0 is a learned "nothing", always there to be read; a hidden or missing part is masked out.
+    """
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.null = nn.Parameter(torch.randn(config.width) * 0.02)
+        self.bytes = nn.Embedding(BYTES, config.width) if config.text_length else None
+        features = config.feature_width and not config.feature_prefix
+        self.features = nn.Linear(config.feature_width, config.width) if features else None
+        self.source = nn.Embedding(config.source_codebook_size, config.width) if config.source_grid else None
+        self.position = nn.Parameter(torch.randn(config.memory_slots, config.width) * 0.02)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.encoder_depth))
+
+    def forward(self, condition: Condition, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, M, D) and which of them may be read, (B, 1, 1, M)."""
+        B = len(hidden)
+        visible = torch.cat([torch.ones_like(hidden)[:, None], *self._visible(condition, hidden)], dim=1)
+        mask = visible[:, None, None]
+        parts = [self.null.expand(B, 1, -1), *self._embedded(condition, B)]
+        x = torch.cat([part.to(self.null.dtype) for part in parts], dim=1) + self.position  # (B, M, D)
+        for block in self.blocks:
+            x = block(x, Context(mask=mask, causal=False))
+        return x, mask
+
+    def _embedded(self, condition: Condition, B: int) -> Iterator[Tensor]:
+        given = (condition.text, condition.features, condition.source)
+        for (module, slots), part in zip(self._kinds(), given, strict=True):
+            if module is None:
+                continue
+            if part is None:
+                yield self.null.new_zeros(B, slots, self.config.width)
+            elif isinstance(module, nn.Embedding):
+                yield module(part.flatten(1).clamp_min(0))
+            else:
+                yield module(part.to(self.null.dtype))
+
+    def _visible(self, condition: Condition, hidden: Tensor) -> Iterator[Tensor]:
+        """Which slots of each kind are there, (B, slots)."""
+        tests = (lambda t: t > 0, lambda f: (f != 0).any(-1), lambda s: s.flatten(1) >= 0)
+        given = (condition.text, condition.features, condition.source)
+        for (module, slots), part, there in zip(self._kinds(), given, tests, strict=True):
+            if module is None:
+                continue
+            shown = hidden.new_zeros(len(hidden), slots) if part is None else there(part)
+            if shown.shape[1] != slots:
+                raise DataError(f"a condition of {shown.shape[1]} slots, the prior was trained with {slots}")
+            yield shown & ~hidden[:, None]
+
+    def _kinds(self) -> Iterator[tuple[nn.Module | None, int]]:
+        config = self.config
+        source = config.source_grid[0] * config.source_grid[1] if config.source_grid else 0
+        yield self.bytes, config.text_length
+        yield self.features, config.feature_slots
+        yield self.source, source
+
+
+def memory_turns(config: PriorConfig, grid: tuple[int, int]) -> Tensor | None:
+    """Rotary angles of the memory's keys, (M, head_width / 2, 2): a source code turns by the place it lies on.
+
+    So cross-attention knows how far a source code is from the place to be predicted. All else is not turned.
+    """
+    if config.rotary == "none" or not config.source_grid:
+        return None
+    h, w = config.source_grid
+    places = grid_places((h, w), grid)
+    turned = rotary_table(places, config.head_width, config.rope_base)
+    unturned = torch.zeros(config.memory_slots - h * w, *turned.shape[1:])
+    unturned[..., 0] = 1.0
+    return torch.cat([unturned, turned])
+
+
+def prefix_mask(visible: Tensor, slot: int, n: int, causal: bool) -> Tensor:
     """Which keys the n slots from `slot` on may read, (B, 1, n, slot + n), given the visible prefix (B, S).
 
-    Each reads itself and what comes before it, but for hidden slots of the prefix.
+    Each reads itself and what comes before it (all, where not causal), but for hidden slots of the prefix.
     """
     end = slot + n
     shown = F.pad(visible, (0, max(0, end - visible.shape[1])), value=True)[:, None, None, :end]
     query = torch.arange(slot, end, device=visible.device)[:, None]
     key = torch.arange(end, device=visible.device)
-    return (key < query) & shown | (key == query)
+    return ((key < query) | (not causal)) & shown | (key == query)

@@ -1,7 +1,7 @@
 """Stage two: a GPT-style transformer over the token grid.
 
-Shapes: B batch, h, w grid, T = h*w tokens in raster order, S condition slots (1 for a label), F width of features,
-D width, V codebook size.
+Shapes: B batch, h, w grid, T = h*w tokens in raster order, S condition slots (1 for a label), N = S + T - 1 slots
+(S + T for masked priors), M memory slots, D width, V codebook size.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import DataError
 from ..pretrained import PretrainedModel
 from .cache import KVCache
-from .condition import FeatureEmbedding, LabelEmbedding, attention_mask
+from .condition import Condition, ConditionEncoder, Encoded, memory_turns, prefix_mask
 from .config import PriorConfig
-from .layers import Attention, Block, FeedForward, GeluFeedForward, make_norm
-from .positions import rotary_table
+from .layers import Attention, Block, Context, CrossAttention, FeedForward, GeluFeedForward, make_norm
+from .positions import Places, Positions
 
 
 class Prior(PretrainedModel):
-    """Decoder-only transformer: [condition, code 0, ..., code T-2] predicts [code 0, ..., code T-1].
+    """Transformer over [condition, codes]; three objectives, one network.
 
-    The condition is a label in one slot, or features in S slots.
+    - raster: slot t reads code t - 1 (the first the condition) and predicts code t; attention is causal.
+    - random: the same along any order; a slot is told the place that it predicts.
+    - masked: slot t reads code t, or that it is not known, and predicts it; attention goes both ways.
     """
 
     kind = "prior"
@@ -33,119 +36,215 @@ class Prior(PretrainedModel):
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__(config)
-        self.label_embedding: LabelEmbedding | None = None
-        self.feature_embedding: FeatureEmbedding | None = None
-        if config.feature_width:
-            self.feature_embedding = FeatureEmbedding(
-                config.feature_width, config.feature_slots, config.width, config.label_dropout
-            )
-        else:
-            self.label_embedding = LabelEmbedding(config.classes, config.width, config.label_dropout)
+        self.conditions = ConditionEncoder(config)
         self.code_embedding = nn.Embedding(config.codebook_size, config.width)
-        # Slot t knows which place it predicts; rotary angles alone tell it only where the last code was.
-        learned = config.positions in ("learned", "both")
-        self.position = nn.Parameter(torch.empty(config.slots, config.width)) if learned else None
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+        self.unknown = nn.Parameter(torch.empty(config.width)) if config.objective == "masked" else None
+        self.positions = Positions(config)
+        self.dropout = nn.Dropout(config.token_dropout)
+        cross = config.memory_slots > 0
+        self.blocks = nn.ModuleList(Block(config, layer, cross=cross) for layer in range(config.depth))
         self.norm = make_norm(config)
         self.head = None if config.tied_head else nn.Linear(config.width, config.codebook_size, bias=False)
-        rotary = config.positions in ("rotary", "both")
-        table = rotary_table(
-            config.grid,
-            config.head_width,
-            config.rope_base,
-            condition=config.condition_slots,
-            zero=config.zero_condition,
-        )
-        self.register_buffer("rotary", table if rotary else None, persistent=False)
-        self.rotary: Tensor | None
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
+        """GPT-2's: normal with deviation 0.02, biases zero."""
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
         # What a block adds to the residual stream shrinks with the depth, so that its sum does not grow (GPT-2).
-        if isinstance(module, Attention):
-            nn.init.normal_(module.proj.weight, std=0.02 / math.sqrt(2 * self.config.depth))
+        shrunk = 0.02 / math.sqrt(2 * self.config.depth)
+        if isinstance(module, (Attention, CrossAttention)):
+            nn.init.normal_(module.proj.weight, std=shrunk)
         if isinstance(module, (FeedForward, GeluFeedForward)):
-            nn.init.normal_(module.down.weight, std=0.02 / math.sqrt(2 * self.config.depth))
-        if module is self and self.position is not None:
-            nn.init.normal_(self.position, std=0.02)
+            nn.init.normal_(module.down.weight, std=shrunk)
+        if isinstance(module, Positions) and module.learned is not None:
+            nn.init.normal_(module.learned, std=0.02)
+        if module is self and self.unknown is not None:
+            nn.init.normal_(self.unknown, std=0.02)
         # All codes equally likely at the start: the first loss is ln V.
         if module is self and self.head is not None:
             nn.init.zeros_(self.head.weight)
 
-    def forward(self, codes: Tensor, label: Tensor | None = None, features: Tensor | None = None) -> Tensor:
-        """Codes (B, T) or (B, h, w) with labels (B,) or features (B, S, F) or neither, to logits (B, T, V).
+    def forward(
+        self,
+        codes: Tensor,
+        label: Tensor | None = None,
+        *,
+        text: Tensor | None = None,
+        features: Tensor | None = None,
+        source: Tensor | None = None,
+        order: Tensor | None = None,
+    ) -> Tensor:
+        """Codes (B, T) or (B, h, w) and what is known of the picture (see `Condition`), to logits (B, T, V).
 
-        logits[:, t] predicts code t from the condition and the codes before t.
+        logits[:, t] predicts code t from the condition and the codes that come before it in the order (T,) or
+        (B, T); raster where there is none. A masked prior takes no order: it predicts every code from all that are
+        known, and -1 stands for a code that is not.
+
+        Raises:
+            DataError: for another grid where positions are learned, or conditions the prior was not trained with.
         """
-        codes = self._sequence(codes)
-        condition = self.condition(len(codes), label, features)
-        visible = self.embedding.visible(condition)
-        mask = attention_mask(visible, 0, self.config.slots) if visible is not None else None
-        x = torch.cat([self.embedding(condition), self.code_embedding(codes[:, :-1])], dim=1)  # (B, S+T-1, D)
-        if self.position is not None:
-            x = x + self.position
+        codes, grid = self._sequence(codes)
+        encoded = self.encode(Condition(label, text, features, source), len(codes))
+        if self.config.objective == "masked":
+            return self.masked_logits(codes, encoded, grid)
+        return self._causal(codes, encoded, grid, order)
+
+    def _causal(self, codes: Tensor, encoded: Encoded, grid: tuple[int, int], order: Tensor | None) -> Tensor:
+        S = self.config.condition_slots
+        if order is not None:
+            order = self._checked_order(order, codes)
+            codes = codes.gather(1, order)
+        x = torch.cat([encoded.prefix, self.code_embedding(codes[:, :-1])], dim=1)  # (B, S+T-1, D)
+        x = self._blocks(x, self.places(order, grid), encoded, grid)
+        x = x[:, S - 1 :]  # (B, T, D)
+        if order is not None:  # back to raster order
+            x = x.gather(1, order.argsort(1)[..., None].expand(-1, -1, x.shape[-1]))
+        return self._logits(x)  # (B, T, V)
+
+    def masked_logits(self, codes: Tensor, encoded: Encoded, grid: tuple[int, int]) -> Tensor:
+        assert self.unknown is not None
+        S, T = self.config.condition_slots, codes.shape[1]
+        known = (codes >= 0)[..., None]
+        read = torch.where(known, self.code_embedding(codes.clamp_min(0)), self.unknown)  # (B, T, D)
+        x = torch.cat([encoded.prefix, read], dim=1)  # (B, S+T, D)
+        place = torch.arange(-S, T, device=x.device)
+        x = self._blocks(x, self.positions(place, place, grid, x.device), encoded, grid, causal=False)
+        return self._logits(x[:, S:])  # (B, T, V)
+
+    def log_prob(
+        self,
+        codes: Tensor,
+        label: Tensor | None = None,
+        *,
+        text: Tensor | None = None,
+        features: Tensor | None = None,
+        source: Tensor | None = None,
+        order: Tensor | None = None,
+    ) -> Tensor:
+        """Natural log of each code's probability given those before it in the order, (B, T) by place.
+
+        Exact for every objective. A masked prior needs T passes for it; `train.any_order_loss` estimates the mean.
+        """
+        codes, _ = self._sequence(codes)
+        condition: dict[str, Tensor | None] = {
+            "label": label, "text": text, "features": features, "source": source,
+        }  # fmt: skip
+        if self.config.objective == "masked":
+            return self._masked_log_prob(codes, condition, order)
+        return -F.cross_entropy(self(codes, **condition, order=order).mT, codes, reduction="none")
+
+    def _masked_log_prob(
+        self, codes: Tensor, condition: dict[str, Tensor | None], order: Tensor | None
+    ) -> Tensor:
+        T = codes.shape[1]
+        order = self._checked_order(torch.arange(T) if order is None else order, codes)
+        rank = order.argsort(1)  # (B, T), when each place is drawn
+        result = torch.empty(codes.shape, device=codes.device)
+        for t in range(T):
+            place = order[:, t : t + 1]
+            logits = self(codes.masked_fill(rank >= t, -1), **condition)  # (B, T, V)
+            log_p = logits.log_softmax(-1).gather(-1, codes[..., None]).squeeze(-1)  # (B, T)
+            result = result.scatter(1, place, log_p.gather(1, place))
+        return result
+
+    def encode(self, condition: Condition, rows: int) -> Encoded:
+        """The condition of `rows` pictures as the network reads it."""
+        return self.conditions(condition, rows, self.device)
+
+    def places(self, order: Tensor | None, grid: tuple[int, int]) -> Places:
+        """Where the slots of a causal sequence stand, along the order (T,) or (B, T); raster where there is none."""
+        S, (h, w) = self.config.condition_slots, grid
+        order = torch.arange(h * w, device=self.device) if order is None else order
+        front = torch.arange(-S, 0, device=self.device).expand(*order.shape[:-1], S)
+        held = torch.cat([front, order[..., :-1]], dim=-1)  # (..., S+T-1)
+        target = torch.cat([front[..., 1:], order], dim=-1)
+        return self.positions(held, target, grid, self.device)
+
+    def step(
+        self,
+        x: Tensor,
+        places: Places,
+        encoded: Encoded,
+        grid: tuple[int, int],
+        cache: KVCache,
+        slot: int,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Inputs (B, n, D) of the slots from `slot` on to their outputs (B, n, D), before the head.
+
+        The cache holds the slots before. Without a mask, n slots in front are causal, and later one at a time.
+        """
+        return self._blocks(x, places, encoded, grid, cache=cache, slot=slot, mask=mask)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Outputs (..., D) of `step` to logits (..., V), float32."""
+        return self._logits(x)
+
+    def new_cache(self, encoded: Encoded, slots: int, grid: tuple[int, int]) -> KVCache:
+        """An empty cache for sequences under this condition, where and as the weights are."""
+        rows, dtype = len(encoded.prefix), self.code_embedding.weight.dtype
+        cache = KVCache(self.config, rows, slots, self.device, dtype)
+        if encoded.memory is not None:
+            turns = self._memory_turns(grid)
+            cache.memory = [block.cross.keys_values(encoded.memory, turns) for block in self.blocks]  # type: ignore
+        return cache
+
+    def _blocks(
+        self,
+        x: Tensor,
+        places: Places,
+        encoded: Encoded,
+        grid: tuple[int, int],
+        *,
+        causal: bool = True,
+        cache: KVCache | None = None,
+        slot: int = 0,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        if places.added is not None:
+            x = x + places.added
+        if mask is None and encoded.visible is not None:
+            mask = prefix_mask(encoded.visible, slot, x.shape[1], causal)
+        context = Context(
+            places.query, places.key, mask, causal, cache, slot, encoded.memory, encoded.memory_mask, places.target,
+            self._memory_turns(grid) if encoded.memory is not None else None,
+        )  # fmt: skip
         x = self.dropout(x)
+        recompute = self.training and self.config.gradient_checkpointing
         for block in self.blocks:
-            x = block(x, self.rotary, mask=mask)
-        return self._logits(x[:, self.config.condition_slots - 1 :])  # (B, T, V)
+            x = checkpoint(block, x, context, use_reentrant=False) if recompute else block(x, context)
+        return x
 
-    def log_prob(self, codes: Tensor, label: Tensor | None = None, features: Tensor | None = None) -> Tensor:
-        """Natural log of each code's probability given those before it, (B, T)."""
-        codes = self._sequence(codes)
-        return -F.cross_entropy(self(codes, label, features).mT, codes, reduction="none")
-
-    @property
-    def embedding(self) -> LabelEmbedding | FeatureEmbedding:
-        """What makes the condition's slots, whichever of the two the configuration asks for."""
-        embedding = self.feature_embedding if self.label_embedding is None else self.label_embedding
-        assert embedding is not None
-        return embedding
-
-    def condition(self, rows: int, label: Tensor | None, features: Tensor | None = None) -> Tensor:
-        """The condition of each row, checked and complete: (B,) labels or (B, S, F) features."""
-        given, wrong = (features, label) if self.config.feature_width else (label, features)
-        if wrong is not None:
-            kind = "features, not labels" if self.config.feature_width else "labels, not features"
-            raise DataError(f"this prior takes {kind}")
-        return self.embedding.resolve(given, rows, self.device)
-
-    def step(self, x: Tensor, slot: int, cache: KVCache) -> Tensor:
-        """Inputs (B, n, D) of the slots from `slot` on to the logits (B, V) after the last of them.
-
-        The first step takes the condition, each later one a code; the cache holds the slots before.
-        """
-        end = slot + x.shape[1]
-        mask = attention_mask(cache.visible, slot, x.shape[1]) if cache.visible is not None else None
-        if self.position is not None:
-            x = x + self.position[slot:end]
-        rotary = self.rotary[slot:end] if self.rotary is not None else None
-        for block in self.blocks:
-            x = block(x, rotary, cache, slot, mask)
-        return self._logits(x[:, -1])
-
-    def new_cache(self, condition: Tensor) -> KVCache:
-        """An empty cache for sequences that start with this `condition`, where and as the weights are."""
-        dtype, visible = self.code_embedding.weight.dtype, self.embedding.visible(condition)
-        return KVCache(self.config, len(condition), self.device, dtype, visible)
+    def _memory_turns(self, grid: tuple[int, int]) -> Tensor | None:
+        turns = memory_turns(self.config, grid)
+        return turns if turns is None else turns.to(self.device)
 
     def _logits(self, x: Tensor) -> Tensor:
         head = self.code_embedding.weight if self.head is None else self.head.weight
         return F.linear(self.norm(x), head).float()
 
-    def _sequence(self, codes: Tensor) -> Tensor:
-        h, w = self.config.grid
+    def _sequence(self, codes: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Codes (B, T) and their grid. Other grids than the trained one come as (B, h, w)."""
+        grid = self.config.grid
         if codes.dim() == 3:
-            if tuple(codes.shape[1:]) != (h, w):
-                raise DataError(f"the prior models grids of {h}x{w} codes, got {tuple(codes.shape[1:])}")
+            grid = (codes.shape[1], codes.shape[2])
             codes = codes.flatten(1)
+        h, w = grid
         if codes.dim() != 2 or codes.shape[1] != h * w:
             raise DataError(f"the prior takes codes (B, {h * w}) or (B, {h}, {w}), got {tuple(codes.shape)}")
-        return codes.long()
+        return codes.long(), grid
+
+    def _checked_order(self, order: Tensor, codes: Tensor) -> Tensor:
+        if self.config.objective == "raster":
+            raise DataError("this prior draws codes in raster order only; train one with objective random")
+        order = order.to(codes.device).expand(codes.shape)
+        places = torch.arange(codes.shape[1], device=codes.device)
+        if not self.training and not (order.sort(1).values == places).all():
+            raise DataError(f"an order names each of the {codes.shape[1]} places once")
+        return order
 
     def extra_repr(self) -> str:
         h, w = self.config.grid

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -18,8 +17,10 @@ from ..data.loader import eval_batches, train_batches
 from ..errors import CheckpointError
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, Stage, mean_over
-from .config import PriorRecipe
+from .condition import Condition, caption_bytes
+from .config import PriorConfig, PriorRecipe
 from .model import Prior
+from .objectives import log_likelihood, training_loss
 from .sampler import image_uniforms, sample
 
 PREVIEW_IMAGES = 16
@@ -29,7 +30,7 @@ Draw = Callable[[Tensor], list[Image.Image]]
 
 
 class PriorStage(Stage):
-    """Cross entropy of every code given the label and the codes before it."""
+    """Cross entropy of every code given the condition and the codes before it, or beside it where masked."""
 
     name = "prior"
     score = "loss"
@@ -43,9 +44,12 @@ class PriorStage(Stage):
         train_set: CodesDataset,
         held_out_set: CodesDataset | None,
         draw: Draw,
+        draw_source: Draw | None = None,
     ) -> None:
+        """`draw_source`: codes of source pictures to pictures, where the prior reads them."""
         self.model, self.recipe, self.config = model, recipe, config
-        self.train_set, self.held_out_set, self.draw = train_set, held_out_set, draw
+        self.train_set, self.held_out_set = train_set, held_out_set
+        self.draw, self.draw_source = draw, draw_source
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         parts = self.config.accumulate
@@ -59,12 +63,13 @@ class PriorStage(Stage):
         )
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        codes, label = self._codes(batch)
-        read = corrupt(codes, self.recipe.code_noise, self.model.config.codebook_size)
-        logits = self.network(read, label)  # (B, T, V)
-        loss = F.cross_entropy(logits.flatten(0, 1), codes.flatten())
-        norm = self.update(loss)
-        return {"loss": loss, "gradient_norm": norm}
+        device = self.accelerator.device
+        codes = batch["codes"].to(device, non_blocking=True)
+        condition = condition_of(batch, self.model.config).to(device)
+        progress = self.done / self.config.steps
+        figures = training_loss(self.network, self.model.config, self.recipe, codes, condition, progress)
+        norm = self.update(figures["loss"])
+        return figures | {"gradient_norm": norm}
 
     def state(self) -> dict[str, Any]:
         return {"tokenizer_sha256": self.model.config.tokenizer_sha256}
@@ -81,46 +86,63 @@ class PriorStage(Stage):
         if self.held_out_set is None:
             return {}
         batches = eval_batches(self.held_out_set, self.config.batch_size, limit=self.config.eval_images)
-        return evaluate(self.model, (self._codes(b) for b in batches))
+        return evaluate(self.model, batches, raster=bool(self.recipe.anneal))
 
     def preview(self, path: Path) -> None:
-        """Sixteen samples with the model's own settings, labels spread evenly."""
-        label = spread_labels(PREVIEW_IMAGES, self.model.config.classes)
-        uniforms = image_uniforms(0, 0, PREVIEW_IMAGES, self.model.config.tokens)
-        codes = sample(self.model, label, uniforms, self.model.config.sampling)
-        captions = [self.model.config.class_names[i] for i in label] if label is not None else None
-        draw_grid(self.draw(codes), columns=8, captions=captions).save(path)
+        """Samples with the model's own settings: labels spread evenly, other conditions those of held-out images."""
+        config = self.model.config
+        if config.memory_slots:
+            self._preview_beside(path)
+            return
+        label = spread_labels(PREVIEW_IMAGES, config.classes)
+        captions = [config.class_names[i] for i in label] if label is not None else None
+        draw_grid(
+            self.draw(self._samples(Condition(label), PREVIEW_IMAGES)), columns=8, captions=captions
+        ).save(path)
 
-    def _codes(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        device = self.accelerator.device
-        label = batch["label"].to(device) if self.model.config.classes else None
-        return batch["codes"].to(device, non_blocking=True), label
+    def _preview_beside(self, path: Path) -> None:
+        """Row by row: source pictures where the prior reads them, samples, the true images."""
+        held_out = self.held_out_set or self.train_set
+        truth = next(iter(eval_batches(held_out, PREVIEW_IMAGES // 2, limit=PREVIEW_IMAGES // 2)))
+        codes = self._samples(condition_of(truth, self.model.config), len(truth["codes"]))
+        rows = [self.draw(codes), self.draw(truth["codes"])]
+        if self.draw_source and "source" in truth:
+            rows.insert(0, self.draw_source(truth["source"]))
+        captions = truth["text"] * len(rows) if any(truth["text"]) else None
+        draw_grid([p for row in rows for p in row], columns=len(codes), captions=captions).save(path)
+
+    def _samples(self, condition: Condition, n: int) -> Tensor:
+        config = self.model.config
+        return sample(self.model, condition, image_uniforms(0, 0, n, config.tokens), config.sampling)
 
 
-def corrupt(codes: Tensor, share: float, codebook_size: int) -> Tensor:
-    """Replaces a random share of the codes (B, T) by codes drawn evenly from all V.
-
-    In sampling a prior reads its own codes, some of them unlikely; one that only ever read real ones goes astray
-    from there (exposure bias: Bengio et al. 2015, arXiv:1506.03099). The targets stay as they are.
-    """
-    if share == 0:
-        return codes
-    noise = torch.randint_like(codes, codebook_size)
-    return torch.where(torch.rand(codes.shape, device=codes.device) < share, noise, codes)
+def condition_of(batch: Batch, config: PriorConfig) -> Condition:
+    """What this prior is told of the images of a batch of codes."""
+    return Condition(
+        label=batch["label"] if config.classes else None,
+        text=caption_bytes(batch["text"], config.text_length) if config.text_length else None,
+        features=batch["features"] if config.feature_width else None,
+        source=batch["source"] if config.source_grid else None,
+    )
 
 
 @torch.no_grad()
-def evaluate(model: Prior, batches: Iterator[tuple[Tensor, Tensor | None]]) -> dict[str, float]:
-    """Mean cross entropy (`loss`, nats a token) and bits a token over (codes, labels) batches.
+def evaluate(model: Prior, batches: Iterable[Batch], *, raster: bool = False) -> dict[str, float]:
+    """Mean cross entropy (`loss`, nats a token) and bits a token over batches of codes.
 
-    The model must be in evaluation mode. No batches give no figures.
+    Exact in raster order; over one random order an image, the same at every call, for the other objectives unless
+    `raster` is asked for. The model must be in evaluation mode. No batches give no figures.
     """
+    generator = torch.Generator().manual_seed(0)
 
-    def figures(codes: Tensor, label: Tensor | None) -> dict[str, Tensor]:
-        loss = -model.log_prob(codes, label).mean()
+    def figures(batch: Batch) -> dict[str, Tensor]:
+        codes = batch["codes"].to(model.device)
+        loss = -log_likelihood(
+            model, codes, condition_of(batch, model.config), generator, raster=raster
+        ).mean()
         return {"loss": loss, "bits_per_token": loss / math.log(2)}
 
-    return mean_over((len(codes), figures(codes, label)) for codes, label in batches)
+    return mean_over((len(batch["codes"]), figures(batch)) for batch in batches)
 
 
 def spread_labels(n: int, classes: int) -> Tensor | None:

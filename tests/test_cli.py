@@ -13,6 +13,7 @@ import click
 import pytest
 
 from imgtf.cli import PRIOR_CLASSES, TOKENIZER_CLASSES, cli, main
+from imgtf.pipelines.bench.config import BenchConfig
 from imgtf.pipelines.settings import option_names
 
 
@@ -66,6 +67,8 @@ def test_every_option_says_what_it_does_and_its_default(path: tuple[str, ...], c
         ("tokenizer", "train", "--multipliers", "1,x"),
         ("tokenizer", "train", "--preset", "huge"),
         ("sample", "--n", "0"),
+        ("sample", "--batch-size", "many"),
+        ("bench", "--model", "m", "--preset", "tiny"),
         ("smaple",),
         ("tokenizer", "reconstruct", "--out", "x"),
     ],
@@ -84,6 +87,10 @@ def test_wrong_usage_exits_with_two(wrong: tuple[str, ...], capsys: Any) -> None
         (("sample", "--device", "warp"), "device warp"),
         (("prior", "train", "--model", "nowhere"), "nowhere holds no tokenizer"),
         (("info", "nowhere"), "nowhere"),
+        (("sample", "--model", "nowhere", "--dry-run"), "nowhere/tokenizer/config.json: no such file"),
+        (("bench", "--model", "nowhere"), "nowhere/tokenizer/config.json: no such file"),
+        (("bench", "--parts", "sampling,flying"), "parts must be one of sampling"),
+        (("bench", "--batch-sizes", "0"), "batch_sizes must be at least 1"),
     ],
 )
 def test_wrong_input_exits_with_one_and_one_line(
@@ -101,6 +108,7 @@ def test_every_setting_is_read_somewhere() -> None:
     """No dead options: each field of a configuration is read as an attribute somewhere in the package."""
     root = Path(__file__).parents[1]
     rooms = ("tokenizer", "prior", "training", "data", "pipelines")
-    text = "\n".join(p.read_text() for room in rooms for p in (root / room).glob("*.py"))
-    names = {name for cls in (*TOKENIZER_CLASSES, *PRIOR_CLASSES) for name in option_names(cls)}
+    text = "\n".join(p.read_text() for room in rooms for p in (root / room).rglob("*.py"))
+    classes = (*TOKENIZER_CLASSES, *PRIOR_CLASSES, BenchConfig)
+    names = {name for cls in classes for name in option_names(cls)}
     assert [name for name in sorted(names) if not re.search(rf"\.{name}\b", text)] == []

@@ -47,7 +47,8 @@ def test_every_file_it_names_is_there() -> None:
     rooms: dict[str, str] = {}
     room = ""
     for line in tree.splitlines():
-        room = line.split("/")[0] if re.match(r"\w+/ ", line) else "" if not line.startswith(" ") else room
+        heading = re.match(r"([\w/]+)/ ", line)
+        room = heading[1] if heading else "" if not line.startswith(" ") else room
         for name in re.findall(r"[\w.]+\.(?:py|toml)", line):
             rooms[f"{room}/{name}" if room else name] = line
     assert [path for path in rooms if not (root / path.lstrip("/")).exists()] == []
@@ -57,7 +58,8 @@ def test_every_file_it_names_is_there() -> None:
 def test_every_module_is_in_the_tree() -> None:
     root = Path(__file__).parents[1]
     tree = README.split("## Where is what")[1]
-    rooms = [p for p in root.glob("[a-z]*/*.py") if p.parent.name not in ("tests", "benchmarks")]
+    found = [*root.glob("[a-z]*/*.py"), *root.glob("pipelines/*/*.py")]
+    rooms = [p for p in found if p.parent.name not in ("tests", "benchmarks")]
     modules = [*root.glob("*.py"), *rooms]
     names = {p.name for p in modules if not p.name.startswith("__")}
     assert sorted(name for name in names if name not in tree) == []

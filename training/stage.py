@@ -163,8 +163,8 @@ class TrainedNetwork(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *inputs: Any) -> Any:
-        return (self.compute or self.model)(*inputs)
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return (self.compute or self.model)(*inputs, **named)
 
 
 def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from imgtf.interop import llamagen, taming
 from imgtf.interop.part import Hints, Part
+from imgtf.prior.condition import Condition
 from imgtf.prior.config import SamplingConfig
 from imgtf.prior.model import Prior
 from imgtf.prior.sampler import sample
@@ -44,10 +45,10 @@ def test_llamagen_prior(golden: Any) -> None:
     model = network(llamagen.read_prior(state, Hints(heads=config["n_head"], side=4)))
     codes, label = tensors["codes"], tensors["condition"]
     close(model(codes, label), tensors["logits"])
-    uniforms = torch.full((len(codes), 16), 0.5)
-    greedy = sample(model, label, uniforms, SamplingConfig(top_k=1))
+    uniforms = torch.full((len(codes), 2, 16), 0.5)
+    greedy = sample(model, Condition(label), uniforms, SamplingConfig(top_k=1))
     assert torch.equal(greedy, tensors["greedy"])
-    guided = sample(model, label, uniforms, SamplingConfig(top_k=1, cfg_scale=3.0))
+    guided = sample(model, Condition(label), uniforms, SamplingConfig(top_k=1, cfg_scale=3.0))
     assert torch.equal(guided, tensors["greedy_cfg3"])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from imgtf.errors import DataError
 from imgtf.pipelines.exchange import import_weights
+from imgtf.prior.condition import Condition
 from imgtf.prior.config import PriorConfig, SamplingConfig
 from imgtf.prior.model import Prior
 from imgtf.prior.sampler import sample
@@ -70,7 +71,9 @@ def test_guided_greedy_sampling_of_the_class_conditional_prior(tmp_path: Path, w
         conditional, free = (ref.llamagen(state, prefix, codes) for prefix in (with_label, without))
         codes.append(int((free + 3 * (conditional - free)).argmax()))
     greedy = SamplingConfig(top_k=1, cfg_scale=3.0)
-    assert sample(prior, torch.tensor([2]), torch.full((1, TOKENS), 0.5), greedy).tolist() == [codes]
+    assert sample(prior, Condition(torch.tensor([2])), torch.full((1, 2, TOKENS), 0.5), greedy).tolist() == [
+        codes
+    ]
 
 
 def captions() -> Tensor:
@@ -109,8 +112,8 @@ def test_guided_greedy_sampling_of_the_text_conditional_prior(tmp_path: Path, wr
             codes.append(int((free + 2 * (conditional - free)).argmax()))
         expected.append(codes)
     greedy = SamplingConfig(top_k=1, cfg_scale=2.0)
-    uniforms = torch.full((2, TOKENS), 0.5)
-    assert sample(prior, None, uniforms, greedy, features=captions()).tolist() == expected
+    uniforms = torch.full((2, 2, TOKENS), 0.5)
+    assert sample(prior, Condition(features=captions()), uniforms, greedy).tolist() == expected
 
 
 @torch.no_grad()
@@ -132,14 +135,14 @@ def test_the_unconditional_taming_prior_starts_with_token_zero(tmp_path: Path, w
     codes: list[int] = []
     for _ in range(TOKENS):
         codes.append(int(ref.minigpt(state, [0, *codes]).argmax()))
-    uniforms = torch.full((1, TOKENS), 0.5)
-    assert sample(prior, None, uniforms, SamplingConfig(top_k=1)).tolist() == [codes]
+    uniforms = torch.full((1, 2, TOKENS), 0.5)
+    assert sample(prior, Condition(), uniforms, SamplingConfig(top_k=1)).tolist() == [codes]
 
 
 PARTS: list[dict[str, Any]] = [
-    {"norm": "layer", "feed_forward": "gelu", "bias": True, "positions": "learned"},
-    {"norm": "layer", "bias": False, "zero_condition": True, "positions": "rotary"},
-    {"feature_width": 6, "feature_slots": 4, "positions": "both"},
+    {"norm": "layer", "feed_forward": "gelu", "bias": True, "rotary": "none"},
+    {"norm": "layer", "bias": False, "zero_condition": True, "positions": "none"},
+    {"feature_width": 6, "feature_slots": 4, "feature_prefix": True},
 ]
 
 
@@ -160,7 +163,7 @@ def test_with_the_published_parts_all_is_trained_and_nothing_looks_ahead(parts: 
     features = captions() if prior.config.feature_width else None
     (-prior.log_prob(codes, features=features)).mean().backward()
     dead = [n for n, p in prior.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert dead == (["feature_embedding.null"] if features is not None else [])
+    assert dead == (["conditions.features.null"] if features is not None else [])
     changed = codes.clone()
     changed[:, 4] = (changed[:, 4] + 1) % 20
     before, after = prior(codes, features=features), prior(changed, features=features)
@@ -173,7 +176,8 @@ def test_with_the_published_parts_all_is_trained_and_nothing_looks_ahead(parts: 
 def test_with_the_published_parts_cached_sampling_equals_uncached(parts: dict[str, Any]) -> None:
     prior = our_prior(parts)
     features = captions() if prior.config.feature_width else None
-    greedy = sample(prior, None, torch.full((2, 9), 0.5), SamplingConfig(top_k=1), features=features)
+    uniforms = torch.full((2, 2, 9), 0.5)
+    greedy = sample(prior, Condition(features=features), uniforms, SamplingConfig(top_k=1))
     assert torch.equal(prior(greedy, features=features).argmax(-1), greedy)
 
 
@@ -186,11 +190,9 @@ def test_a_saved_prior_with_features_comes_back(tmp_path: Path) -> None:
 
 
 def test_hidden_features_are_the_same_as_none() -> None:
-    prior = our_prior(PARTS[2])
+    prior = our_prior(PARTS[2] | {"condition_dropout": 1.0, "token_dropout": 0.0})
     codes, features = some_codes(2), captions()
     features[0] = torch.randn(4, 6)
-    assert prior.feature_embedding is not None
-    prior.feature_embedding.dropout = 1.0
     torch.testing.assert_close(prior.train()(codes, features=features), prior.eval()(codes))
 
 

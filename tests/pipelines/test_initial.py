@@ -59,9 +59,9 @@ def test_new_classes_start_as_no_label(model: Path, images: Path, tmp_path: Path
     assert run(*command, *ONE_STEP, "--lr", "0") == 0
     ours, theirs = (Prior.from_pretrained(folder / "prior") for folder in (tmp_path / "m", model))
     assert ours.config.class_names == ("green", "red", "teal")
-    assert ours.label_embedding is not None
-    assert theirs.label_embedding is not None
-    mine, other = ours.label_embedding.table.weight, theirs.label_embedding.table.weight
+    assert ours.conditions.label is not None
+    assert theirs.conditions.label is not None
+    mine, other = ours.conditions.label.table.weight, theirs.conditions.label.table.weight
     assert torch.equal(mine, other[[1, 2, 3, 3]])
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from imgtf.errors import ConfigError, DataError
+from imgtf.prior.condition import Condition
 from imgtf.prior.config import PriorConfig
-from imgtf.prior.layers import causal_attention
+from imgtf.prior.layers import attend
 from imgtf.prior.model import Prior
-from imgtf.prior.positions import rotary_table, rotate
+from imgtf.prior.positions import grid_places, rotary_table, rotate
 
 
 def tiny(**changes: object) -> Prior:
@@ -91,12 +92,13 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 
 def test_labels_are_hidden_in_training_at_the_rate_asked_for() -> None:
-    embedding = tiny(label_dropout=0.25).label_embedding.train()
-    null = embedding.table.weight[-1]
-    tokens = embedding(torch.zeros(4000, dtype=torch.long))[:, 0]
+    prior = tiny(condition_dropout=0.25).train()
+    null = prior.conditions.label.table.weight[-1]
+    tokens = prior.encode(Condition(torch.zeros(4000, dtype=torch.long)), 4000).prefix[:, 0]
     share = (tokens == null).all(-1).float().mean()
     assert 0.2 < share < 0.3
-    assert not (embedding.eval()(torch.zeros(100, dtype=torch.long))[:, 0] == null).all(-1).any()
+    tokens = prior.eval().encode(Condition(torch.zeros(100, dtype=torch.long)), 100).prefix[:, 0]
+    assert not (tokens == null).all(-1).any()
 
 
 def test_a_tied_head_is_the_embedding_and_survives_saving(tmp_path: Path) -> None:
@@ -110,12 +112,12 @@ def test_a_tied_head_is_the_embedding_and_survives_saving(tmp_path: Path) -> Non
 @torch.no_grad()
 def test_rotary_products_depend_on_the_grid_offset_alone() -> None:
     h, w, width = 4, 5, 16
-    table = rotary_table((h, w), width, 10000.0)
+    table = rotary_table(grid_places((h, w)), width, 10000.0)
     q, k = torch.randn(width), torch.randn(width)
-    turned_q = rotate(q.expand(1, 1, h * w, width), table)[0, 0, 1:]  # slot t holds code t - 1
-    turned_k = rotate(k.expand(1, 1, h * w, width), table)[0, 0, 1:]
+    turned_q = rotate(q.expand(1, 1, h * w, width), table)[0, 0]
+    turned_k = rotate(k.expand(1, 1, h * w, width), table)[0, 0]
     scores = turned_q @ turned_k.T
-    place = {t: divmod(t, w) for t in range(h * w - 1)}
+    place = {t: divmod(t, w) for t in range(h * w)}
     by_offset: dict[tuple[int, int], list[float]] = {}
     for (i, (r, c)), (j, (s, d)) in itertools.product(place.items(), repeat=2):
         by_offset.setdefault((r - s, c - d), []).append(float(scores[i, j]))
@@ -125,14 +127,16 @@ def test_rotary_products_depend_on_the_grid_offset_alone() -> None:
 
 @torch.no_grad()
 def test_the_condition_slot_is_not_turned() -> None:
-    x = torch.randn(1, 1, 6, 16)
-    assert torch.equal(rotate(x, rotary_table((2, 3), 16, 100.0))[:, :, 0], x[:, :, 0])
+    x, prior = torch.randn(1, 1, 6, 16), tiny()
+    table = prior.places(None, (2, 3)).key
+    assert torch.equal(rotate(x, table)[:, :, 0], x[:, :, 0])
+    assert not torch.allclose(rotate(x, table)[:, :, 2], x[:, :, 2])
 
 
 def test_short_attention_in_bf16_equals_the_fused_one() -> None:
     q, k, v = (torch.randn(2, 3, 20, 8) for _ in range(3))
-    fused = causal_attention(q, k, v)
-    plain = causal_attention(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    fused = attend(q, k, v, None, True, 0.0)
+    plain = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), None, True, 0.0)
     assert plain.dtype == torch.bfloat16
     torch.testing.assert_close(plain.float(), fused, atol=0.05, rtol=0.05)
 

@@ -6,23 +6,25 @@ import pytest
 import torch
 from torch import Tensor
 
+from imgtf.prior.choice import choose, probabilities
+from imgtf.prior.condition import Condition
 from imgtf.prior.config import SamplingConfig
 from imgtf.prior.model import Prior
-from imgtf.prior.sampler import choose, image_uniforms, probabilities, sample
+from imgtf.prior.sampler import image_uniforms, sample
 
 from .test_model import tiny
 
 
 def uncached(prior: Prior, label: Tensor, uniforms: Tensor, settings: SamplingConfig) -> Tensor:
     """The same sampling by running the whole sequence anew for every code."""
-    B, T = uniforms.shape
+    B, _, T = uniforms.shape
     codes = torch.zeros(B, T, dtype=torch.long)
     for t in range(T):
         logits = prior(codes, label)[:, t]
         if settings.cfg_scale != 1:
             without = prior(codes)[:, t]
             logits = without + settings.cfg_scale * (logits - without)
-        codes[:, t] = choose(probabilities(logits, settings), uniforms[:, t])
+        codes[:, t] = choose(probabilities(logits, settings, settings.temperature), uniforms[:, 0, t])
     return codes
 
 
@@ -39,16 +41,18 @@ def uncached(prior: Prior, label: Tensor, uniforms: Tensor, settings: SamplingCo
 def test_cached_sampling_equals_uncached(settings: SamplingConfig) -> None:
     prior = tiny(grid=(4, 4))
     label, uniforms = torch.arange(9) % 3, image_uniforms(7, 0, 9, 16)
-    assert torch.equal(sample(prior, label, uniforms, settings), uncached(prior, label, uniforms, settings))
+    assert torch.equal(
+        sample(prior, Condition(label), uniforms, settings), uncached(prior, label, uniforms, settings)
+    )
 
 
 def test_an_image_is_the_same_in_any_batch() -> None:
     prior = tiny(grid=(4, 4))
     settings, label = SamplingConfig(cfg_scale=2.0, top_k=10), torch.arange(21) % 3
-    together = sample(prior, label, image_uniforms(3, 0, 21, 16), settings)
+    together = sample(prior, Condition(label), image_uniforms(3, 0, 21, 16), settings)
     for size in (1, 7):
         parts = [
-            sample(prior, label[i : i + size], image_uniforms(3, i, size, 16), settings)
+            sample(prior, Condition(label[i : i + size]), image_uniforms(3, i, size, 16), settings)
             for i in range(0, 21, size)
         ]
         assert torch.equal(together, torch.cat(parts))
@@ -66,7 +70,7 @@ def test_uniforms_belong_to_seed_and_image() -> None:
 def test_sampling_leaves_the_global_generator_alone() -> None:
     prior = tiny()
     before = torch.get_rng_state()
-    sample(prior, None, image_uniforms(0, 0, 2, 6), SamplingConfig())
+    sample(prior, Condition(), image_uniforms(0, 0, 2, 6), SamplingConfig())
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -84,7 +88,7 @@ def test_the_edges_of_the_distribution() -> None:
 
 def kept(**settings: float) -> list[float]:
     logits = torch.tensor([[0.5, 0.25, 0.15, 0.10]]).log()
-    return probabilities(logits, SamplingConfig(**settings))[0].tolist()  # type: ignore[arg-type]
+    return probabilities(logits, SamplingConfig(**settings), settings.get("temperature", 1.0))[0].tolist()  # type: ignore[arg-type]
 
 
 def test_filters_against_values_worked_out_by_hand() -> None:
@@ -101,19 +105,19 @@ def test_filters_against_values_worked_out_by_hand() -> None:
 
 def test_guidance_with_weight_one_equals_none() -> None:
     prior, uniforms, label = tiny(), image_uniforms(0, 0, 5, 6), torch.arange(5) % 3
-    plain = sample(prior, label, uniforms, SamplingConfig())
-    near = sample(prior, label, uniforms, SamplingConfig(cfg_scale=1 + 1e-9))
+    plain = sample(prior, Condition(label), uniforms, SamplingConfig())
+    near = sample(prior, Condition(label), uniforms, SamplingConfig(cfg_scale=1 + 1e-9))
     assert torch.equal(plain, near)
 
 
 def test_guidance_zero_forgets_the_label() -> None:
     prior, uniforms = tiny(), image_uniforms(0, 0, 5, 6)
-    forgotten = sample(prior, torch.arange(5) % 3, uniforms, SamplingConfig(cfg_scale=0.0))
-    assert torch.equal(forgotten, sample(prior, None, uniforms, SamplingConfig()))
+    forgotten = sample(prior, Condition(torch.arange(5) % 3), uniforms, SamplingConfig(cfg_scale=0.0))
+    assert torch.equal(forgotten, sample(prior, Condition(), uniforms, SamplingConfig()))
 
 
 def test_a_prior_without_labels_samples_with_any_guidance() -> None:
     prior, uniforms = tiny(class_names=()), image_uniforms(0, 0, 5, 6)
-    plain = sample(prior, None, uniforms, SamplingConfig())
-    assert torch.equal(plain, sample(prior, None, uniforms, SamplingConfig(cfg_scale=3.0)))
+    plain = sample(prior, Condition(), uniforms, SamplingConfig())
+    assert torch.equal(plain, sample(prior, Condition(), uniforms, SamplingConfig(cfg_scale=3.0)))
     assert len(plain.unique(dim=0)) == 5

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from imgtf.prior.train import corrupt, spread_labels
+from imgtf.prior.objectives import corrupt
+from imgtf.prior.train import spread_labels
 
 
 def test_corruption_replaces_the_share_asked_for() -> None:

@@ -75,7 +75,8 @@ def test_codes_of_another_precision_are_not_taken_for_these(tmp_path: Path) -> N
     folder = encode(model, source, data, tmp_path / "codes", flips=False, precision="bf16")
     assert open_codes(folder).info.precision == "bf16"
     find = {
-        p: find_codes(tmp_path / "codes", describe(model, source, data, False, p)) for p in ("fp32", "bf16")
+        p: find_codes(tmp_path / "codes", describe(model, source, data, False, precision=p))
+        for p in ("fp32", "bf16")
     }
     assert find == {"fp32": None, "bf16": folder}
 
@@ -88,8 +89,8 @@ def test_a_cache_from_before_precisions_were_told_was_fp32(tmp_path: Path) -> No
     values = json.loads(path.read_text())
     del values["precision"]
     path.write_text(json.dumps(values))
-    assert find_codes(tmp_path / "codes", describe(model, source, data, False, "fp32")) == folder
-    assert find_codes(tmp_path / "codes", describe(model, source, data, False, "bf16")) is None
+    assert find_codes(tmp_path / "codes", describe(model, source, data, False, precision="fp32")) == folder
+    assert find_codes(tmp_path / "codes", describe(model, source, data, False, precision="bf16")) is None
 
 
 def test_narrow_networks_keep_the_layout_that_suits_them() -> None:

@@ -1,0 +1,45 @@
+"""The tokenizer: images to codes and back, in float32 as built and in bf16."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from ...tokenizer.coder import Coder
+from ...tokenizer.model import Tokenizer
+from .config import BenchConfig
+from .cost import coding_flops
+from .machine import Limits
+from .report import Row, mebibytes
+from .timing import Act, take_turns
+
+
+def bench_coding(model: Tokenizer, limits: Limits, config: BenchConfig) -> list[Row]:
+    """A row for encoding and one for decoding each way, on noise."""
+    side, batch = model.config.image_size, config.coding_batch
+    images = torch.rand(batch, model.config.channels, side, side, device=model.device) * 2 - 1
+    codes = torch.randint(model.config.codebook_size, (batch, *model.config.grid), device=model.device)
+    ways = {name: Coder(copy.deepcopy(model), name) for name in ("fp32", "bf16")}
+    cases = [(half, name) for half in ("encode", "decode") for name in ways]
+    acts = []
+    for half, name in cases:
+        given = images if half == "encode" else codes
+        acts.append(Act(f"{half}, {name}", lambda w=ways[name], h=half, x=given: getattr(w, h)(x)))  # type: ignore[misc]
+    timings = take_turns(acts, config.rounds, model.device)
+    flops = dict(zip(("encode", "decode"), coding_flops(model.config), strict=True))
+    rows = []
+    for (half, name), timing in zip(cases, timings, strict=True):
+        plain = timings[cases.index((half, "fp32"))]
+        rows.append(
+            {
+                "what": half,
+                "arithmetic": name,
+                "batch": batch,
+                "images/s": batch / timing.median,
+                "share of FLOP limit": batch * flops[half] / limits.flops[ways[name].dtype] / timing.median,
+                "over fp32": plain.median / timing.median,
+                "peak MiB": mebibytes(timing.peak),
+            }
+        )
+    return rows

@@ -1,0 +1,115 @@
+"""Sampling: every way at every batch, with and without guidance, in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ...prior.condition import Condition
+from ...prior.config import SamplingConfig
+from ...prior.model import Prior
+from ...prior.sampler import image_uniforms, sample
+from ...prior.train import spread_labels
+from .config import BenchConfig
+from .cost import sampling_cost
+from .machine import Limits, type_name
+from .reference import llama
+from .report import Row, mebibytes
+from .timing import Act, Timing, ratio_of, take_turns
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to draw codes for a number of images. `ways` lists all there are; the first is ours to compare with."""
+
+    name: str
+    draw: Callable[[int, float], object]
+    """Takes the number of images and the guidance scale."""
+    dtype: torch.dtype
+    """Type of the weights, whose limit counts."""
+    guides: bool = True
+    """Whether it can be guided."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table."""
+
+    way: Way
+    images: int
+    guidance: float
+
+
+def ways(prior: Prior, config: BenchConfig) -> list[Way]:
+    """Ours, and the one it is set against."""
+    dtype = prior.code_embedding.weight.dtype
+    found = [Way(f"imgtf, eager, {type_name(dtype)}", drawer(prior, config), dtype)]
+    if config.against == "transformers":
+        generate = llama(prior.config, config.top_k, prior.device, dtype)
+        name = f"transformers generate, {type_name(dtype)}"
+        found.append(Way(name, lambda images, guidance: generate(images), dtype, guides=False))
+    return found
+
+
+def drawer(prior: Prior, config: BenchConfig) -> Callable[[int, float], object]:
+    """Our own sampling, as the pipeline does it."""
+
+    def draw(images: int, guidance: float) -> object:
+        uniforms = image_uniforms(0, 0, images, prior.config.tokens)
+        condition = Condition(spread_labels(images, prior.config.classes))
+        return sample(prior, condition, uniforms, SamplingConfig(top_k=config.top_k, cfg_scale=guidance))
+
+    return draw
+
+
+def bench_sampling(prior: Prior, limits: Limits, config: BenchConfig) -> list[Row]:
+    """A row a way, batch and guidance."""
+    scales = [1.0] if config.guidance == 1 else [1.0, config.guidance]
+    compared = ways(prior, config)
+    cases = [
+        Case(way, images, scale)
+        for images in config.batch_sizes
+        for scale in scales
+        for way in compared
+        if scale == 1 or way.guides
+    ]
+    timings = take_turns([act_of(case) for case in cases], config.rounds, prior.device)
+    return [
+        row_of(prior, limits, case, timing) | versus(case, timing, cases, timings)
+        for case, timing in zip(cases, timings, strict=True)
+    ]
+
+
+def act_of(case: Case) -> Act:
+    """The case as something to time."""
+    return Act(f"{case.way.name}, {case.images} images", lambda: case.way.draw(case.images, case.guidance))
+
+
+def row_of(prior: Prior, limits: Limits, case: Case, timing: Timing) -> Row:
+    """The figures of one case."""
+    rows = case.images * (1 if case.guidance == 1 else 2)
+    least, which = sampling_cost(prior.config, rows, case.way.dtype).limit(limits, case.way.dtype)
+    tokens = prior.config.tokens
+    return {
+        "way": case.way.name,
+        "batch": case.images,
+        "guidance": case.guidance,
+        "tokens/s": case.images * tokens / timing.median,
+        "images/s": case.images / timing.median,
+        "ms a step": 1000 * timing.median / tokens,
+        "share of limit": least / timing.median,
+        "limit": which,
+        "peak MiB": mebibytes(timing.peak),
+    }
+
+
+def versus(case: Case, timing: Timing, cases: Sequence[Case], timings: Sequence[Timing]) -> Row:
+    """How many times faster the case is than transformers at the same batch, where that was timed."""
+    if not case.way.guides:
+        return {}
+    for other, theirs in zip(cases, timings, strict=True):
+        if not other.way.guides and (other.images, other.guidance) == (case.images, case.guidance):
+            return {"over transformers": ratio_of(theirs, timing)}
+    return {}

@@ -1,0 +1,227 @@
+"""How much memory sampling takes, from the configurations alone: nothing is loaded and nothing computed.
+
+The figures come on top of Python with torch (some 300 MiB on a CPU). `benchmarks/sampling_memory.py` compares them
+with what a process takes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..interop.part import blueprint
+from ..prior.config import PriorConfig, SamplingConfig
+from ..tokenizer.config import TokenizerConfig
+from ..tokenizer.model import Tokenizer
+
+DECODED_PIXELS = 2**18
+"""Pixels that are decoded at once at most: four images of 256 px. More gains no speed and costs memory, which for a
+convolutional decoder is by far the largest part (160 MiB an image of 256 px for `base`)."""
+MOST_IMAGES = {"cpu": 64, "cuda": 256}
+"""Images of an automatic batch at most. A step reads all weights whatever the batch; from some 10 rows on a CPU and 300
+on an H100 (measured and published FLOP/s over bytes/s) arithmetic takes longer than that, and more rows gain little."""
+KEPT_BACK = 2**25
+"""What the C library keeps of freed memory: blocks below 32 MiB do not go back to the system at once (glibc)."""
+
+
+@dataclass(frozen=True)
+class SamplingMemory:
+    """Bytes that sampling batch by batch takes above the bare process."""
+
+    weights: int
+    """Tokenizer and prior."""
+    cache: int
+    """Keys and values of the batch."""
+    choice: int
+    """Logits and probabilities while a code is chosen."""
+    decoder: int
+    """Activations of the images that are decoded at once."""
+    pictures: int
+    """Finished pictures that wait for the contact sheet, and the sheet."""
+    loading: int
+    """While the weights are read: on a CPU the file of the prior is in memory beside them."""
+
+    @property
+    def beyond_weights(self) -> int:
+        """What a batch needs once the models are loaded: the cache is given back before images are decoded."""
+        return max(self.cache + self.choice, self.decoder) + self.pictures
+
+    @property
+    def peak(self) -> int:
+        """The most at any time."""
+        return max(self.loading, self.weights + self.beyond_weights)
+
+
+def sampling_memory(
+    prior: PriorConfig,
+    tokenizer: TokenizerConfig,
+    batch: int,
+    *,
+    kept: int = 0,
+    settings: SamplingConfig | None = None,
+    device: str = "cpu",
+    element: int = 4,
+) -> SamplingMemory:
+    """What a batch needs.
+
+    Args:
+        kept: pictures that wait for the contact sheet.
+        settings: the prior's own by default; guidance doubles the rows.
+        device: cpu or cuda. On a GPU pictures and loading are the host's affair and not counted, and neither is the
+            workspace of its convolutions.
+        element: bytes of a weight, and of a number in the cache.
+    """
+    on_cpu = device == "cpu"
+    sampling = settings or prior.sampling
+    guided = sampling.cfg_scale != 1
+    parts = [weight_bytes(config, element) for config in (tokenizer, prior)]
+    return SamplingMemory(
+        weights=sum(parts),
+        cache=cache_bytes(prior, (1 + guided) * batch, element),
+        choice=choice_bytes(prior, batch, guided),
+        decoder=decoder_bytes(tokenizer, min(batch, decoded_at_once(tokenizer))) + KEPT_BACK * on_cpu,
+        pictures=picture_bytes(tokenizer, batch, kept) * on_cpu,
+        loading=max(2 * parts[0], parts[0] + 2 * parts[1]) if on_cpu else sum(parts),
+    )
+
+
+@cache
+def weight_bytes(config: TokenizerConfig | PriorConfig, element: int = 4) -> int:
+    """All tensors of a network, whether trained or not."""
+    tensors = blueprint(config).state_dict().values()
+    return sum(t.numel() * (element if t.is_floating_point() else t.element_size()) for t in tensors)
+
+
+def parameter_count(config: TokenizerConfig | PriorConfig) -> int:
+    """Trained parameters of a network."""
+    return blueprint(config).parameter_count()
+
+
+def cache_bytes(config: PriorConfig, rows: int, element: int = 4) -> int:
+    """Keys and values of all slots of so many sequences, and of the memory that they read."""
+    return (
+        2
+        * config.depth
+        * rows
+        * (config.slots + config.memory_slots)
+        * config.key_heads
+        * config.head_width
+        * element
+    )
+
+
+def choice_bytes(config: PriorConfig, images: int, guided: bool) -> int:
+    """Float32 logits, those without condition and the guided ones, and four float64 tables of probabilities."""
+    return images * config.codebook_size * ((3 if guided else 1) * 4 + 4 * 8)
+
+
+def picture_bytes(config: TokenizerConfig, batch: int, kept: int) -> int:
+    """8-bit pictures of a batch, and so many kept for the contact sheet, beside the sheet itself."""
+    return (batch + 2 * kept) * config.image_size**2 * config.channels
+
+
+def decoded_at_once(config: TokenizerConfig) -> int:
+    """Images that the decoder takes together."""
+    return max(1, DECODED_PIXELS // config.image_size**2)
+
+
+@cache
+def decoder_bytes(config: TokenizerConfig, images: int) -> int:
+    """The most bytes of activations alive at once while so many images are decoded in float32.
+
+    Attention counts with its whole matrix, which most devices need not make.
+    """
+    model = blueprint(config).eval()
+    assert isinstance(model, Tokenizer)
+    h, w = config.grid
+    latents = torch.empty(images, config.codebook_dim, h, w // config.codes_per_place, device="meta")
+    with torch.no_grad(), LiveBytes([*model.parameters(), *model.buffers()]) as live:
+        model.decode_vectors(latents).clamp(-1, 1)
+    return live.peak
+
+
+class LiveBytes(TorchDispatchMode):
+    """Adds up the bytes of all tensors alive in the block, but for the `given` ones; works on the meta device too.
+
+    Kernels' own scratch memory is not seen.
+    """
+
+    def __init__(self, given: list[Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = {tensor.untyped_storage()._cdata for tensor in given}
+        self.given = given  # alive as long as their numbers are known
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._add(tensor)
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.now += size
+            weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+def auto_batch(
+    prior: PriorConfig,
+    tokenizer: TokenizerConfig,
+    n: int,
+    free: int,
+    *,
+    settings: SamplingConfig | None = None,
+    device: str = "cpu",
+    processes: int = 1,
+) -> int:
+    """Images to sample at once: the largest power of two that fits in half of the free bytes, at most `MOST_IMAGES`.
+
+    The n images are then shared out evenly over batches and processes.
+    """
+    most = MOST_IMAGES.get(device, MOST_IMAGES["cpu"])
+    while most > 1:
+        if (
+            sampling_memory(prior, tokenizer, most, settings=settings, device=device).beyond_weights * 2
+            <= free
+        ):
+            break
+        most //= 2
+    rounds = -(-n // (most * processes))
+    return -(-n // (rounds * processes))
+
+
+def free_memory(device: torch.device, processes: int = 1) -> int:
+    """Bytes that may still be taken on the device, each of so many processes on this machine its share."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(psutil.virtual_memory().available, *_container_limits()) // processes
+
+
+def _container_limits() -> list[int]:
+    """What a container's limit leaves, where there is one (control groups, version 2)."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        rows = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        files = next(int(value) for name, value in rows if name == "inactive_file")  # given back when needed
+        return [int(limit) - int(used) + files]
+    except (OSError, ValueError, StopIteration):  # no such limit, or "max"
+        return [2**63]

@@ -1,0 +1,225 @@
+"""Captions, source pictures and every objective through the command line: trained, sampled, measured, refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from imgtf import Pipeline
+from imgtf.data.codes import open_codes
+from imgtf.errors import ConfigError
+from imgtf.pipelines.conditions import reduced
+from imgtf.pipelines.text import import_transformers
+
+from .conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Colour pictures with captions and grey versions of themselves as sources."""
+    folder = draw_images(tmp_path_factory.mktemp("pairs") / "pairs")
+    (folder / "grey").mkdir()
+    rows = []
+    for path in sorted(folder.glob("[!g]*/*.png")) + sorted(folder.glob("green/*.png")):
+        name = f"{path.parent.name}-{path.name}"
+        with Image.open(path) as image:
+            image.convert("L").save(folder / "grey" / name)
+        own = path.relative_to(folder).as_posix()
+        rows.append(
+            {"file_name": own, "text": f"a {path.parent.name} tile", "source_file_name": f"grey/{name}"}
+        )
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenized(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a tokenizer only; tests copy it."""
+    folder = tmp_path_factory.mktemp("tokenized") / "m"
+    command = ["tokenizer", "train", "--data", pairs, "--model", folder, "--steps", "4", *SMALL_TOKENIZER]
+    assert run(*command) == 0
+    return folder
+
+
+def train(model: Path, tokenized: Path, *more: Any) -> Path:
+    shutil.copytree(tokenized, model)
+    assert run("prior", "train", "--model", model, "--steps", "4", *SMALL_PRIOR, *map(str, more)) == 0
+    return model
+
+
+@pytest.mark.parametrize("objective", ["random", "masked"])
+def test_every_objective_trains_samples_and_is_measured(
+    objective: str, tokenized: Path, tmp_path: Path, capsys: Any
+) -> None:
+    model = train(tmp_path / "m", tokenized, "--objective", objective, "--sampling-steps", 6)
+    assert (model / "training" / "prior" / "previews").glob("*.png")
+    assert run("prior", "eval", "--model", model, "--orders", "2", "--json") == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["bits_per_token"] > 1
+    assert ("bits_per_token_raster" in figures) == (objective == "random")
+    command = [
+        "sample",
+        "--model",
+        model,
+        "--n",
+        "3",
+        "--order",
+        "halton",
+        "--cfg-scale",
+        "2",
+        "--cfg-schedule",
+        "cosine",
+    ]
+    assert run(*command, "--out", tmp_path / "out") == 0
+    record = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert record["settings"]["sampling_steps"] == 6
+    assert record["settings"]["order"] == "halton"
+
+
+def test_captions_are_read_and_told(tokenized: Path, tmp_path: Path, capsys: Any) -> None:
+    model = train(tmp_path / "m", tokenized, "--conditions", "text", "--caption-bytes", 12)
+    pipeline = Pipeline.from_pretrained(model)
+    assert pipeline.prior.config.conditions == ("text",)
+    assert pipeline.prior.config.text_length == 12
+    made = list(pipeline.stream(4, text=["a red tile", "a blue tile"], batch_size=3))
+    assert [m.text for m in made] == ["a red tile", "a blue tile"] * 2
+    capsys.readouterr()
+    assert run("sample", "--model", model, "--n", "2", "--text", "a red tile", "--out", tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "samples.json").read_text())["images"][1]["text"] == "a red tile"
+    assert run("sample", "--model", model, "--n", "2", "--label", "red") == 1
+    assert "without labels" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="not trained with image conditions; it is told text"):
+        pipeline.sample(1, source=Image.new("RGB", (16, 16)))
+
+
+def test_class_and_source_column_together(pairs: Path, tokenized: Path, tmp_path: Path, capsys: Any) -> None:
+    model = train(tmp_path / "m", tokenized, "--source-column", "source")
+    codes = [open_codes(path.parent) for path in (model / "codes").glob("*/cache.json")]
+    assert {tuple(c.info.source_grid) for c in codes} == {(8, 8)}
+    assert codes[0][0]["source"].shape == (64,)
+    config = Pipeline.from_pretrained(model).prior.config
+    assert config.conditions == ("class", "image")
+    capsys.readouterr()
+    assert run("prior", "eval", "--model", model, "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"] == 3
+    source = pairs / "grey" / "red-0.png"
+    command = ["sample", "--model", model, "--n", "2", "--source", source, "--label", "red"]
+    assert run(*command, "--out", tmp_path / "out") == 0
+    assert run(*command[:-4], "--source", tmp_path / "none.png") == 1
+    assert "none.png" in capsys.readouterr().err
+
+
+def test_flips_turn_the_source_with_the_image(pairs: Path, tokenized: Path, tmp_path: Path) -> None:
+    model = train(tmp_path / "m", tokenized, "--source-column", "image", "--flip")
+    (path,) = [p.parent for p in (model / "codes").glob("train-*/cache.json") if "held" not in str(p)]
+    rows = open_codes(path, augment=True, seed=1)
+    for key in [(i, epoch) for i in range(5) for epoch in range(4)]:
+        assert torch.equal(rows[key]["codes"], rows[key]["source"])
+
+
+def test_super_resolution_reads_the_reduced_picture(tokenized: Path, tmp_path: Path) -> None:
+    model = train(tmp_path / "m", tokenized, "--source-size", 4, "--conditions", "image")
+    pipeline = Pipeline.from_pretrained(model)
+    assert pipeline.prior.config.source_size == 4
+    noise = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    fine = Image.fromarray(noise)
+    coarse = fine.resize((4, 4), Image.Resampling.BICUBIC).resize((16, 16), Image.Resampling.BICUBIC)
+    assert len(pipeline.sample(2, source=[fine, coarse])) == 2
+    pixels = torch.rand(1, 3, 16, 16) * 2 - 1
+    assert float(reduced(pixels, 4).var()) < 0.3 * float(pixels.var())
+    assert torch.allclose(reduced(pixels, 16), pixels, atol=1e-5)
+
+
+def test_sources_may_have_a_tokenizer_of_their_own(pairs: Path, tokenized: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    command = [
+        "tokenizer",
+        "train",
+        "--data",
+        pairs / "grey",
+        "--model",
+        other,
+        "--steps",
+        "2",
+        *SMALL_TOKENIZER,
+    ]
+    assert run(*command, "--channels", "1", "--codebook-size", "8") == 0
+    model = train(tmp_path / "m", tokenized, "--source-column", "source", "--source-model", other)
+    shutil.rmtree(other)
+    pipeline = Pipeline.from_pretrained(model)
+    assert pipeline.source_tokenizer.config.codebook_size == 8
+    first = pipeline.sample(1, source=Image.new("RGB", (16, 16), "grey"), seed=1)
+    pipeline.save_pretrained(tmp_path / "copy")
+    again = Pipeline.from_pretrained(tmp_path / "copy")
+    assert again.sample(1, source=Image.new("RGB", (16, 16), "grey"), seed=1) == first
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--conditions", "features"], "--text-encoder"),
+        (["--conditions", "image"], "--source-column"),
+        (["--conditions", "sound"], "sound is not among"),
+        (["--source-column", "nothing"], "no column 'nothing'"),
+        (["--source-column", "source", "--source-size", "4"], "exclude each other"),
+        (["--conditions", "features", "--text-encoder", "/nowhere"], "nowhere"),
+        (["--objective", "random", "--rotary", "none"], "needs rotary"),
+        (["--anneal", "0.9,0.1"], "rising shares"),
+    ],
+)
+def test_conditions_that_are_not_to_be_had_are_one_line(
+    flags: list[str], message: str, tokenized: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(tokenized, tmp_path / "m")
+    capsys.readouterr()
+    assert run("prior", "train", "--model", tmp_path / "m", "--steps", "1", *SMALL_PRIOR, *flags) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert message in lines[-1]
+    assert not (tmp_path / "m" / "prior").exists()
+
+
+def test_features_of_a_pretrained_text_encoder(tokenized: Path, tmp_path: Path) -> None:
+    encoder = text_encoder(tmp_path / "clip")
+    model = train(tmp_path / "m", tokenized, "--conditions", "features,class", "--text-encoder", encoder)
+    pipeline = Pipeline.from_pretrained(model)
+    assert pipeline.prior.config.conditions == ("class", "features")
+    assert pipeline.prior.config.feature_slots == 9
+    assert len(pipeline.sample(2, text=["a red tile", ""])) == 2
+    features = pipeline._features(["a red tile", ""])
+    assert features.shape == (2, 9, 16)
+    assert (features[0].abs().sum(-1) > 0).tolist() == [True] * 5 + [False] * 4  # with its two end marks
+    assert not features[1].any()
+
+
+def text_encoder(folder: Path) -> Path:
+    """A tiny CLIP text model with random weights, as transformers saves it."""
+    pytest.importorskip("tokenizers")
+    pytest.importorskip("transformers", exc_type=ImportError)
+    transformers = import_transformers()
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = {
+        word: i
+        for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "a", "red", "green", "blue", "tile"])
+    }
+    plain = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    plain.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    marks = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=plain, **marks).save_pretrained(folder)
+    config = transformers.CLIPTextConfig(
+        vocab_size=9, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=9, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.CLIPTextModel(config).save_pretrained(folder)
+    return folder

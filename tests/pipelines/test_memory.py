@@ -1,0 +1,134 @@
+"""What sampling is said to take, against tensors that are really there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from imgtf import Prior, Tokenizer
+from imgtf.pipelines import memory
+from imgtf.pipelines.memory import (
+    LiveBytes,
+    auto_batch,
+    cache_bytes,
+    decoded_at_once,
+    decoder_bytes,
+    free_memory,
+    sampling_memory,
+    weight_bytes,
+)
+from imgtf.prior.condition import Condition
+from imgtf.prior.config import PriorConfig, SamplingConfig
+from imgtf.tokenizer.config import TokenizerConfig
+
+from .conftest import run
+
+TOKENIZER = TokenizerConfig(
+    image_size=32, width=16, multipliers=(1, 2, 4), norm_groups=8, latent_width=64, attention_levels=(2,)
+)
+VIT = TokenizerConfig(image_size=32, network="vit", width=32, depth=2, patch=4, registers=2)
+PRIOR = PriorConfig(grid=(8, 8), codebook_size=256, class_names=("a", "b"), width=32, depth=2, heads=2)
+
+
+def test_weights_and_cache_are_those_of_the_networks() -> None:
+    prior = Prior(PRIOR)
+    assert weight_bytes(PRIOR) == sum(t.nbytes for t in prior.state_dict().values())
+    assert weight_bytes(TOKENIZER) == sum(t.nbytes for t in Tokenizer(TOKENIZER).state_dict().values())
+    cache = prior.new_cache(prior.encode(Condition(), 6), prior.config.slots, prior.config.grid)
+    assert cache_bytes(PRIOR, 6) == cache.keys.nbytes + cache.values.nbytes
+
+
+@pytest.mark.parametrize("config", [TOKENIZER, VIT])
+def test_the_decoder_is_traced_as_it_runs(config: TokenizerConfig) -> None:
+    model = Tokenizer(config).eval()
+    latents = torch.randn(3, config.codebook_dim, 8, 8)
+    with torch.no_grad(), LiveBytes([*model.parameters(), *model.buffers()]) as live:
+        model.decode_vectors(latents).clamp(-1, 1)
+    # On the meta device attention is made of several operations, on the CPU it is one.
+    assert live.peak <= decoder_bytes(config, 3) <= (1.0 if config is TOKENIZER else 1.5) * live.peak
+    assert decoder_bytes(config, 6) == pytest.approx(2 * decoder_bytes(config, 3), rel=0.02)
+    del latents
+    assert live.now <= 3 * 3 * 32 * 32 * 4
+
+
+def test_live_bytes_come_and_go() -> None:
+    given = torch.zeros(1000)
+    with LiveBytes([given]) as live:
+        a = given + 1  # 4,000 bytes
+        assert live.now == 4000
+        b = a.view(10, 100).t()
+        assert live.now == 4000
+        c = torch.cat([a, a])
+        assert live.now == 12000
+        del a, b, c
+        assert live.now == 0
+    assert live.peak == 12000
+
+
+def test_guidance_doubles_the_cache_and_the_peak_is_the_largest_of_the_phases() -> None:
+    plain = sampling_memory(PRIOR, TOKENIZER, 64, settings=SamplingConfig())
+    guided = sampling_memory(PRIOR, TOKENIZER, 64, settings=SamplingConfig(cfg_scale=2.0))
+    assert guided.cache == 2 * plain.cache
+    assert guided.choice > plain.choice
+    assert guided.peak >= guided.weights + guided.cache + guided.choice
+    assert guided.peak >= guided.weights + guided.decoder
+    half = sampling_memory(PRIOR, TOKENIZER, 64, settings=SamplingConfig(), element=2)
+    assert half.cache * 2 == plain.cache
+    assert half.weights * 2 == pytest.approx(plain.weights, abs=8)  # a flag of the quantizer stays a byte
+    assert sampling_memory(PRIOR, TOKENIZER, 64, device="cuda").loading == plain.weights
+
+
+def test_the_automatic_batch_follows_memory_and_number() -> None:
+    plenty = 2**40
+    assert auto_batch(PRIOR, TOKENIZER, 1000, plenty) == 63  # 16 batches of as good as one size
+    assert auto_batch(PRIOR, TOKENIZER, 65, plenty) == 33
+    assert auto_batch(PRIOR, TOKENIZER, 7, plenty) == 7
+    assert auto_batch(PRIOR, TOKENIZER, 64, plenty, processes=4) == 16
+    assert auto_batch(PRIOR, TOKENIZER, 10**6, plenty, device="cuda") == 256
+    assert auto_batch(PRIOR, TOKENIZER, 1000, 0) == 1
+    little = 2 * sampling_memory(PRIOR, TOKENIZER, 16).beyond_weights
+    assert auto_batch(PRIOR, TOKENIZER, 16, little) == 16
+    assert auto_batch(PRIOR, TOKENIZER, 16, little - 2) == 8
+
+
+def test_free_memory_is_shared_and_bounded_by_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert 2**20 < free_memory(cpu) < 2**50
+    monkeypatch.setattr(memory, "_container_limits", lambda: [3 * 2**20])
+    assert free_memory(cpu, processes=3) == 2**20
+
+
+def test_few_large_images_are_decoded_at_once() -> None:
+    large = TokenizerConfig(image_size=1024, multipliers=(1, 2, 4))
+    assert [decoded_at_once(c) for c in (TOKENIZER, large)] == [256, 1]
+
+
+def test_dry_run_says_what_it_would_take_and_writes_nothing(model: Path, tmp_path: Path, capsys: Any) -> None:
+    # The weights are not even looked for.
+    for stage in ("tokenizer", "prior"):
+        (tmp_path / stage).mkdir()
+        (tmp_path / stage / "config.json").write_text((model / stage / "config.json").read_text())
+    before = sorted(tmp_path.rglob("*"))
+    command = ["sample", "--model", tmp_path, "--dry-run", "--json", "--n", "40", "--cfg-scale", "2"]
+    assert run(*command, "--batch-size", "8") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["batch_size"], figures["rows"], figures["steps"]) == (8, 16, 5 * 64)
+    prior = Prior.from_pretrained(model / "prior")
+    assert figures["parameters"]["prior"] == prior.parameter_count()
+    assert figures["memory_mib"]["cache"] == round(cache_bytes(prior.config, 16) / 2**20, 3)
+    assert figures["memory_mib"]["peak"] > figures["memory_mib"]["weights"]
+    assert run(*command, "--batch-size", "auto") == 0
+    assert json.loads(capsys.readouterr().out)["batch_size"] == 40
+    assert run(*command, "--temperature", "1e-9") == 2
+    assert run(*command[:-2], "--batch-size", "0") == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_info_states_the_memory(model: Path, capsys: Any) -> None:
+    assert run("info", model, "--json") == 0
+    stated = json.loads(capsys.readouterr().out)["sampling_memory_mib"]
+    assert 0 < stated["cache_an_image"] < stated["batch_1"] <= stated["batch_16"] <= stated["batch_64"]

@@ -1,0 +1,299 @@
+"""Raster, random order and masked: what each may see, and that its likelihood is exact."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from imgtf.errors import ConfigError, DataError
+from imgtf.prior.condition import Condition, caption_bytes
+from imgtf.prior.config import PriorConfig, PriorRecipe
+from imgtf.prior.model import Prior
+from imgtf.prior.objectives import log_likelihood, random_mask, share_random, training_loss, training_orders
+
+from .test_model import some_codes, tiny
+
+KINDS: dict[str, dict[str, object]] = {
+    "class": {},
+    "text": {"class_names": (), "text_length": 8},
+    "features": {"class_names": (), "feature_width": 5, "feature_slots": 4},
+    "image": {"class_names": (), "source_grid": (2, 2), "source_codebook_size": 7},
+    "class and image": {"source_grid": (4, 6), "source_codebook_size": 7},
+    "all": {
+        "text_length": 8,
+        "feature_width": 5,
+        "feature_slots": 4,
+        "source_grid": (2, 2),
+        "source_codebook_size": 7,
+    },
+}
+
+
+def told(prior: Prior, n: int) -> Condition:
+    """A condition of every kind that the prior takes."""
+    config, generator = prior.config, torch.Generator().manual_seed(1)
+    source = None
+    if config.source_grid:
+        source = torch.randint(7, (n, *config.source_grid), generator=generator)
+    return Condition(
+        label=torch.arange(n) % 3 if config.classes else None,
+        text=caption_bytes([("ab", "xyzxyz", "q")[i % 3] for i in range(n)], 8)
+        if config.text_length
+        else None,
+        features=torch.randn(n, 4, 5, generator=generator) if config.feature_width else None,
+        source=source,
+    )
+
+
+def named(condition: Condition) -> dict[str, Tensor]:
+    return dict(condition.parts())
+
+
+def some_orders(n: int, T: int) -> Tensor:
+    return torch.rand(n, T, generator=torch.Generator().manual_seed(2)).argsort(1)
+
+
+@pytest.mark.parametrize("rotary", ["held", "target"])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_in_any_order_a_code_changes_only_later_predictions(kind: str, rotary: str) -> None:
+    prior = tiny(objective="random", rotary=rotary, **KINDS[kind])
+    codes, order = some_codes(prior), some_orders(4, 6)
+    condition = named(told(prior, 4))
+    before = prior(codes, **condition, order=order).gather(1, order[..., None].expand(-1, -1, 16))
+    for t in range(6):
+        changed = codes.scatter(1, order[:, t : t + 1], (codes.gather(1, order[:, t : t + 1]) + 1) % 16)
+        after = prior(changed, **condition, order=order).gather(1, order[..., None].expand(-1, -1, 16))
+        torch.testing.assert_close(before[:, : t + 1], after[:, : t + 1], atol=1e-5, rtol=0)
+        assert t == 5 or not torch.allclose(before[:, t + 1], after[:, t + 1], atol=1e-3)
+
+
+@torch.no_grad()
+def test_raster_order_given_or_not_is_the_same() -> None:
+    prior = tiny(objective="random")
+    codes = some_codes(prior)
+    torch.testing.assert_close(prior(codes), prior(codes, order=torch.arange(6)))
+
+
+@torch.no_grad()
+def test_a_masked_prior_reads_known_codes_on_both_sides_and_no_unknown_one() -> None:
+    prior = tiny(objective="masked")
+    codes = some_codes(prior)
+    hidden = codes.clone()
+    hidden[:, [1, 4]] = -1
+    before = prior(hidden)
+    for place in range(6):
+        changed = hidden.clone()
+        changed[:, place] = torch.where(hidden[:, place] < 0, -1, (codes[:, place] + 1) % 16)
+        same = torch.allclose(before[:, 1], prior(changed)[:, 1])
+        assert same == (place in (1, 4))
+
+
+@pytest.mark.parametrize("objective", ["raster", "random", "masked"])
+@pytest.mark.parametrize("kind", ["class", "all"])
+@torch.no_grad()
+def test_the_probabilities_of_all_grids_sum_to_one(objective: str, kind: str) -> None:
+    prior = tiny(grid=(2, 2), codebook_size=3, objective=objective, **KINDS[kind])
+    grids = torch.tensor(list(itertools.product(range(3), repeat=4)))
+    one = told(prior, 1)
+    condition = {name: part.expand(81, *part.shape[1:]) for name, part in one.parts()}
+    orders = [None] if objective == "raster" else [None, torch.tensor([2, 0, 3, 1])]
+    for order in orders:
+        total = prior.log_prob(grids, **condition, order=order).sum(1).double().exp().sum()
+        assert math.isclose(total, 1, abs_tol=1e-5)
+
+
+@torch.no_grad()
+def test_the_estimate_of_a_masked_likelihood_is_the_mean_over_orders() -> None:
+    prior = tiny(grid=(1, 3), codebook_size=4, objective="masked")
+    codes = torch.tensor([[0, 3, 1]])
+    exact = [prior.log_prob(codes, order=torch.tensor(o)).mean() for o in itertools.permutations(range(3))]
+    generator = torch.Generator().manual_seed(0)
+    draws = log_likelihood(prior, codes.expand(20000, 3), Condition(), generator)
+    assert float(draws.mean()) == pytest.approx(
+        float(torch.stack(exact).mean()), abs=4 * float(draws.std()) / 141
+    )
+
+
+@pytest.mark.parametrize("objective", ["raster", "random", "masked"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_parameter_gets_a_gradient(objective: str, kind: str) -> None:
+    parts = {"dropout": 0.1, "condition_dropout": 0.3, "qk_norm": True, "drop_path": 0.2} | KINDS[kind]
+    prior = tiny(objective=objective, attention_dropout=0.1, **parts).train()
+    torch.manual_seed(0)
+    condition = told(prior, 48)
+    recipe = PriorRecipe(code_noise=0.1, label_smoothing=0.1, z_loss=1e-3)
+    training_loss(prior, prior.config, recipe, some_codes(prior, 48), condition, 0.5)["loss"].backward()
+    assert [n for n, p in prior.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+@pytest.mark.parametrize("kind", ["text", "features"])
+@torch.no_grad()
+def test_padding_is_not_read(kind: str) -> None:
+    prior = tiny(**KINDS[kind])
+    codes = some_codes(prior, 2)
+    if kind == "text":
+        given = caption_bytes(["ab", "abcdefgh"], 8)
+        prior.conditions.memory.bytes.weight[0] += 100.0  # the row that padding looks up
+        changed = tiny(**KINDS[kind])(codes, text=given)
+        assert torch.equal(changed, prior(codes, text=given))
+        return
+    features = torch.randn(2, 4, 5)
+    features[0, 2:] = 0
+    before = prior(codes, features=features)
+    prior.conditions.memory.position[3] += 100.0  # the slot of the first padding: null, then two of features
+    after = prior(codes, features=features)
+    torch.testing.assert_close(before[0], after[0])
+    assert not torch.allclose(before[1], after[1])
+
+
+@pytest.mark.parametrize("kind", ["text", "features", "image", "all"])
+@torch.no_grad()
+def test_a_condition_changes_the_first_prediction_and_none_is_none(kind: str) -> None:
+    prior = tiny(**KINDS[kind])
+    codes = some_codes(prior)
+    given = told(prior, 4)
+    with_it, without = prior(codes, **named(given)), prior(codes)
+    assert (with_it - without).abs().amax(-1).min() > 1e-4
+    if kind == "text":
+        torch.testing.assert_close(prior(codes, text=torch.zeros(4, 8, dtype=torch.long)), without)
+    if kind == "image":
+        torch.testing.assert_close(prior(codes, source=torch.full((4, 2, 2), -1)), without)
+
+
+def test_hidden_conditions_are_no_conditions() -> None:
+    prior = tiny(condition_dropout=1.0, dropout=0.0, token_dropout=0.0, **KINDS["all"])
+    codes = some_codes(prior)
+    hidden = prior.train()(codes, **named(told(prior, 4)))
+    torch.testing.assert_close(hidden, prior.eval()(codes))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("class", {"text": torch.zeros(4, 8, dtype=torch.long)}, "takes class, not text"),
+        ("text", {"label": torch.zeros(4, dtype=torch.long)}, "takes text, not class"),
+        ("image", {"features": torch.zeros(4, 4, 5)}, "takes image, not features"),
+        (
+            "image",
+            {"source": torch.zeros(4, 3, 3, dtype=torch.long)},
+            "9 slots, the prior was trained with 4",
+        ),
+        ("text", {"text": torch.zeros(3, 8, dtype=torch.long)}, "4 rows need 4 of text, got 3"),
+    ],
+)
+def test_conditions_that_do_not_fit_are_refused(kind: str, given: dict[str, Tensor], message: str) -> None:
+    prior = tiny(**KINDS[kind])
+    with pytest.raises(DataError, match=message):
+        prior(some_codes(prior), **given)
+
+
+@pytest.mark.parametrize("objective", ["raster", "random", "masked"])
+def test_a_prior_with_every_condition_survives_saving(objective: str, tmp_path: Path) -> None:
+    prior = tiny(objective=objective, kv_heads=1, **KINDS["all"])
+    prior.save_pretrained(tmp_path)
+    codes, condition = some_codes(prior), named(told(prior, 4))
+    assert torch.equal(Prior.from_pretrained(tmp_path)(codes, **condition), prior(codes, **condition))
+
+
+@pytest.mark.parametrize("positions", ["none", "sinusoidal", "sinusoidal-2d"])
+@torch.no_grad()
+def test_without_learned_positions_other_grids_are_modelled(positions: str) -> None:
+    prior = tiny(positions=positions, rotary="target")
+    wide = torch.randint(16, (2, 4, 5))
+    assert prior(wide).shape == (2, 20, 16)
+    with pytest.raises(DataError, match=r"grid \(2, 3\)"):
+        tiny()(wide)
+
+
+@torch.no_grad()
+def test_positions_tell_places_apart_without_rotary_ones() -> None:
+    """All codes equal: only its place can tell one prediction from another."""
+    for positions in ("learned", "sinusoidal", "sinusoidal-2d"):
+        logits = tiny(rotary="none", positions=positions)(torch.zeros(1, 6, dtype=torch.long))[0]
+        assert torch.pdist(logits[1:]).min() > 1e-4
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2])
+@torch.no_grad()
+def test_shared_keys_equal_keys_that_were_copied(kv_heads: int) -> None:
+    shared = tiny(heads=4, kv_heads=kv_heads)
+    copied = tiny(heads=4)
+    state = shared.state_dict()
+    for name in [name for name in state if name.endswith("qkv.weight")]:
+        q, k, v = state[name].split([32, 8 * kv_heads, 8 * kv_heads])
+        k, v = (x.view(kv_heads, 8, 32).repeat_interleave(4 // kv_heads, 0).flatten(0, 1) for x in (k, v))
+        state[name] = torch.cat([q, k, v])
+    copied.load_state_dict(state)
+    codes = some_codes(shared)
+    torch.testing.assert_close(shared(codes), copied(codes))
+
+
+def test_checkpointing_changes_no_gradient() -> None:
+    gradients = []
+    for recompute in (False, True):
+        prior = tiny(
+            gradient_checkpointing=recompute, dropout=0.0, token_dropout=0.0, condition_dropout=0.0
+        ).train()
+        prior.log_prob(torch.arange(6)[None]).sum().backward()
+        gradients.append([p.grad for p in prior.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_masks_hide_at_least_one_code_and_more_than_half_on_average() -> None:
+    torch.manual_seed(0)
+    hidden = random_mask(torch.zeros(2000, 10, dtype=torch.long))
+    assert hidden.sum(1).min() == 1
+    assert hidden.sum(1).max() == 10
+    assert float(hidden.float().mean()) == pytest.approx(
+        2 / math.pi + 0.05, abs=0.02
+    )  # ceil adds half a code
+
+
+def test_annealing_turns_random_orders_into_raster_order() -> None:
+    assert [share_random((0.5, 0.75), p) for p in (0.0, 0.5, 0.625, 0.75, 1.0)] == [1, 1, 0.5, 0, 0]
+    assert share_random((), 0.9) == 1
+    assert share_random((0.5, 0.5), 0.4) == 1
+    assert share_random((0.5, 0.5), 0.5) == 0
+    codes = torch.zeros(400, 6, dtype=torch.long)
+    raster = (training_orders(codes, 0.25) == torch.arange(6)).all(1).float().mean()
+    assert 0.65 < raster < 0.85
+
+
+def test_label_smoothing_and_z_loss_against_values_worked_out_by_hand() -> None:
+    logits = torch.tensor([[[2.0, 0.0, 0.0, 0.0]]])
+    codes = torch.tensor([[0]])
+    config = PriorConfig(grid=(1, 1), codebook_size=4, width=32)
+    figures = training_loss(
+        lambda read: logits, config, PriorRecipe(label_smoothing=0.2, z_loss=0.5), codes, Condition(), 0.0
+    )
+    z = math.log(math.exp(2) + 3)
+    assert float(figures["loss"]) == pytest.approx(0.85 * (z - 2) + 0.15 * z + 0.5 * z**2, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"heads": 4, "kv_heads": 3}, "kv_heads 3"),
+        ({"objective": "random", "rotary": "none"}, "needs rotary"),
+        ({"objective": "sorted"}, "objective"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, object], message: str) -> None:
+    from imgtf.options import build
+
+    with pytest.raises(ConfigError, match=message):
+        build(PriorConfig, {"grid": [2, 3], "codebook_size": 8, "width": 32} | wrong)
+
+
+def test_an_order_for_a_raster_prior_or_with_a_place_twice_is_refused() -> None:
+    with pytest.raises(DataError, match="raster order only"):
+        tiny()(torch.zeros(1, 6, dtype=torch.long), order=torch.arange(6))
+    with pytest.raises(DataError, match="once"):
+        tiny(objective="random")(torch.zeros(1, 6, dtype=torch.long), order=torch.tensor([0, 1, 2, 3, 4, 4]))
