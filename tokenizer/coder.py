@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,11 @@ class Coder:
     def device(self) -> torch.device:
         return self.tokenizer.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the large products are computed in."""
+        return HALF.get(self.precision, torch.float32)
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Reconstruction:
         """As `Tokenizer.forward`."""
@@ -56,9 +63,10 @@ class Coder:
         with self._autocast():
             return self.tokenizer.decode(codes)
 
-    def _autocast(self) -> torch.autocast:
-        half = HALF.get(self.precision)
-        return torch.autocast(self.device.type, half, enabled=half is not None)
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
 
 
 def coding_precision(wanted: str, tokenizer: Tokenizer) -> str:
