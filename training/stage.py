@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -100,6 +101,11 @@ class Stage(ABC):
     def diagnose(self, figures: dict[str, float]) -> Verdict | None:
         """What the figures of a log line call for; the same on every process, as the figures are."""
         return None
+
+    def improves(self, figures: dict[str, float], kept: dict[str, float]) -> bool:
+        """Whether weights with these held-out figures are to be kept in place of those with the figures `kept`."""
+        score = figures.get(self.score)
+        return score is None or score < kept.get(self.score, math.inf)
 
     def scores_count_from(self) -> int:
         """Step from which held-out scores compare with one another; better ones before it do not count."""
