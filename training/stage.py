@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..pretrained import PretrainedModel
-from .compiled import check_compiler, compiled
+from .compiled import compiled
 from .config import TrainingConfig
 
 Batch = dict[str, Any]
@@ -57,7 +57,6 @@ class Stage(ABC):
         optimizer = adamw(self.model, config)
         network = TrainedNetwork(self.model)
         if config.compile:
-            check_compiler(accelerator.device)
             network.compute = compiled(self.model, self.eager())
         self.network, self.optimizer = accelerator.prepare(network, optimizer)
         self.trainee = Trainee(self.network, self.optimizer, config.clip)
