@@ -18,16 +18,19 @@ branch() {  # name, steps, options
     local name=$1 steps=$2
     shift 2
     $imgtf tokenizer train --data "$data" --model "$out/$name" --init-from "$out/start" "${losses[@]}" \
-        --batch-size 16 --steps "$steps" --lr 5e-4 --final-lr 0.1 --warmup 20 --ema-decay 0.98 --log-every 10 \
-        --eval-every 60 --preview-every 300 --crop random "$@"
-    $imgtf tokenizer eval --model "$out/$name" --lpips-backbone squeeze --json | tee "$out/$name.json"
+        --batch-size 16 --steps "$steps" --lr 5e-4 --final-lr 0.1 --warmup 20 --ema-decay 0.98 --preview-every 300 \
+        --crop random "$@"
 }
-discriminator=(--discriminator-start 20 --discriminator-ramp 50 --discriminator-lr 4e-4 --discriminator-width 32)
-hostile=("${discriminator[@]}" --discriminator-weight 100 --discriminator-ramp 2)
+measure() { $imgtf tokenizer eval --model "$out/$1" --lpips-backbone squeeze --json | tee "$out/$1.json"; }
+discriminator=(--discriminator-start 20 --discriminator-lr 4e-4 --discriminator-width 32)
+mild=("${discriminator[@]}" --discriminator-ramp 50 --discriminator-weight 0.8)
+hostile=("${discriminator[@]}" --discriminator-ramp 2 --discriminator-weight 100)
 start
-branch without 300 &
-branch with 300 "${discriminator[@]}" --discriminator-weight 0.8
+branch without 470 --log-every 10 --eval-every 60 &
+branch with 470 --log-every 10 --eval-every 60 "${mild[@]}"
 wait
-branch unwatched 120 "${hostile[@]}" --no-doctor &
-branch watched 120 "${hostile[@]}"
+measure without
+measure with
+branch unwatched 90 --log-every 5 --eval-every 30 --eval-images 100 "${hostile[@]}" --no-doctor &
+branch watched 90 --log-every 5 --eval-every 30 --eval-images 100 "${hostile[@]}"
 wait

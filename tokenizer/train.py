@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,13 @@ class TokenizerStage(Stage):
 
     def diagnose(self, figures: dict[str, float]) -> Verdict | None:
         return self.doctor.observe(self.done, figures) if self.doctor else None
+
+    def improves(self, figures: dict[str, float], kept: dict[str, float]) -> bool:
+        """With the discriminator in: the newest weights, unless their PSNR lies further below that of the kept ones
+        than the doctor allows. What the discriminator adds, the losses of `evaluate` call an error."""
+        if self.adversary is None or self.done < self.scores_count_from() or "psnr" not in figures:
+            return super().improves(figures, kept)
+        return figures["psnr"] > kept.get("psnr", -math.inf) - self.recipe.doctor_margin
 
     def scores_count_from(self) -> int:
         """The step at which the discriminator has its full weight: it costs PSNR, so the scores before are better
