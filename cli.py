@@ -66,29 +66,36 @@ class AutoOrCount(click.ParamType):
         return None if value in (None, "auto") else click.IntRange(1).convert(value, param, ctx)
 
 
-def options_of(*classes: type, room: str | None = None) -> Callable[[Command], Command]:
-    """Adds every field of the configuration classes as an option; defaults that a preset sets are its own."""
+def options_of(
+    *classes: type, room: str | None = None, owner: str | None = None
+) -> Callable[[Command], Command]:
+    """Adds every field of the configuration classes as an option.
+
+    Defaults that a preset of the `room` sets are its own; all are the `owner`'s ("the model's") where one is named.
+    """
     preset_keys = {key for preset in load_presets(room).values() for key in preset} if room else set()
 
     def decorate(command: Command) -> Command:
         for cls in reversed(classes):
             names = option_names(cls)
             for field in reversed([f for f in dataclasses.fields(cls) if f.name in names]):
-                command = _option(cls, field, field.name in preset_keys)(command)
+                default = "the preset's" if field.name in preset_keys else _default(field)
+                if owner:
+                    default = f"{owner}, else {default}"
+                command = _option(cls, field, default)(command)
         return command
 
     return decorate
 
 
-def _option(cls: type, field: dataclasses.Field[Any], from_preset: bool) -> Callable[[Command], Command]:
+def _option(cls: type, field: dataclasses.Field[Any], default: str) -> Callable[[Command], Command]:
     plain, many, _ = field_types(cls)[field.name]
     flag = "--" + field.name.replace("_", "-")
+    text = f"{field.metadata['help']}  [default: {FOLLOWS_DATA.get(field.name, default)}]"
     if plain is bool:
-        return click.option(
-            f"{flag}/--no-{flag[2:]}", field.name, default=None, help=_help(field, from_preset)
-        )
+        return click.option(f"{flag}/--no-{flag[2:]}", field.name, default=None, help=text)
     kind = CommaSeparated(plain) if many else _click_type(plain, field)
-    return click.option(flag, field.name, type=kind, default=None, help=_help(field, from_preset))
+    return click.option(flag, field.name, type=kind, default=None, help=text)
 
 
 def _click_type(plain: type, field: dataclasses.Field[Any]) -> Any:
@@ -102,15 +109,13 @@ def _click_type(plain: type, field: dataclasses.Field[Any]) -> Any:
     return plain
 
 
-def _help(field: dataclasses.Field[Any], from_preset: bool) -> str:
+def _default(field: dataclasses.Field[Any]) -> str:
     default = field.metadata["auto"] or field.default
     if isinstance(default, bool):
-        default = "on" if default else "off"
+        return "on" if default else "off"
     if isinstance(default, tuple):
-        default = ",".join(map(str, default)) or "none"
-    if from_preset:
-        default = "the preset's"
-    return f"{field.metadata['help']}  [default: {FOLLOWS_DATA.get(field.name, default)}]"
+        return ",".join(map(str, default)) or "none"
+    return str(default)
 
 
 model_option = click.option(
@@ -218,7 +223,7 @@ def prior_train(model: Path, config: Path | None, resume: bool, force: bool, **g
 
 @tokenizer.command("encode")
 @model_option
-@options_of(DataConfig)
+@options_of(DataConfig, owner="the run's")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: MODEL/codes]"
 )
@@ -245,7 +250,7 @@ def tokenizer_encode(
 
 @tokenizer.command("eval")
 @model_option
-@options_of(DataConfig)
+@options_of(DataConfig, owner="the run's")
 @click.option(
     "--lpips-backbone",
     type=click.Choice(["vgg", "alex", "squeeze"]),
@@ -316,7 +321,7 @@ def tokenizer_reconstruct(
 
 @prior.command("eval")
 @model_option
-@options_of(DataConfig)
+@options_of(DataConfig, owner="the run's")
 @click.option(
     "--orders",
     type=click.IntRange(1),
@@ -351,7 +356,7 @@ def prior_eval(model: Path, orders: int, device: str, as_json: bool, **given: An
     type=click.Path(path_type=Path),
     help="Picture to start from, for priors that read one; several take turns.  [default: none]",
 )
-@options_of(SamplingConfig)
+@options_of(SamplingConfig, owner="the model's")
 @click.option(
     "--seed",
     type=click.IntRange(0),
