@@ -66,29 +66,36 @@ class AutoOrCount(click.ParamType):
         return None if value in (None, "auto") else click.IntRange(1).convert(value, param, ctx)
 
 
-def options_of(*classes: type, room: str | None = None) -> Callable[[Command], Command]:
-    """Adds every field of the configuration classes as an option; defaults that a preset sets are its own."""
+def options_of(
+    *classes: type, room: str | None = None, owner: str | None = None
+) -> Callable[[Command], Command]:
+    """Adds every field of the configuration classes as an option.
+
+    Defaults that a preset of the `room` sets are its own; all are the `owner`'s ("the model's") where one is named.
+    """
     preset_keys = {key for preset in load_presets(room).values() for key in preset} if room else set()
 
     def decorate(command: Command) -> Command:
         for cls in reversed(classes):
             names = option_names(cls)
             for field in reversed([f for f in dataclasses.fields(cls) if f.name in names]):
-                command = _option(cls, field, field.name in preset_keys)(command)
+                default = "the preset's" if field.name in preset_keys else _default(field)
+                if owner:
+                    default = f"{owner}, else {default}"
+                command = _option(cls, field, default)(command)
         return command
 
     return decorate
 
 
-def _option(cls: type, field: dataclasses.Field[Any], from_preset: bool) -> Callable[[Command], Command]:
+def _option(cls: type, field: dataclasses.Field[Any], default: str) -> Callable[[Command], Command]:
     plain, many, _ = field_types(cls)[field.name]
     flag = "--" + field.name.replace("_", "-")
+    text = f"{field.metadata['help']}  [default: {FOLLOWS_DATA.get(field.name, default)}]"
     if plain is bool:
-        return click.option(
-            f"{flag}/--no-{flag[2:]}", field.name, default=None, help=_help(field, from_preset)
-        )
+        return click.option(f"{flag}/--no-{flag[2:]}", field.name, default=None, help=text)
     kind = CommaSeparated(plain) if many else _click_type(plain, field)
-    return click.option(flag, field.name, type=kind, default=None, help=_help(field, from_preset))
+    return click.option(flag, field.name, type=kind, default=None, help=text)
 
 
 def _click_type(plain: type, field: dataclasses.Field[Any]) -> Any:
@@ -102,15 +109,13 @@ def _click_type(plain: type, field: dataclasses.Field[Any]) -> Any:
     return plain
 
 
-def _help(field: dataclasses.Field[Any], from_preset: bool) -> str:
+def _default(field: dataclasses.Field[Any]) -> str:
     default = field.metadata["auto"] or field.default
     if isinstance(default, bool):
-        default = "on" if default else "off"
+        return "on" if default else "off"
     if isinstance(default, tuple):
-        default = ",".join(map(str, default)) or "none"
-    if from_preset:
-        default = "the preset's"
-    return f"{field.metadata['help']}  [default: {FOLLOWS_DATA.get(field.name, default)}]"
+        return ",".join(map(str, default)) or "none"
+    return str(default)
 
 
 model_option = click.option(
@@ -121,6 +126,13 @@ model_option = click.option(
     help="Folder of the model.",
 )
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="Arithmetic of the network: auto takes bf16 where the machine is fast at it and the network wide enough.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on stdout.  [default: off]"
 )
@@ -211,13 +223,16 @@ def prior_train(model: Path, config: Path | None, resume: bool, force: bool, **g
 
 @tokenizer.command("encode")
 @model_option
-@options_of(DataConfig)
+@options_of(DataConfig, owner="the run's")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: MODEL/codes]"
 )
 @click.option("--mirrored", is_flag=True, help="Encode every image mirrored as well.  [default: off]")
+@precision_option
 @device_option
-def tokenizer_encode(model: Path, out: Path | None, mirrored: bool, device: str, **given: Any) -> None:
+def tokenizer_encode(
+    model: Path, out: Path | None, mirrored: bool, precision: str, device: str, **given: Any
+) -> None:
     """Write the tokens of a data set to disk, as `prior train` reads them."""
     data = _data(model, given)
     _speak()
@@ -229,12 +244,13 @@ def tokenizer_encode(model: Path, out: Path | None, mirrored: bool, device: str,
     loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
     for source in open_source(data):
         if len(source):
-            click.echo(encode(loaded, source, data, out or model / "codes", flips=mirrored))
+            folder = out or model / "codes"
+            click.echo(encode(loaded, source, data, folder, flips=mirrored, precision=precision))
 
 
 @tokenizer.command("eval")
 @model_option
-@options_of(DataConfig)
+@options_of(DataConfig, owner="the run's")
 @click.option(
     "--lpips-backbone",
     type=click.Choice(["vgg", "alex", "squeeze"]),
@@ -250,11 +266,12 @@ def tokenizer_encode(model: Path, out: Path | None, mirrored: bool, device: str,
     type=click.Path(dir_okay=False, path_type=Path),
     help="File with Inception-v3's weights, as torch-fidelity publishes them.  [default: in $TORCH_HOME]",
 )
+@precision_option
 @device_option
 @json_option
 def tokenizer_eval(
-    model: Path, lpips_backbone: str | None, rfid: bool, inception_file: Path | None, device: str, as_json: bool,
-    **given: Any,
+    model: Path, lpips_backbone: str | None, rfid: bool, inception_file: Path | None, precision: str,
+    device: str, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Measure the tokenizer on held-out images: PSNR in dB, SSIM, LPIPS, rFID, codebook usage and perplexity."""
     data = _data(model, given)
@@ -276,7 +293,7 @@ def tokenizer_eval(
     inception = _inception(rfid, inception_file)
     if inception is not None:
         inception.to(loaded.device)
-    _report(evaluate_tokenizer(loaded, held_out, data, perceptual, inception), as_json)
+    _report(evaluate_tokenizer(loaded, held_out, data, perceptual, inception, precision), as_json)
 
 
 @tokenizer.command("reconstruct")
@@ -286,9 +303,10 @@ def tokenizer_eval(
 )
 @model_option
 @click.option("--background", default="white", show_default=True, help="Colour under transparent pixels.")
+@precision_option
 @device_option
 def tokenizer_reconstruct(
-    images: tuple[Path, ...], out: Path, model: Path, background: str, device: str
+    images: tuple[Path, ...], out: Path, model: Path, background: str, precision: str, device: str
 ) -> None:
     """Draw each image beside what is left of it after encoding and decoding."""
     _speak()
@@ -297,13 +315,13 @@ def tokenizer_reconstruct(
     from .training.device import pick_device
 
     loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
-    for path in reconstruct(loaded, images, out, background):
+    for path in reconstruct(loaded, images, out, background, precision):
         click.echo(path)
 
 
 @prior.command("eval")
 @model_option
-@options_of(DataConfig)
+@options_of(DataConfig, owner="the run's")
 @click.option(
     "--orders",
     type=click.IntRange(1),
@@ -338,7 +356,7 @@ def prior_eval(model: Path, orders: int, device: str, as_json: bool, **given: An
     type=click.Path(path_type=Path),
     help="Picture to start from, for priors that read one; several take turns.  [default: none]",
 )
-@options_of(SamplingConfig)
+@options_of(SamplingConfig, owner="the model's")
 @click.option(
     "--seed",
     type=click.IntRange(0),

@@ -2,81 +2,31 @@
 
     python benchmarks/tokenizer_speed.py [--model DIR] [--data SRC] [--batch 2] [--rounds 5]
 
-Ways: `fp32`, the module as built, eager; `bf16`, channels-last under bf16 autocast (weights cast to bf16 once and for
-all were no faster, and would give the model another identity). They take turns, so that a change of the machine's pace
-meets both. Without `--model` the weights are random: speeds hold, but codes and PSNR say nothing, because random
-latents lie between codes. It prints one JSON object.
+Ways: `fp32`, the module as built, eager; `bf16`, what `--precision bf16` does (tokenizer/coder.py). They take turns,
+so that a change of the machine's pace meets both. Without `--model` the weights are random: speeds hold, but codes and
+PSNR say nothing, because random latents lie between codes. It prints one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import platform
-import time
-import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
 
-import imgtf
 from imgtf import Tokenizer
 from imgtf.data.config import DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.loader import eval_batches
 from imgtf.data.source import open_source
-from imgtf.tokenizer.config import TokenizerConfig
+from imgtf.pipelines.bench.coding import coding_ways
+from imgtf.pipelines.bench.run import tokenizer_config
+from imgtf.pipelines.bench.timing import Act, take_turns
+from imgtf.tokenizer.coder import Coder
 from imgtf.tokenizer.metrics import psnr
-
-PRESETS = Path(imgtf.__file__).parent / "tokenizer" / "presets.toml"
-
-
-@dataclass(frozen=True)
-class Way:
-    """A tokenizer with the precision and the memory format that it runs in."""
-
-    model: Tokenizer
-    autocast: bool
-    memory_format: torch.memory_format
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        kind = self.model.device.type
-        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16) if self.autocast else nullcontext():
-            yield
-
-    def encode(self, images: Tensor) -> Tensor:
-        with self.running():
-            return self.model.encode(images.to(memory_format=self.memory_format))
-
-    def decode(self, codes: Tensor) -> Tensor:
-        with self.running():
-            return self.model.decode(codes)
-
-
-def ways(model: Tokenizer) -> dict[str, Way]:
-    """The same weights in each way."""
-    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    return {
-        "fp32": Way(model, False, torch.contiguous_format),
-        "bf16": Way(last, True, torch.channels_last),
-    }
-
-
-def base() -> Tokenizer:
-    """The `base` preset's network with random weights."""
-    preset = tomllib.loads(PRESETS.read_text())["base"]
-    names = {field.name for field in fields(TokenizerConfig)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in preset.items() if k in names}
-    torch.manual_seed(0)
-    return Tokenizer(TokenizerConfig(**values)).eval()
 
 
 def load_images(data: str, model: Tokenizer, n: int) -> Tensor:
@@ -91,31 +41,21 @@ def load_images(data: str, model: Tokenizer, n: int) -> Tensor:
     return torch.cat([batch["image"] for batch in eval_batches(dataset, n, limit=n)])
 
 
-def seconds(action: Callable[[], Any]) -> float:
-    """Wall-clock time of one call, the device's work included."""
-    synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    synchronise()
-    start = time.perf_counter()
-    action()
-    synchronise()
-    return time.perf_counter() - start
-
-
-def time_in_turns(all_ways: dict[str, Way], images: Tensor, rounds: int) -> dict[str, dict[str, float]]:
+def time_in_turns(all_ways: dict[str, Coder], images: Tensor, rounds: int) -> dict[str, dict[str, float]]:
     """Images a second of encoding and of decoding: medians over the rounds, after one that does not count."""
     codes = all_ways["fp32"].encode(images)
-    taken: dict[str, dict[str, list[float]]] = {name: {"encode": [], "decode": []} for name in all_ways}
-    for _ in range(1 + rounds):
-        for name, way in all_ways.items():
-            taken[name]["encode"].append(seconds(lambda way=way: way.encode(images)))  # type: ignore[misc]
-            taken[name]["decode"].append(seconds(lambda way=way: way.decode(codes)))  # type: ignore[misc]
-    return {
-        name: {f"{half}_images_per_s": len(images) / median(times[1:]) for half, times in halves.items()}
-        for name, halves in taken.items()
-    }
+    cases = [(name, half) for name in all_ways for half in ("encode", "decode")]
+    acts = []
+    for name, half in cases:
+        given = images if half == "encode" else codes
+        acts.append(Act(name, lambda w=all_ways[name], h=half, x=given: getattr(w, h)(x)))  # type: ignore[misc]
+    speeds: dict[str, dict[str, float]] = {name: {} for name in all_ways}
+    for (name, half), timing in zip(cases, take_turns(acts, rounds, images.device), strict=True):
+        speeds[name][f"{half}_images_per_s"] = len(images) / timing.median
+    return speeds
 
 
-def quality(all_ways: dict[str, Way], images: Tensor, batch: int) -> dict[str, dict[str, float]]:
+def quality(all_ways: dict[str, Coder], images: Tensor, batch: int) -> dict[str, dict[str, float]]:
     """Share of codes equal to those of fp32, and PSNR in dB with each way's own codes."""
     codes: dict[str, list[Tensor]] = {name: [] for name in all_ways}
     figures: dict[str, list[Tensor]] = {name: [] for name in all_ways}
@@ -142,8 +82,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4, help="images for codes and PSNR")
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = Tokenizer.from_pretrained(Path(given.model) / "tokenizer") if given.model else base()
-    all_ways = ways(model.to(device))
+    torch.manual_seed(0)
+    model = Tokenizer(tokenizer_config("base")).eval()
+    if given.model:
+        model = Tokenizer.from_pretrained(Path(given.model) / "tokenizer")
+    all_ways = coding_ways(model.to(device))
     images = load_images(given.data, model, max(given.batch, given.images)).to(device)
     speeds = time_in_turns(all_ways, images[: given.batch], given.rounds)
     losses = quality(all_ways, images, given.batch)

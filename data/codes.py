@@ -45,6 +45,8 @@ class CodesInfo:
     """What made features of the captions; empty where there are none."""
     feature_shape: tuple[int, ...] = ()
     """(S, F)."""
+    precision: str = "fp32"
+    """The arithmetic of the encoder, which decides about one code in a hundred; caches that do not say were fp32."""
 
     @property
     def source_tokens(self) -> int:
@@ -151,7 +153,7 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Whether these codes are what encoding with `info` would give (the flipped ones may be to spare)."""
         same = (
             "tokenizer_sha256", "fingerprint", "split", "image_size", "preprocessing", "class_names",
-            "source_of", "source_sha256", "text_encoder",
+            "source_of", "source_sha256", "text_encoder", "precision",
         )  # fmt: skip
         if any(getattr(self.info, name) != getattr(info, name) for name in same):
             return False

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from ..data.config import DataConfig
 from ..data.source import ImageSource, open_source
 from ..errors import CheckpointError, ConfigError
 from ..prior.config import PriorConfig, PriorRecipe
+from ..tokenizer.coder import Coder
 from ..tokenizer.model import Tokenizer
 from .text import TextEncoder
 
@@ -148,12 +148,11 @@ def source_tokenizer(folder: Path, config: PriorConfig, tokenizer: Tokenizer) ->
     return found
 
 
-@torch.no_grad()
-def encode_sources(tokenizer: Tokenizer, pixels: Tensor, size: int) -> Tensor:
+def encode_sources(coder: Coder, pixels: Tensor, size: int) -> Tensor:
     """Source pictures (B, C, H, W) in [-1, 1], reduced to `size` px where it is not 0, to codes (B, h' * w')."""
     if size:
         pixels = reduced(pixels, size)
-    return tokenizer.encode(pixels.to(tokenizer.device)).flatten(1)
+    return coder.encode(pixels.to(coder.device)).flatten(1)
 
 
 def reduced(pixels: Tensor, size: int) -> Tensor:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data.codes import CodesInfo, open_codes, write_codes
@@ -20,6 +20,7 @@ from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches
 from ..data.source import ImageSource
 from ..errors import CheckpointError
+from ..tokenizer.coder import Coder, coding_precision
 from ..tokenizer.model import Tokenizer
 from .conditions import Beside, encode_sources
 
@@ -30,9 +31,15 @@ NOTHING = Beside()
 
 
 def describe(
-    tokenizer: Tokenizer, source: ImageSource, config: DataConfig, flips: bool, beside: Beside = NOTHING
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    config: DataConfig,
+    *,
+    flips: bool,
+    beside: Beside = NOTHING,
+    precision: str = "auto",
 ) -> CodesInfo:
-    """What the codes of this source by this tokenizer would be: the identity of a cache."""
+    """What the codes of this source by this tokenizer in this precision would be: the identity of a cache."""
     return CodesInfo(
         tokenizer_sha256=tokenizer.weights_sha256(),
         source=source.name,
@@ -44,6 +51,7 @@ def describe(
         flips=flips,
         image_size=tokenizer.config.image_size,
         preprocessing=preprocessing(config),
+        precision=coding_precision(precision, tokenizer),
         **beside.codes_info(),
     )
 
@@ -70,23 +78,20 @@ def encode(
     flips: bool,
     beside: Beside = NOTHING,
     batch_size: int = 64,
+    precision: str = "auto",
 ) -> Path:
     """Encodes every image of the source, and what is beside it, into `folder/<split>-<fingerprint>`; returns that.
 
     Images are cropped in the centre. Broken images are left out under the rule of `config.bad_images`.
     With `flips`, each image is encoded a second time mirrored.
     """
-    info = describe(tokenizer, source, config, flips, beside)
+    info = describe(tokenizer, source, config, flips=flips, beside=beside, precision=precision)
     name = re.sub(r"\W+", "-", source.split).strip("-")
-    more = hashlib.sha256(f"{info.source_of} {info.source_sha256} {info.text_encoder}".encode()).hexdigest()[
-        :4
-    ]
-    target = folder / (f"{name}-{source.fingerprint[:8]}" + (f"-{more}" if beside.codes_info() else ""))
-    write_codes(target, info, _rows(tokenizer, source, config, flips, beside, batch_size))
+    target = folder / f"{name}-{source.fingerprint[:8]}{_suffix(info)}"
+    write_codes(target, info, _rows(tokenizer, source, config, flips, beside, batch_size, precision))
     return target
 
 
-@torch.no_grad()
 def _rows(
     tokenizer: Tokenizer,
     source: ImageSource,
@@ -94,8 +99,12 @@ def _rows(
     flips: bool,
     beside: Beside,
     batch_size: int,
+    precision: str,
 ) -> Iterator[dict[str, Any]]:
-    images = _dataset(tokenizer, source, config)
+    images, coder = _dataset(tokenizer, source, config), Coder(tokenizer, precision)
+    read = None
+    if beside.tokenizer is not None:
+        read = partial(encode_sources, Coder(beside.tokenizer, precision), size=beside.size)
     bad_images = BadImages(len(images), config.bad_images)
     with tqdm(total=len(source), desc=f"encode {source.split}", unit="image", disable=None) as bar:
         for batch, other in zip(
@@ -104,9 +113,8 @@ def _rows(
             strict=False,
         ):
             bad_images.note([*batch["bad"], *(other["bad"] if other else ())])
-            columns = _codes("codes", tokenizer.encode, batch["image"].to(tokenizer.device), flips)
-            if other and beside.tokenizer is not None:
-                read = partial(encode_sources, beside.tokenizer, size=beside.size)
+            columns = _codes("codes", coder.encode, batch["image"].to(coder.device), flips)
+            if other and read is not None:
                 columns |= _codes("source", read, other["image"], flips)
             texts = [source.text(index) or "" for index in batch["index"].tolist()]
             if beside.text is not None:
@@ -116,6 +124,12 @@ def _rows(
                     own = {name: values[row] for name, values in columns.items()}
                     yield own | {"label": source.label(index), "text": texts[row]}
             bar.update(len(texts))
+
+
+def _suffix(info: CodesInfo) -> str:
+    """Of the folder's name: caches of the same images with other things beside them lie side by side."""
+    beside = f"{info.source_of} {info.source_sha256} {info.text_encoder}"
+    return "-" + hashlib.sha256(beside.encode()).hexdigest()[:4] if beside.strip() else ""
 
 
 def _dataset(tokenizer: Tokenizer, source: ImageSource, config: DataConfig) -> ImageDataset:
@@ -131,9 +145,7 @@ def _source_batches(beside: Beside, config: DataConfig, batch_size: int) -> Iter
     return eval_batches(images, batch_size, workers=worker_count(config))
 
 
-def _codes(
-    name: str, encode: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor, flips: bool
-) -> dict[str, Any]:
+def _codes(name: str, encode: Callable[[Tensor], Tensor], pixels: Tensor, flips: bool) -> dict[str, Any]:
     """Codes of pictures (B, C, H, W) by column, (B, T) each: `name`, with flips also `name_flipped`."""
     ways = {name: pixels} | ({f"{name}_flipped": pixels.flip(-1)} if flips else {})
     return {key: encode(way).flatten(1).cpu().numpy() for key, way in ways.items()}

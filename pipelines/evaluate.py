@@ -23,6 +23,7 @@ from ..errors import DataError
 from ..prior.model import Prior
 from ..prior.objectives import log_likelihood
 from ..prior.train import condition_of
+from ..tokenizer.coder import Coder
 from ..tokenizer.inception import Inception
 from ..tokenizer.metrics import frechet_distance
 from ..tokenizer.model import Tokenizer
@@ -40,11 +41,13 @@ def evaluate_tokenizer(
     data: DataConfig,
     perceptual: Perceptual | None = None,
     inception: Inception | None = None,
+    precision: str = "auto",
 ) -> dict[str, float]:
     """PSNR (dB), SSIM, l1, l2, usage and perplexity of the codebook over a source, centre-cropped.
 
     With `perceptual` also LPIPS and the Frechet distance in its backbone's features; with `inception` the `rfid`, which
-    is that in Inception's features, at the size and crop that the tokenizer works at.
+    is that in Inception's features, at the size and crop that the tokenizer works at. Images are encoded and decoded
+    in `precision`, compared in float32.
     """
     _refuse_empty(source)
     config = tokenizer.config
@@ -55,11 +58,10 @@ def evaluate_tokenizer(
     def batches() -> Iterator[Tensor]:
         for batch in eval_batches(images, BATCH, workers=worker_count(data)):
             bad_images.note(batch["bad"])
-            pixels = batch["image"].to(tokenizer.device)
-            similarity.add(pixels, tokenizer.decode(tokenizer.encode(pixels)))
-            yield pixels
+            yield batch["image"].to(tokenizer.device)
 
-    figures = evaluate_images(tokenizer, batches(), {"l1": 1.0, "l2": 1.0, "lpips": 1.0}, perceptual)
+    weights = {"l1": 1.0, "l2": 1.0, "lpips": 1.0}
+    figures = evaluate_images(Coder(tokenizer, precision), batches(), weights, perceptual, similarity.add)
     figures.pop("loss")
     return {"images": float(len(source)), **figures, **similarity.figures()}
 
@@ -119,7 +121,7 @@ def evaluate_prior(
     """
     _refuse_empty(source)
     beside = beside_of(folder, prior.config, data, source, tokenizer)
-    found = find_codes(folder / "codes", describe(tokenizer, source, data, False, beside))
+    found = find_codes(folder / "codes", describe(tokenizer, source, data, flips=False, beside=beside))
     codes = open_codes(found or encode(tokenizer, source, data, folder / "codes", flips=False, beside=beside))
     totals, counts = _bits_by_label(prior, codes, orders)
     names = prior.config.class_names
@@ -159,12 +161,15 @@ def _bits_by_label(
 
 
 @torch.no_grad()
-def reconstruct(tokenizer: Tokenizer, paths: Sequence[Path], out: Path, background: str) -> list[Path]:
+def reconstruct(
+    tokenizer: Tokenizer, paths: Sequence[Path], out: Path, background: str, precision: str = "auto"
+) -> list[Path]:
     """Writes each image beside its reconstruction as `out/NAME.png` (a second of that name as `NAME-2.png`).
 
     Images are brought to the tokenizer's size (shorter side, then centre crop). Where image or tokenizer are of 16 bits
     and grey, so is what is written.
     """
+    coder = Coder(tokenizer, precision)
     out.mkdir(parents=True, exist_ok=True)
     written = []
     used: Counter[str] = Counter()
@@ -173,7 +178,7 @@ def reconstruct(tokenizer: Tokenizer, paths: Sequence[Path], out: Path, backgrou
         image = load_image(str(path), str(path))
         pixels = transform(image, config.image_size, config.channels, background)
         images = pixels[None].to(tokenizer.device)
-        result = tokenizer.decode(tokenizer.encode(images))
+        result = coder.decode(coder.encode(images))
         used[path.stem] += 1
         number = f"-{used[path.stem]}" if used[path.stem] > 1 else ""
         target = out / f"{path.stem}{number}.png"

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..prior.config import PriorConfig
 from ..prior.model import Prior
+from ..prior.orders import step_count
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 from ..training.device import pick_device
@@ -70,7 +71,7 @@ def describe_sampling(
     tokenizer: TokenizerConfig = Tokenizer.read_config(folder / "tokenizer")
     prior: PriorConfig = Prior.read_config(folder / "prior")
     sampling = sampling_settings(prior, **settings)
-    guided = sampling.cfg_scale != 1
+    guided = sampling.cfg_scale != 1 and bool(prior.conditions)
     free = free_memory(place)
     if batch_size is None:
         weights = sampling_memory(prior, tokenizer, 1, device=place.type).weights
@@ -82,7 +83,7 @@ def describe_sampling(
         "images": n,
         "batch_size": batch_size,
         "rows": batch_size * (2 if guided else 1),
-        "steps": -(-n // batch_size) * prior.tokens,
+        "steps": -(-n // batch_size) * step_count(prior, sampling),
         "parameters": {
             "tokenizer": parameter_count(tokenizer),
             "prior": parameter_count(prior),
@@ -93,7 +94,7 @@ def describe_sampling(
 
 def _by_batch(prior: PriorConfig, tokenizer: TokenizerConfig) -> dict[str, float]:
     """The cache of an image (twice with guidance) and the peak of some batches, with the prior's own settings."""
-    rows = 2 if prior.sampling.cfg_scale != 1 else 1
+    rows = 2 if prior.sampling.cfg_scale != 1 and prior.conditions else 1
     peaks = {
         f"batch_{batch}": mebibytes(sampling_memory(prior, tokenizer, batch, kept=batch).peak)
         for batch in BATCHES

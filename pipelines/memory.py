@@ -19,7 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..interop.part import blueprint
+from ..prior.choice import choose, guide, probabilities
+from ..prior.condition import Condition
 from ..prior.config import PriorConfig, SamplingConfig
+from ..prior.model import Prior
+from ..prior.orders import group_sizes, step_count
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 
@@ -42,7 +46,7 @@ class SamplingMemory:
     cache: int
     """Keys and values of the batch."""
     choice: int
-    """Logits and probabilities while a code is chosen."""
+    """Logits and probabilities while codes are chosen; of a masked prior also its activations."""
     decoder: int
     """Activations of the images that are decoded at once."""
     pictures: int
@@ -82,12 +86,12 @@ def sampling_memory(
     """
     on_cpu = device == "cpu"
     sampling = settings or prior.sampling
-    guided = sampling.cfg_scale != 1
+    guided = sampling.cfg_scale != 1 and bool(prior.conditions)
     parts = [weight_bytes(config, element) for config in (tokenizer, prior)]
     return SamplingMemory(
         weights=sum(parts),
-        cache=cache_bytes(prior, (1 + guided) * batch, element),
-        choice=choice_bytes(prior, batch, guided),
+        cache=cache_bytes(prior, (1 + guided) * batch, element, most_codes(prior, sampling) - 1),
+        choice=choice_bytes(prior, batch, sampling, guided),
         decoder=decoder_bytes(tokenizer, min(batch, decoded_at_once(tokenizer))) + KEPT_BACK * on_cpu,
         pictures=picture_bytes(tokenizer, batch, kept) * on_cpu,
         loading=max(2 * parts[0], parts[0] + 2 * parts[1]) if on_cpu else sum(parts),
@@ -106,22 +110,51 @@ def parameter_count(config: TokenizerConfig | PriorConfig) -> int:
     return blueprint(config).parameter_count()
 
 
-def cache_bytes(config: PriorConfig, rows: int, element: int = 4) -> int:
-    """Keys and values of all slots of so many sequences, and of the memory that they read."""
-    return (
-        2
-        * config.depth
-        * rows
-        * (config.slots + config.memory_slots)
-        * config.key_heads
-        * config.head_width
-        * element
-    )
+def cache_bytes(config: PriorConfig, rows: int, element: int = 4, beside: int = 0) -> int:
+    """Keys and values of all slots of so many sequences, and of the memory that they read; masked priors keep none.
+
+    `beside`: codes that a step draws in addition to the first, which take slots of their own.
+    """
+    if config.objective == "masked":
+        return 0
+    slots = config.slots + beside + config.memory_slots
+    return 2 * config.depth * rows * slots * config.key_heads * config.head_width * element
 
 
-def choice_bytes(config: PriorConfig, images: int, guided: bool) -> int:
-    """Float32 logits, those without condition and the guided ones, and four float64 tables of probabilities."""
-    return images * config.codebook_size * ((3 if guided else 1) * 4 + 4 * 8)
+@cache
+def choice_bytes(config: PriorConfig, images: int, settings: SamplingConfig, guided: bool) -> int:
+    """The most bytes while a step chooses its codes: logits with and without condition, tables of probabilities, and
+    what is left of the step before. A masked prior has logits for all codes and makes its choice image by image."""
+    masked = config.objective == "masked"
+    k, V = config.tokens if masked else most_codes(config, settings), config.codebook_size
+    rows = (1 + guided) * images
+    with torch.no_grad(), LiveBytes([]) as guiding:
+        logits = torch.empty(rows, k, V, device="meta")
+        logits = guide(logits, settings.cfg_scale) if guided else logits
+    with torch.no_grad(), LiveBytes([logits]) as choosing:
+        p = probabilities(logits[0] if masked else logits, settings, settings.temperature)
+        choose(p, torch.empty(p.shape[:-1], device="meta", dtype=torch.float64))
+    if masked:
+        return max(logits.nbytes + guiding.peak + pass_bytes(config, rows), logits.nbytes + choosing.peak)
+    before = logits.nbytes + p.nbytes
+    return before + max(guiding.peak, logits.nbytes + choosing.peak)
+
+
+def most_codes(config: PriorConfig, settings: SamplingConfig) -> int:
+    """Codes that a step draws at most."""
+    return max(group_sizes(config.tokens, step_count(config, settings), settings.step_schedule))
+
+
+@cache
+def pass_bytes(config: PriorConfig, rows: int) -> int:
+    """Activations of a masked prior's pass over the whole grid, logits apart."""
+    model = blueprint(config).eval()
+    assert isinstance(model, Prior)
+    codes = torch.full((rows, config.tokens), -1, device="meta")
+    with torch.no_grad(), LiveBytes([*model.parameters(), *model.buffers()]) as live:
+        encoded = model.encode(Condition(), rows)
+        logits = model.masked_logits(codes, encoded, config.grid)
+    return max(0, live.peak - logits.nbytes)
 
 
 def picture_bytes(config: TokenizerConfig, batch: int, kept: int) -> int:

@@ -18,6 +18,7 @@ from ..prior.condition import Condition, caption_bytes
 from ..prior.config import PriorConfig, SamplingConfig
 from ..prior.model import Prior
 from ..prior.sampler import Progress, image_uniforms, sample
+from ..tokenizer.coder import Coder
 from ..tokenizer.model import Tokenizer
 from ..training.device import pick_device
 from .conditions import SOURCE_FOLDER, encode_sources, in_turn, source_tokenizer
@@ -178,7 +179,7 @@ class Pipeline:
     def _source_codes(self, pictures: Sequence[Image.Image]) -> Tensor:
         config = self.source_tokenizer.config
         pixels = torch.stack([transform(p, config.image_size, config.channels) for p in pictures])
-        return encode_sources(self.source_tokenizer, pixels, self.prior.config.source_size)
+        return encode_sources(Coder(self.source_tokenizer, "fp32"), pixels, self.prior.config.source_size)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> list[Image.Image]:

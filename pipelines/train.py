@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,11 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
     else:
         model = new_prior(settings, tokenizer, train, conditions, beside[0])
     with accelerator.main_process_first():
-        train_codes = codes_of(folder, tokenizer, train, data, beside[0], augment=True, seed=training.seed)
+        encoded = partial(codes_of, folder, tokenizer, data=data, precision=training.precision)
+        train_codes = encoded(train, beside=beside[0], augment=True, seed=training.seed)
         held_out_codes = None
         if len(held_out):
-            held_out_codes = codes_of(folder, tokenizer, held_out, data, beside[1], augment=False, seed=0)
+            held_out_codes = encoded(held_out, beside=beside[1], augment=False, seed=0)
         if accelerator.is_main_process and recipe.source_model and beside[0].tokenizer is not None:
             beside[0].tokenizer.save_pretrained(folder / SOURCE_FOLDER)
     draw_source = drawer(beside[0].tokenizer) if beside[0].tokenizer is not None else None
@@ -192,12 +194,18 @@ def codes_of(
     *,
     augment: bool,
     seed: int,
+    precision: str = "auto",
 ) -> CodesDataset:
     """The cached codes of a source, encoded now where no cache fits; ready for training or evaluation."""
     mirrored = augment and flips(data)
-    found = find_codes(folder / "codes", describe(tokenizer, source, data, mirrored, beside))
+    found = find_codes(
+        folder / "codes",
+        describe(tokenizer, source, data, flips=mirrored, beside=beside, precision=precision),
+    )
     if found is None:
-        found = encode(tokenizer, source, data, folder / "codes", flips=mirrored, beside=beside)
+        found = encode(
+            tokenizer, source, data, folder / "codes", flips=mirrored, beside=beside, precision=precision
+        )
     return open_codes(found, augment=mirrored, seed=seed)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.codes import CodesDataset
 from ..data.grid import draw_grid
@@ -50,6 +50,10 @@ class PriorStage(Stage):
         self.model, self.recipe, self.config = model, recipe, config
         self.train_set, self.held_out_set = train_set, held_out_set
         self.draw, self.draw_source = draw, draw_source
+
+    def eager(self) -> list[nn.Module]:
+        """What looks at its inputs with Python: positions come from tables made once, conditions are checked."""
+        return [self.model.positions, self.model.conditions]
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         parts = self.config.accumulate

@@ -9,7 +9,7 @@ from ..training.stage import Verdict
 from .config import TokenizerRecipe
 
 EASING = 0.5
-"""What a rollback leaves of the discriminator's weight."""
+"""What a rollback leaves of the discriminator's weight; of the second in a row it is this squared, and so on."""
 
 
 class Doctor:
@@ -19,7 +19,8 @@ class Doctor:
       height, the weights are good: keep them.
     - When that mean falls `margin` dB below the best, when it is no number, or when the discriminator is right
       about nearly everything for a whole window, go back to the kept weights and halve the discriminator's
-      weight, which then rises anew over its ramp.
+      weight, which then rises anew over its ramp. Where that was not enough, and the next trouble comes within that
+      ramp and a window, ease by more than the time before: a weight far too high is found out in a few steps.
     """
 
     def __init__(self, recipe: TokenizerRecipe, log_every: int) -> None:
@@ -35,6 +36,8 @@ class Doctor:
         self.scale = 1.0
         """Share of the discriminator's weight that is left."""
         self.rollbacks = 0
+        self.streak = 0
+        """Rollbacks of late, each soon after the one before."""
         self.kept = False
         self.best: float | None = None
         self.errors: list[float] = []
@@ -75,7 +78,9 @@ class Doctor:
         return ""
 
     def _roll_back(self, step: int, reason: str) -> Verdict:
-        self.scale *= EASING
+        soon = step <= self.since + self.length + self.window * self.log_every
+        self.streak = self.streak + 1 if self.streak and soon else 1
+        self.scale *= EASING**self.streak
         self.since = step
         self.rollbacks += 1
         self.errors, self.accuracies = [], []
@@ -83,7 +88,7 @@ class Doctor:
 
     def state(self) -> dict[str, Any]:
         """What it remembers, as JSON values."""
-        names = ("since", "scale", "rollbacks", "kept", "best", "errors", "accuracies")
+        names = ("since", "scale", "rollbacks", "streak", "kept", "best", "errors", "accuracies")
         return {name: getattr(self, name) for name in names}
 
     def load_state(self, state: dict[str, Any]) -> None:

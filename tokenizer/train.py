@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches, train_batches
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, Stage, Trainee, Verdict, mean_over
+from .coder import NARROW, Coder
 from .config import TokenizerRecipe
 from .discriminator import Adversary, adaptive_weight, ramp
 from .doctor import Doctor
@@ -187,6 +189,13 @@ class TokenizerStage(Stage):
     def diagnose(self, figures: dict[str, float]) -> Verdict | None:
         return self.doctor.observe(self.done, figures) if self.doctor else None
 
+    def improves(self, figures: dict[str, float], kept: dict[str, float]) -> bool:
+        """With the discriminator in: the newest weights, unless their PSNR lies further below that of the kept ones
+        than the doctor allows. What the discriminator adds, the losses of `evaluate` call an error."""
+        if self.adversary is None or self.done < self.scores_count_from() or "psnr" not in figures:
+            return super().improves(figures, kept)
+        return figures["psnr"] > kept.get("psnr", -math.inf) - self.recipe.doctor_margin
+
     def scores_count_from(self) -> int:
         """The step at which the discriminator has its full weight: it costs PSNR, so the scores before are better
         without the pictures being so."""
@@ -220,20 +229,24 @@ class TokenizerStage(Stage):
 
 @torch.no_grad()
 def evaluate(
-    model: Tokenizer,
+    model: Tokenizer | Coder,
     batches: Iterable[Tensor],
     weights: dict[str, float],
     perceptual: Perceptual | None = None,
+    seen: Callable[[Tensor, Tensor], None] | None = None,
 ) -> dict[str, float]:
     """Mean losses and PSNR (dB), usage and perplexity of the codebook over batches of images in [-1, 1].
 
-    The model must be in evaluation mode. No batches give no figures.
+    The model must be in evaluation mode. No batches give no figures. `seen` is shown every batch with what came back,
+    clamped to [-1, 1].
     """
     counts = CodeCounts(model.config.codebook_size)
 
     def figures(images: Tensor) -> dict[str, Tensor]:
         result = model(images)
         counts.add(result.codes)
+        if seen is not None:
+            seen(images, result.images.clamp(-1, 1))
         losses = reconstruction_losses(images, result, perceptual)
         return {
             "loss": weighted_sum(losses, weights),
@@ -264,5 +277,5 @@ def memory_format(width: int) -> torch.memory_format:
     Measured on two Xeon cores, bf16, f4, 32 px, batch 64: width 16 136 ms a step against 183 (channels-last),
     width 64 526 against 426.
     """
-    wide = width >= 64 or torch.cuda.is_available()
+    wide = width >= NARROW or torch.cuda.is_available()
     return torch.channels_last if wide else torch.contiguous_format

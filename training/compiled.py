@@ -40,8 +40,8 @@ def compiled(model: nn.Module, eager: Iterable[nn.Module] = ()) -> Callable[...,
     for part in eager:
         part.forward = torch.compiler.disable(part.forward)
 
-    def call(*inputs: Any) -> Any:
-        return model(*inputs)
+    def call(*inputs: Any, **named: Any) -> Any:
+        return model(*inputs, **named)
 
     return torch.compile(call)
 

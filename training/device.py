@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 
 from ..errors import ConfigError
+from .compiled import check_compiler
 from .config import TRACKERS, TrainingConfig
 
 
@@ -37,11 +38,13 @@ def make_accelerator(config: TrainingConfig, folder: Path | None = None) -> Acce
         folder: of the run, where trackers put files.
 
     Raises:
-        ConfigError: for a device, a precision or a tracker that is not there.
+        ConfigError: for a device, a precision, a compiler or a tracker that is not there.
     """
     check_trackers(config)
     device = pick_device(config.device)
     precision = pick_precision(config.precision, device)
+    if config.compile:
+        check_compiler(device)
     # One process may train both stages; Accelerate would hold on to the first one's settings.
     AcceleratorState._reset_state()
     return Accelerator(

@@ -174,18 +174,18 @@ class Trainer:
             self.stage.model.eval()
             with self._averaged():
                 figures = self.stage.evaluate()
-                score = figures.get(self.stage.score)
-                best = score is None or score < self._score_to_beat()
+                best = self.stage.improves(figures, self._kept())
                 if best:
                     self.best = {"step": self.done, "figures": figures}
                     self._keep()
             report.evaluation(self.done, figures, best)
         self.accelerator.wait_for_everyone()
 
-    def _score_to_beat(self) -> float:
+    def _kept(self) -> dict[str, float]:
+        """The figures to compare with, none where those of the kept weights do not compare."""
         if self.best["step"] < self.stage.scores_count_from() <= self.done:
-            return math.inf
-        return self.best["figures"].get(self.stage.score, math.inf)
+            return {}
+        return self.best["figures"]
 
     def _keep(self) -> None:
         try:

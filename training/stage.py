@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..pretrained import PretrainedModel
-from .compiled import check_compiler, compiled
+from .compiled import compiled
 from .config import TrainingConfig
 
 Batch = dict[str, Any]
@@ -56,7 +57,6 @@ class Stage(ABC):
         optimizer = adamw(self.model, config)
         network = TrainedNetwork(self.model)
         if config.compile:
-            check_compiler(accelerator.device)
             network.compute = compiled(self.model, self.eager())
         self.network, self.optimizer = accelerator.prepare(network, optimizer)
         self.trainee = Trainee(self.network, self.optimizer, config.clip)
@@ -100,6 +100,11 @@ class Stage(ABC):
     def diagnose(self, figures: dict[str, float]) -> Verdict | None:
         """What the figures of a log line call for; the same on every process, as the figures are."""
         return None
+
+    def improves(self, figures: dict[str, float], kept: dict[str, float]) -> bool:
+        """Whether weights with these held-out figures are to be kept in place of those with the figures `kept`."""
+        score = figures.get(self.score)
+        return score is None or score < kept.get(self.score, math.inf)
 
     def scores_count_from(self) -> int:
         """Step from which held-out scores compare with one another; better ones before it do not count."""

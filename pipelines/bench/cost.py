@@ -7,14 +7,16 @@ of the cache, causal attention without its upper half.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...interop.part import blueprint
-from ...prior.config import PriorConfig
+from ...prior.config import PriorConfig, SamplingConfig
 from ...prior.model import Prior
+from ...prior.orders import group_sizes, step_count
 from ...tokenizer.config import TokenizerConfig
 from ...tokenizer.model import Tokenizer
 from ..memory import cache_bytes
@@ -34,33 +36,49 @@ class Cost:
         return (memory, "memory") if memory >= arithmetic else (arithmetic, "arithmetic")
 
 
-def sampling_cost(config: PriorConfig, rows: int, dtype: torch.dtype) -> Cost:
-    """All steps of a batch: so many sequences (twice the images with guidance), one code at a time."""
-    element, slots, weights = dtype.itemsize, config.slots, matrix_weights(config)
-    filled = slots * (slots + 1) / 2  # the sum over the steps
-    steps = config.tokens
-    return Cost(
-        bytes=steps * weights * element + cache_bytes(config, rows, element) / slots * filled,
-        flops=rows * (2 * weights * slots + attention_flops(config)),
-    )
+def sampling_cost(config: PriorConfig, rows: int, settings: SamplingConfig, dtype: torch.dtype) -> Cost:
+    """All passes of a batch of so many sequences (twice the images with guidance).
+
+    A causal prior's pass takes the codes of the last one, and where it draws k codes k - 1 slots more; a masked
+    prior's takes the whole grid.
+    """
+    sizes = group_sizes(config.tokens, step_count(config, settings), settings.step_schedule)
+    blocks, head = block_weights(config), config.codebook_size * config.width
+    read = float(len(sizes) * (blocks + head) * dtype.itemsize)
+    if config.objective == "masked":
+        work = 2 * (blocks * config.slots + head * config.tokens) + pair_flops(config) * config.slots**2
+        return Cost(read, rows * len(sizes) * work)
+    slot_bytes = cache_bytes(config, rows, dtype.itemsize) / (config.slots + config.memory_slots)
+    flops, filled, new = 0.0, 0, config.condition_slots
+    for size in sizes:
+        filled += new
+        keys = filled + config.memory_slots
+        read += keys * slot_bytes
+        flops += 2 * (blocks * (new + size - 1) + head * size) + pair_flops(config) * (new + size - 1) * keys
+        new = size
+    return Cost(read, rows * flops)
 
 
 def training_flops(config: PriorConfig, images: int) -> float:
     """A training step: forward, and twice as much backward."""
-    return 3.0 * images * (2 * matrix_weights(config) * config.slots + attention_flops(config))
+    slots, causal = config.slots, config.objective != "masked"
+    pairs = slots * (slots + 1) / 2 if causal else slots**2
+    pairs += slots * config.memory_slots
+    linear = block_weights(config) * slots + config.codebook_size * config.width * config.tokens
+    return 3.0 * images * (2 * linear + pair_flops(config) * pairs)
 
 
-def matrix_weights(config: PriorConfig) -> int:
-    """Weights that every slot is multiplied with: those of the blocks and the output layer."""
+@cache
+def block_weights(config: PriorConfig) -> int:
+    """Weights that every slot is multiplied with before the head."""
     model = blueprint(config)
     assert isinstance(model, Prior)
-    return sum(p.numel() for p in model.blocks.parameters()) + config.codebook_size * config.width
+    return sum(p.numel() for p in model.blocks.parameters())
 
 
-def attention_flops(config: PriorConfig) -> float:
-    """Queries times keys and weights times values, over all slots of one sequence."""
-    filled = config.slots * (config.slots + 1) / 2
-    return 4 * config.depth * config.width * filled
+def pair_flops(config: PriorConfig) -> int:
+    """Operations of attention for each pair of a query and a key: both products, in all layers."""
+    return 4 * config.depth * config.width
 
 
 def coding_flops(config: TokenizerConfig) -> tuple[float, float]:

@@ -25,8 +25,8 @@ def llama(
         ConfigError: for a prior that is no Llama in shape.
         ImgtfError: when transformers is not installed.
     """
-    if config.feed_forward != "swiglu" or config.norm != "rms":
-        raise ConfigError("--against transformers takes a prior with norm rms and feed_forward swiglu")
+    if config.feed_forward != "swiglu" or config.norm != "rms" or config.objective == "masked":
+        raise ConfigError("--against transformers takes a causal prior with norm rms and feed_forward swiglu")
     transformers = import_with_torchvision("transformers.models.llama")
     import_with_torchvision("transformers.models.llama.modeling_llama")
     torch.manual_seed(0)
@@ -36,7 +36,7 @@ def llama(
         intermediate_size=config.feed_forward_width,
         num_hidden_layers=config.depth,
         num_attention_heads=config.heads,
-        num_key_value_heads=config.heads,
+        num_key_value_heads=config.key_heads,
         max_position_embeddings=config.slots + 1,
         bos_token_id=0, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip

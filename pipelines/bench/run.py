@@ -105,7 +105,7 @@ def random_networks(preset: str, device: torch.device) -> tuple[Tokenizer, Prior
         ConfigError: when the prior has no preset of that name.
     """
     torch.manual_seed(0)
-    tokenizer = Tokenizer(_tokenizer_config(preset))
+    tokenizer = Tokenizer(tokenizer_config(preset))
     prior = Prior(_prior_config(preset, tokenizer.config))
     for parameter in prior.parameters():  # the head starts at zero: all codes alike would be a special case
         if not parameter.any():
@@ -113,7 +113,7 @@ def random_networks(preset: str, device: torch.device) -> tuple[Tokenizer, Prior
     return tokenizer.to(device).eval(), prior.to(device).eval()
 
 
-def _tokenizer_config(preset: str) -> TokenizerConfig:
+def tokenizer_config(preset: str) -> TokenizerConfig:
     """The tokenizer's preset of that name, or the largest: a prior's preset may stand alone."""
     presets = load_presets("tokenizer")
     values = presets.get(preset) or list(presets.values())[-1]

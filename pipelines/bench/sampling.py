@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ...prior.condition import Condition
-from ...prior.config import SamplingConfig
+from ...prior.condition import BYTES, Condition
+from ...prior.config import PriorConfig, SamplingConfig
 from ...prior.model import Prior
+from ...prior.orders import step_count
 from ...prior.sampler import image_uniforms, sample
 from ...prior.train import spread_labels
 from .config import BenchConfig
@@ -58,15 +59,42 @@ def drawer(prior: Prior, config: BenchConfig) -> Callable[[int, float], object]:
 
     def draw(images: int, guidance: float) -> object:
         uniforms = image_uniforms(0, 0, images, prior.config.tokens)
-        condition = Condition(spread_labels(images, prior.config.classes))
-        return sample(prior, condition, uniforms, SamplingConfig(top_k=config.top_k, cfg_scale=guidance))
+        condition = random_condition(prior.config, images)
+        return sample(prior, condition, uniforms, settings_of(prior.config, config.top_k, guidance))
 
     return draw
 
 
+def settings_of(config: PriorConfig, top_k: int, guidance: float) -> SamplingConfig:
+    """The model's own order and steps, under constant guidance."""
+    own = config.sampling
+    return SamplingConfig(
+        top_k=top_k, cfg_scale=guidance, order=own.order, sampling_steps=own.sampling_steps,
+        step_schedule=own.step_schedule,
+    )  # fmt: skip
+
+
+def random_condition(config: PriorConfig, images: int) -> Condition:
+    """Something of every kind that the prior can be told."""
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(1, BYTES, (images, config.text_length), generator=generator)
+    features = torch.randn(images, config.feature_slots, config.feature_width, generator=generator)
+    source = None
+    if config.source_grid:
+        shape = (images, *config.source_grid)
+        source = torch.randint(config.source_codebook_size, shape, generator=generator)
+    return Condition(
+        label=spread_labels(images, config.classes),
+        text=text if config.text_length else None,
+        features=features if config.feature_width else None,
+        source=source,
+    )
+
+
 def bench_sampling(prior: Prior, limits: Limits, config: BenchConfig) -> list[Row]:
     """A row a way, batch and guidance."""
-    scales = [1.0] if config.guidance == 1 else [1.0, config.guidance]
+    guided = config.guidance != 1 and prior.config.conditions
+    scales = [1.0, config.guidance] if guided else [1.0]
     compared = ways(prior, config)
     cases = [
         Case(way, images, scale)
@@ -77,7 +105,7 @@ def bench_sampling(prior: Prior, limits: Limits, config: BenchConfig) -> list[Ro
     ]
     timings = take_turns([act_of(case) for case in cases], config.rounds, prior.device)
     return [
-        row_of(prior, limits, case, timing) | versus(case, timing, cases, timings)
+        row_of(prior, limits, case, timing, config) | versus(case, timing, cases, timings)
         for case, timing in zip(cases, timings, strict=True)
     ]
 
@@ -87,10 +115,12 @@ def act_of(case: Case) -> Act:
     return Act(f"{case.way.name}, {case.images} images", lambda: case.way.draw(case.images, case.guidance))
 
 
-def row_of(prior: Prior, limits: Limits, case: Case, timing: Timing) -> Row:
+def row_of(prior: Prior, limits: Limits, case: Case, timing: Timing, config: BenchConfig) -> Row:
     """The figures of one case."""
     rows = case.images * (1 if case.guidance == 1 else 2)
-    least, which = sampling_cost(prior.config, rows, case.way.dtype).limit(limits, case.way.dtype)
+    settings = settings_of(prior.config, config.top_k, case.guidance)
+    cost = sampling_cost(prior.config, rows, settings, case.way.dtype)
+    least, which = cost.limit(limits, case.way.dtype)
     tokens = prior.config.tokens
     return {
         "way": case.way.name,
@@ -98,7 +128,7 @@ def row_of(prior: Prior, limits: Limits, case: Case, timing: Timing) -> Row:
         "guidance": case.guidance,
         "tokens/s": case.images * tokens / timing.median,
         "images/s": case.images / timing.median,
-        "ms a step": 1000 * timing.median / tokens,
+        "ms a step": 1000 * timing.median / step_count(prior.config, settings),
         "share of limit": least / timing.median,
         "limit": which,
         "peak MiB": mebibytes(timing.peak),

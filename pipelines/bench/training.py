@@ -16,7 +16,7 @@ from ...data.codes import CodesDataset, CodesInfo, open_codes, write_codes
 from ...data.config import DataConfig, worker_count
 from ...data.images import ImageDataset
 from ...data.source import open_source
-from ...prior.config import PriorRecipe
+from ...prior.config import PriorConfig, PriorRecipe
 from ...prior.model import Prior
 from ...prior.train import PriorStage
 from ...tokenizer.config import TokenizerConfig, TokenizerRecipe
@@ -51,7 +51,7 @@ class Workshop:
         self.batch = config.training_batch
         self.data = data or noise(folder / "images", tokenizer.config, self.batch)
         self.images = image_set(tokenizer.config, self.data)
-        self.codes = random_codes(folder / "codes", prior, 64 * self.batch)
+        self.codes = random_codes(folder / "codes", prior.config, 64 * self.batch)
         self.training = TrainingConfig(
             batch_size=self.batch,
             precision=config.precision,
@@ -178,18 +178,24 @@ def noise(folder: Path, config: TokenizerConfig, count: int) -> DataConfig:
     return DataConfig(data=str(folder), held_out=0.0)
 
 
-def random_codes(folder: Path, prior: Prior, count: int) -> CodesDataset:
-    """A token cache of random codes and labels."""
-    config, generator = prior.config, np.random.default_rng(0)
+def random_codes(folder: Path, config: PriorConfig, count: int) -> CodesDataset:
+    """A token cache of random codes, with random conditions of every kind that the prior can be told."""
+    generator = np.random.default_rng(0)
+    features = (config.feature_slots, config.feature_width) if config.feature_width else ()
     info = CodesInfo(
         tokenizer_sha256="", source="random", split="train", fingerprint="random", grid=config.grid,
         codebook_size=config.codebook_size, class_names=config.class_names, flips=False, image_size=0,
-        preprocessing="",
+        preprocessing="", source_of="random" if config.source_grid else "", source_grid=config.source_grid,
+        source_codebook_size=config.source_codebook_size, text_encoder="random" if features else "",
+        feature_shape=features,
     )  # fmt: skip
     rows = (
         {
             "codes": generator.integers(config.codebook_size, size=config.tokens),
             "label": i % config.classes if config.classes else None,
+            "text": "x" * config.text_length,
+            "source": generator.integers(max(1, config.source_codebook_size), size=info.source_tokens),
+            "features": generator.standard_normal(features),
         }
         for i in range(count)
     )

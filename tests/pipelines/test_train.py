@@ -54,11 +54,25 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "prior"])
+@pytest.mark.parametrize(
+    ("stage", "more"),
+    [
+        ("tokenizer", []),
+        ("prior", []),
+        ("prior", ["--objective", "random", "--anneal", "0.2,0.9", "--drop-path", "0.2"]),
+        ("prior", ["--objective", "masked", "--source-size", "8", "--attention-dropout", "0.2"]),
+    ],
+)
 def test_interrupted_and_resumed_equals_uninterrupted(
-    stage: str, images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    stage: str,
+    more: list[str],
+    images: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
-    small = SMALL_TOKENIZER if stage == "tokenizer" else SMALL_PRIOR
+    small = [*(SMALL_TOKENIZER if stage == "tokenizer" else SMALL_PRIOR), *more]
     for name in ("whole", "halved"):
         (tmp_path / name).mkdir()
         if stage == "prior":

@@ -45,7 +45,17 @@ def test_lost_quality_goes_back_and_eases_the_discriminator() -> None:
     again = one.observe(60, line(0.3))
     assert again is not None
     assert "fell from 16.02 to 13.01 dB" in again.reason
-    assert (one.scale, one.since, one.rollbacks) == (0.25, 60, 2)
+    assert (one.scale, one.since, one.rollbacks) == (0.125, 60, 2)
+
+
+def test_troubles_in_a_row_ease_by_more_each_time_and_one_much_later_does_not() -> None:
+    one = doctor()
+    actions(one, [{"l2": 0.1}, {"l2": 0.1}])
+    scales = []
+    for step in (30, 60, 90, 300):  # each lasting trouble is seen at once; a ramp and a window take 40 steps
+        assert one.observe(step, line(0.9)).action == "roll back"  # type: ignore[union-attr]
+        scales.append(one.scale)
+    assert scales == [1 / 2, 1 / 8, 1 / 64, 1 / 128]
 
 
 def test_less_than_the_margin_is_borne() -> None:

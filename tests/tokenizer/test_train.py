@@ -236,7 +236,7 @@ def test_a_hostile_discriminator_is_eased_and_the_log_says_so(
     assert rows
     assert "training PSNR fell from" in rows[0]["reason"]
     assert f"tokenizer step {rows[0]['step']} | doctor: roll back: {rows[0]['reason']}" in caplog.messages
-    assert run.stage.doctor.scale == EASING ** len(rows)  # type: ignore[attr-defined]
+    assert run.stage.doctor.scale <= EASING ** len(rows)  # type: ignore[attr-defined]
 
 
 def test_a_victorious_discriminator_is_eased(pictures: Path, tmp_path: Path) -> None:
@@ -271,12 +271,13 @@ def test_the_log_tells_what_the_discriminator_does(pictures: Path, tmp_path: Pat
 def test_best_weights_are_chosen_anew_once_the_discriminator_is_in(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores = iter([1.0, 2.0, 3.0, 4.0])
-    monkeypatch.setattr(TokenizerStage, "evaluate", lambda self: {"loss": next(scores)})
+    psnrs = iter([30.0, 20.0, 19.5, 18.0])  # the last is 1.5 dB below the kept one
+    losses = iter([1.0, 2.0, 3.0, 4.0])
+    monkeypatch.setattr(TokenizerStage, "evaluate", lambda self: {"loss": next(losses), "psnr": next(psnrs)})
     outcome = trainer(
         pictures, tmp_path, ADVERSARIAL, eval_every=3
     ).run()  # at 3, 6, 9 and 12; ramp ends at 5
-    assert (outcome.best_step, outcome.figures) == (6, {"loss": 2.0})
+    assert (outcome.best_step, outcome.figures) == (9, {"loss": 3.0, "psnr": 19.5})
 
 
 def test_dead_and_revived_codes_are_counted(pictures: Path) -> None:

@@ -87,3 +87,12 @@ def test_where_nothing_compiles_a_line_says_what_is_missing(monkeypatch: pytest.
     with pytest.raises(ConfigError, match=r"No working C\+\+ compiler found.*--compile") as refused:
         check_compiler(torch.device("cpu"))
     assert "\n" not in str(refused.value)
+
+
+def test_a_missing_compiler_is_found_out_before_anything_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(device: torch.device) -> None:
+        raise ConfigError("compile: no")
+
+    monkeypatch.setattr("imgtf.training.device.check_compiler", missing)
+    with pytest.raises(ConfigError, match="compile: no"):
+        make_accelerator(TrainingConfig(compile=True, device="cpu"))

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# What conditions are worth: the same prior with and without one, half an hour on two CPU cores in all.
+#     benchmarks/conditions.sh PART OUT DATA [TOKENIZER]
+# PART: facades  label map to photo, 64 px. DATA: a data set with columns image and conditioning_image
+#       zoom     16 px to 64 px. DATA: photographs; TOKENIZER: a model folder with a 64 px tokenizer of them
+#       text     captions, 32 px. DATA: a data set with columns image, label and text
+#       recipe   our recipe against minGPT's. DATA is not read; TOKENIZER: a model folder with codes of labelled images
+# Prints held-out bits a token of each prior as JSON; look at OUT/*/training/prior/previews too.
+set -euo pipefail
+part=$1 out=$2 data=$3 tokenizer=${4:-}
+imgtf=${IMGTF:-imgtf}
+size="--width 192 --depth 4 --heads 6"
+mkdir -p "$out"
+
+prior() {  # NAME TOKENIZER OPTIONS...: a prior of its own on the codes of a tokenizer, and its figures
+    local name=$1 from=$2
+    shift 2
+    mkdir -p "$out/$name"
+    [ -d "$out/$name/tokenizer" ] || cp -r "$from/tokenizer" "$out/$name/"
+    [ -d "$out/$name/codes" ] || { [ -d "$from/codes" ] && cp -r "$from/codes" "$out/$name/"; } || true
+    $imgtf prior train --model "$out/$name" "$@"
+    $imgtf prior eval --model "$out/$name" --json | tee "$out/$name.json"
+}
+
+case $part in
+facades)
+    common="--data $data --image-size 64 --width 16 --multipliers 1,2,4,4 --norm-groups 8 --steps 350 --batch-size 16 --lr 2e-3"
+    $imgtf tokenizer train --model "$out/photos" --image-column image $common --codebook-size 512
+    $imgtf tokenizer train --model "$out/maps" --image-column conditioning_image $common --codebook-size 256
+    prior facades "$out/photos" --image-column image $size --steps 250 --eval-every 25 --code-noise 0 \
+        --source-column conditioning_image --source-model "$out/maps"
+    prior facades-none "$out/photos" --image-column image $size --steps 250 --eval-every 25 --code-noise 0
+    ;;
+zoom)
+    prior zoom "$tokenizer" --data "$data" --conditions image --source-size 16 $size --steps 250 --eval-every 25 --code-noise 0
+    prior zoom-none "$tokenizer" --data "$data" --conditions none $size --steps 250 --eval-every 25 --code-noise 0
+    ;;
+text)
+    $imgtf tokenizer train --model "$out/text" --data "$data" --width 32 --multipliers 1,2,4 --codebook-size 512 \
+        --steps 400 --lr 1e-3 --flip
+    $imgtf prior train --model "$out/text" --conditions text --caption-bytes 32 $size --steps 350 --lr 2e-3 --eval-every 50
+    $imgtf prior eval --model "$out/text" --json | tee "$out/text.json"
+    ;;
+recipe)
+    # As many parameters, codes and steps; ours first. Ours takes as long or longer a step: see the log.
+    prior ours "$tokenizer" --width 256 --depth 6 --heads 8 --lr 1e-3 --steps 250 --eval-every 50
+    prior mingpt "$tokenizer" --width 256 --depth 6 --heads 8 --norm layer --feed-forward gelu --hidden 1024 --bias \
+        --positions learned --rotary none --code-noise 0 --condition-dropout 0 --weight-decay 0.1 --beta2 0.95 \
+        --lr 3e-4 --final-lr 1 --warmup 0 --ema-decay 0 --steps 250 --eval-every 50
+    ;;
+esac

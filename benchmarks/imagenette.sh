@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# What the discriminator adds, and what the doctor is for: photographs at 64 px, f8, 1,024 codes, two CPU cores.
+#     benchmarks/imagenette.sh DATA OUT        DATA: a folder of photographs or a parquet folder (here imagenette, 900 + 300)
+# One start, trained with L1 and LPIPS, and four ways on from its very weights, the same steps, batches and rates: without
+# and with a discriminator, and with one of hostile weight, unwatched and watched. Prints the held-out figures of each.
+# Look at OUT/*/training/tokenizer/previews/ and curves.png. Results: benchmarks/RESULTS.md
+set -euo pipefail
+data=$1 out=$2
+imgtf=${IMGTF:-imgtf}
+# LPIPS needs a backbone's weights: TORCH_HOME, or the download.
+losses=(--l2-weight 0 --lpips-weight 1 --lpips-backbone squeeze)
+start() {
+    $imgtf tokenizer train --data "$data" --model "$out/start" --image-size 64 --width 32 --multipliers 1,2,2,4 \
+        --latent-width 64 --no-middle-attention --norm-groups 8 --codebook-size 1024 "${losses[@]}" \
+        --batch-size 16 --steps 500 --lr 1e-3 --final-lr 0.65 --eval-every 250 --crop random
+}
+branch() {  # name, steps, options
+    local name=$1 steps=$2
+    shift 2
+    $imgtf tokenizer train --data "$data" --model "$out/$name" --init-from "$out/start" "${losses[@]}" \
+        --batch-size 16 --steps "$steps" --lr 5e-4 --final-lr 0.1 --warmup 20 --ema-decay 0.98 --preview-every 300 \
+        --crop random "$@"
+}
+measure() { $imgtf tokenizer eval --model "$out/$1" --lpips-backbone squeeze --json | tee "$out/$1.json"; }
+discriminator=(--discriminator-start 20 --discriminator-lr 4e-4 --discriminator-width 32)
+mild=("${discriminator[@]}" --discriminator-ramp 50 --discriminator-weight 0.8)
+hostile=("${discriminator[@]}" --discriminator-ramp 2 --discriminator-weight 100)
+start
+branch without 470 --log-every 10 --eval-every 60 &
+branch with 470 --log-every 10 --eval-every 60 "${mild[@]}"
+wait
+measure without
+measure with
+branch unwatched 90 --log-every 5 --eval-every 30 --eval-images 100 "${hostile[@]}" --no-doctor &
+branch watched 90 --log-every 5 --eval-every 30 --eval-images 100 "${hostile[@]}"
+wait
