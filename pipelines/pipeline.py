@@ -30,6 +30,8 @@ __all__ = ["Labels", "Pipeline", "Progress", "Sample", "Sources", "Texts", "samp
 Labels = str | int | Sequence[str | int] | Tensor | None
 Texts = str | Sequence[str] | None
 Sources = Image.Image | Sequence[Image.Image] | None
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Types of the prior's weights and arithmetic in sampling."""
 
 
 @dataclass(frozen=True)
@@ -63,24 +65,52 @@ class Pipeline:
         self.tokenizer = tokenizer.eval()
         self.prior = prior.eval()
         self.source_tokenizer = (source_tokenizer or tokenizer).eval()
+        self._sha256: str | None = None
         self._text_encoder: TextEncoder | None = None
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "auto") -> Self:
+    def from_pretrained(
+        cls, folder: str | Path, device: str | torch.device = "auto", *, dtype: str = "fp32"
+    ) -> Self:
         """Loads `folder/tokenizer` and `folder/prior`.
 
+        Args:
+            dtype: fp32, bf16 or fp16: what the prior samples in. The halves are faster where the machine has them,
+                and their images differ from those of fp32.
+
         Raises:
+            ConfigError: for another dtype.
             CheckpointError: when either is missing, damaged, or not made for the other.
         """
         place = pick_device(device) if isinstance(device, str) else device
+        if dtype not in TYPES:
+            raise ConfigError(f"dtype {dtype} is not among {', '.join(TYPES)}")
         folder = Path(folder)
         tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", place)
         prior = Prior.from_pretrained(folder / "prior", place)
         source = source_tokenizer(folder, prior.config, tokenizer) if prior.config.source_grid else None
-        return cls(tokenizer, prior, source)
+        pipeline = cls(tokenizer, prior, source)
+        if dtype != "fp32":
+            pipeline.cast(TYPES[dtype])
+        return pipeline
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Casts the prior's weights, for sampling only; `prior_sha256` stays that of the weights as they were."""
+        self._sha256 = self.prior_sha256()
+        self.prior.to(dtype)
+
+    def prior_sha256(self) -> str:
+        """Identity of the prior's weights as they were loaded."""
+        return self._sha256 or self.prior.weights_sha256()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes both models as `from_pretrained` reads them."""
+        """Writes both models as `from_pretrained` reads them.
+
+        Raises:
+            ConfigError: when the prior's weights were cast: what they were is lost.
+        """
+        if self._sha256:
+            raise ConfigError("the prior was cast for sampling: load it with dtype fp32 to save it")
         self.tokenizer.save_pretrained(Path(folder) / "tokenizer")
         self.prior.save_pretrained(Path(folder) / "prior")
         if self.source_tokenizer is not self.tokenizer:

@@ -91,7 +91,8 @@ def write_samples(
             "settings": asdict(used),
             "batch_size": size,
             "tokenizer_sha256": pipeline.tokenizer.weights_sha256(),
-            "prior_sha256": pipeline.prior.weights_sha256(),
+            "prior_sha256": pipeline.prior_sha256(),
+            "dtype": str(pipeline.prior.dtype).removeprefix("torch."),
             "images": rows,
         }
         write_text(out / RECORD_FILE, json.dumps(record, indent=2) + "\n")

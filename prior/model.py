@@ -206,7 +206,7 @@ class Prior(PretrainedModel):
         mask: Tensor | None = None,
     ) -> Tensor:
         if places.added is not None:
-            x = x + places.added
+            x = x + places.added.to(x.dtype)
         if mask is None and encoded.visible is not None:
             mask = prefix_mask(encoded.visible, slot, x.shape[1], causal)
         unfilled = None

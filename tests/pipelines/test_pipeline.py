@@ -266,3 +266,19 @@ def test_reconstruct_keeps_images_of_the_same_name_apart(model: Path, images: Pa
     paths = [images / name / "0.png" for name in ("red", "green", "blue")]
     assert run("tokenizer", "reconstruct", *paths, "--model", model, "--out", tmp_path) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0-2.png", "0-3.png", "0.png"]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_a_cast_prior_samples_and_keeps_its_identity(model: Path, tmp_path: Path, dtype: str) -> None:
+    whole, cast = Pipeline.from_pretrained(model), Pipeline.from_pretrained(model, dtype=dtype)
+    assert cast.prior.dtype.itemsize == 2
+    assert cast.tokenizer.dtype == torch.float32
+    assert cast.prior_sha256() == whole.prior_sha256() == whole.prior.weights_sha256()
+    assert len(cast.sample(n=2, cfg_scale=2.0)) == 2
+    with pytest.raises(ConfigError, match="dtype fp32"):
+        cast.save_pretrained(tmp_path)
+
+
+def test_an_unknown_dtype_is_refused(model: Path) -> None:
+    with pytest.raises(ConfigError, match="dtype int4"):
+        Pipeline.from_pretrained(model, dtype="int4")
