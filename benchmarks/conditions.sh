@@ -24,9 +24,9 @@ prior() {  # NAME TOKENIZER OPTIONS...: a prior of its own on the codes of a tok
 
 case $part in
 facades)
-    common="--data $data --image-size 64 --width 16 --multipliers 1,2,4,4 --norm-groups 8 --steps 350 --batch-size 16 --lr 2e-3"
-    $imgtf tokenizer train --model "$out/photos" --image-column image $common --codebook-size 512
-    $imgtf tokenizer train --model "$out/maps" --image-column conditioning_image $common --codebook-size 256
+    common="--data $data --image-size 64 --width 16 --norm-groups 8 --steps 350 --batch-size 16 --lr 2e-3"
+    $imgtf tokenizer train --model "$out/photos" --image-column image $common --multipliers 1,2,4,4 --codebook-size 512
+    $imgtf tokenizer train --model "$out/maps" --image-column conditioning_image $common --multipliers 1,2,4 --codebook-size 256
     prior facades "$out/photos" --image-column image $size --steps 250 --eval-every 25 --code-noise 0 \
         --source-column conditioning_image --source-model "$out/maps"
     prior facades-none "$out/photos" --image-column image $size --steps 250 --eval-every 25 --code-noise 0

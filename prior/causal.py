@@ -69,10 +69,10 @@ class _CachedRows:
         B: int,
     ) -> None:
         self.prior, self.grid, self.B = prior, grid, B
-        self.encoded = prior.encode(condition, B)
+        self.encoded = prior.encode(condition, B, grid)
         self.guidable = any(True for _ in condition.parts())
         if self.guidable:
-            self.encoded = self.encoded.beside(prior.encode(prior.conditions.without(condition), B))
+            self.encoded = self.encoded.beside(prior.encode(prior.conditions.without(condition), B, grid))
         self.S = prior.config.condition_slots
         self.order = order
         self.places = prior.places(order, grid)
@@ -105,7 +105,7 @@ class _CachedRows:
         if k > 1:
             x = torch.cat([x, x[:, -1:].expand(-1, k - 1, -1)], dim=1)
             places = join_places(places, self._beside(done, k))
-        if places.added is not None and places.added.dim() == 3:
+        if places.place.dim() == 2:
             places = _rows_of(places, len(x))
         mask = self._mask(encoded.visible, first, last, k) if k > 1 or (first and last - first > 1) else None
         y = self.prior.step(x, places, encoded, self.grid, cache, first, mask)
@@ -134,18 +134,23 @@ class _CachedRows:
 
 def slice_places(places: Places, start: int, end: int) -> Places:
     """The places of the slots from `start` to `end`."""
-    query, key, target = (t if t is None else t[..., start:end, :, :] for t in places[1:])
+    query, key, target = (t if t is None else t[..., start:end, :, :] for t in places[2:])
     added = places.added if places.added is None else places.added[..., start:end, :]
-    return Places(added, key if places.query is places.key else query, key, target)
+    place = places.place[..., start:end]
+    return Places(place, added, key if places.query is places.key else query, key, target)
 
 
 def join_places(places: Places, more: Places) -> Places:
     """The places of two runs of slots, one after the other."""
     dims = (-2, -3, -3, -3)
-    pairs = zip(places, more, dims, strict=True)
-    return Places(*(a if a is None or b is None else torch.cat([a, b], dim=d) for a, b, d in pairs))
+    pairs = zip(places[1:], more[1:], dims, strict=True)
+    place = torch.cat([places.place, more.place], dim=-1)
+    return Places(place, *(a if a is None or b is None else torch.cat([a, b], dim=d) for a, b, d in pairs))
 
 
 def _rows_of(places: Places, rows: int) -> Places:
     """Places by row (B, ...) for rows that hold the batch once or twice."""
-    return Places(*(p if p is None or len(p) == rows else torch.cat([p] * (rows // len(p))) for p in places))
+    times = rows // len(places.place)
+    return Places(
+        places.place.repeat(times, 1), *(p if p is None else torch.cat([p] * times) for p in places[1:])
+    )

@@ -72,6 +72,8 @@ class Encoded:
     """(B, M, D), for cross-attention."""
     memory_mask: Tensor | None
     """(B, 1, 1, M), which of them may be read."""
+    aligned: Tensor | None = None
+    """(B, T, D), what the source has at each place: added to the slot that predicts it."""
 
     def rows(self, start: int, end: int) -> Encoded:
         """Some of the rows."""
@@ -81,6 +83,7 @@ class Encoded:
             None if self.visible is None else self.visible[cut],
             None if self.memory is None else self.memory[cut],
             None if self.memory_mask is None else self.memory_mask[cut],
+            None if self.aligned is None else self.aligned[cut],
         )
 
     def beside(self, other: Encoded) -> Encoded:
@@ -90,6 +93,7 @@ class Encoded:
             _joined(self.visible, other.visible),
             _joined(self.memory, other.memory),
             _joined(self.memory_mask, other.memory_mask),
+            _joined(self.aligned, other.aligned),
         )
 
 
@@ -110,8 +114,11 @@ class ConditionEncoder(nn.Module):
         )
         self.label = None if prefix else LabelEmbedding(config.classes, config.width)
         self.memory = MemoryEncoder(config) if config.memory_slots else None
+        self.align = nn.Linear(config.width, config.width, bias=False) if config.source_grid else None
 
-    def forward(self, condition: Condition, rows: int, device: torch.device) -> Encoded:
+    def forward(
+        self, condition: Condition, rows: int, grid: tuple[int, int], device: torch.device
+    ) -> Encoded:
         """Raises DataError for a part that the prior was not trained with, or of another shape."""
         self._check(condition, rows)
         condition = condition.to(device)
@@ -126,7 +133,9 @@ class ConditionEncoder(nn.Module):
             prefix = self.label(condition.label, hidden)
         if self.memory is None:
             return Encoded(prefix, visible, None, None)
-        return Encoded(prefix, visible, *self.memory(condition, hidden))
+        memory, mask = self.memory(condition, hidden)
+        aligned = self.align(source_at(memory, mask, self.config, grid)) if self.align is not None else None
+        return Encoded(prefix, visible, memory, mask, aligned)
 
     def without(self, condition: Condition) -> Condition:
         """The condition that says nothing, for guidance: no features still have the length of the given ones."""
@@ -253,6 +262,25 @@ class MemoryEncoder(nn.Module):
         yield self.bytes, config.text_length
         yield self.features, config.feature_slots
         yield self.source, source
+
+
+def source_at(memory: Tensor, mask: Tensor, config: PriorConfig, grid: tuple[int, int]) -> Tensor:
+    """The memory of the source codes that lie on each place of the grid, averaged, (B, T, D); elsewhere "nothing".
+
+    Cross-attention could find them, but has to learn it: with few images a sum does better (ControlAR's finding,
+    arXiv:2410.02705; figures in docs/LOG.md).
+    """
+    h, w = config.source_grid
+    there = mask[:, 0, 0, -h * w :, None]
+    source = torch.where(there, memory[:, -h * w :], memory[:, :1])  # (B, h' * w', D)
+    cells = F.adaptive_avg_pool2d(source.mT.unflatten(-1, (h, w)), grid)  # (B, D, h, w)
+    return cells.flatten(2).mT
+
+
+def at_places(table: Tensor, place: Tensor) -> Tensor:
+    """Rows of a table (B, T, D) by place (n,) or (B, n), (B, n, D); zeros where a place is negative."""
+    index = place.clamp_min(0).expand(len(table), -1)[..., None].expand(-1, -1, table.shape[-1])
+    return table.gather(1, index) * (place >= 0)[..., None]
 
 
 def memory_turns(config: PriorConfig, grid: tuple[int, int]) -> Tensor | None:

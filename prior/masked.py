@@ -39,13 +39,13 @@ def draw_masked(
     gumbel = -torch.log(-torch.log(uniforms[:, 1].clamp(1e-12, 1 - 1e-12)))
     done = int(known.sum())
     sizes = group_sizes(T - done, step_count(prior.config, settings), settings.step_schedule)
-    encoded, without = prior.encode(condition, B), None
+    encoded, without = prior.encode(condition, B, grid), None
     for k, share in zip(sizes, drawn_shares(done, sizes, T), strict=True):
         weight = guidance(settings, share)
         if weight == 1 or not any(True for _ in condition.parts()):
             logits = prior.masked_logits(codes, encoded, grid)  # (B, T, V)
         else:
-            without = without or encoded.beside(prior.encode(prior.conditions.without(condition), B))
+            without = without or encoded.beside(prior.encode(prior.conditions.without(condition), B, grid))
             logits = guide(prior.masked_logits(codes.repeat(2, 1), without, grid), weight)
         drawn, likelihood = draw_open(codes, logits, uniforms[:, 0], settings, share)
         score = -turn.double()

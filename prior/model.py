@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import DataError
 from ..pretrained import PretrainedModel
 from .cache import KVCache
-from .condition import Condition, ConditionEncoder, Encoded, memory_turns, prefix_mask
+from .condition import Condition, ConditionEncoder, Encoded, at_places, memory_turns, prefix_mask
 from .config import PriorConfig
 from .layers import Attention, Block, Context, CrossAttention, FeedForward, GeluFeedForward, make_norm
 from .linear import Linear
@@ -88,7 +88,7 @@ class Prior(PretrainedModel):
             DataError: for another grid where positions are learned, or conditions the prior was not trained with.
         """
         codes, grid = self._sequence(codes)
-        encoded = self.encode(Condition(label, text, features, source), len(codes))
+        encoded = self.encode(Condition(label, text, features, source), len(codes), grid)
         if self.config.objective == "masked":
             return self.masked_logits(codes, encoded, grid)
         return self._causal(codes, encoded, grid, order)
@@ -151,9 +151,9 @@ class Prior(PretrainedModel):
             result = result.scatter(1, place, log_p.gather(1, place))
         return result
 
-    def encode(self, condition: Condition, rows: int) -> Encoded:
-        """The condition of `rows` pictures as the network reads it."""
-        return self.conditions(condition, rows, self.device)
+    def encode(self, condition: Condition, rows: int, grid: tuple[int, int] | None = None) -> Encoded:
+        """The condition of `rows` pictures as the network reads it, for codes of the trained grid or another."""
+        return self.conditions(condition, rows, grid or self.config.grid, self.device)
 
     def places(self, order: Tensor | None, grid: tuple[int, int]) -> Places:
         """Where the slots of a causal sequence stand, along the order (T,) or (B, T); raster where there is none."""
@@ -207,6 +207,8 @@ class Prior(PretrainedModel):
     ) -> Tensor:
         if places.added is not None:
             x = x + places.added.to(x.dtype)
+        if encoded.aligned is not None:
+            x = x + at_places(encoded.aligned, places.place)
         if mask is None and encoded.visible is not None:
             mask = prefix_mask(encoded.visible, slot, x.shape[1], causal)
         unfilled = None

@@ -18,6 +18,8 @@ from .config import PriorConfig
 class Places(NamedTuple):
     """What a run of n slots knows of where it is; with a leading B where the rows' orders differ."""
 
+    place: Tensor
+    """Place to be predicted, (n,) or (B, n) int64; negative in front of the codes."""
     added: Tensor | None
     """Added to the inputs, (n, D) or (B, n, D)."""
     query: Tensor | None
@@ -50,12 +52,12 @@ class Positions(nn.Module):
             raise DataError(f"learned positions know the grid {self.config.grid} only, not {grid}")
         rotary = self._rotary(grid, device) if self.config.rotary != "none" else None
         if rotary is None:
-            return Places(self._added(target, grid, device), None, None, None)
+            return Places(target, self._added(target, grid, device), None, None, None)
         by_held, by_target = (rotary[(i + 1).clamp_min(0)] for i in (held, target))
         if held.dim() == 2:
             by_held, by_target = by_held[:, None], by_target[:, None]
         query = by_target if self.config.rotary == "target" else by_held
-        return Places(self._added(target, grid, device), query, by_held, by_target)
+        return Places(target, self._added(target, grid, device), query, by_held, by_target)
 
     def _added(self, target: Tensor, grid: tuple[int, int], device: torch.device) -> Tensor | None:
         if self.learned is not None:
