@@ -12,9 +12,10 @@ from torch import Tensor
 
 from imgtf.errors import ConfigError, DataError
 from imgtf.prior.condition import Condition, caption_bytes
-from imgtf.prior.config import PriorConfig, PriorRecipe
+from imgtf.prior.config import PriorConfig, PriorRecipe, SamplingConfig
 from imgtf.prior.model import Prior
 from imgtf.prior.objectives import log_likelihood, random_mask, share_random, training_loss, training_orders
+from imgtf.prior.sampler import image_uniforms, sample
 
 from .test_model import some_codes, tiny
 
@@ -297,3 +298,30 @@ def test_an_order_for_a_raster_prior_or_with_a_place_twice_is_refused() -> None:
         tiny()(torch.zeros(1, 6, dtype=torch.long), order=torch.arange(6))
     with pytest.raises(DataError, match="once"):
         tiny(objective="random")(torch.zeros(1, 6, dtype=torch.long), order=torch.tensor([0, 1, 2, 3, 4, 4]))
+
+
+@pytest.mark.parametrize("objective", ["raster", "random"])
+@torch.no_grad()
+def test_the_source_at_a_place_reaches_the_slot_that_predicts_it(objective: str) -> None:
+    """With cross-attention switched off, a source code is first seen where its place is predicted."""
+    parts = {"class_names": (), "source_grid": (4, 6), "source_codebook_size": 7, "encoder_depth": 0}
+    prior = tiny(objective=objective, **parts)
+    for block in prior.blocks:
+        block.cross.proj.weight.zero_()
+    codes, source = some_codes(prior), torch.zeros(4, 4, 6, dtype=torch.long)
+    changed = source.clone()
+    changed[:, 1, 2] = 3  # of four codes on place (0, 1)
+    order = None if objective == "raster" else torch.tensor([5, 3, 1, 0, 2, 4])
+    before, after = (prior(codes, source=given, order=order) for given in (source, changed))
+    when = torch.arange(6) if order is None else order
+    first = int((when == 1).nonzero())
+    differs = ~torch.isclose(before, after, atol=1e-6).all(-1).all(0)  # (T,), by place
+    assert not differs[when[:first]].any()
+    assert differs[1]
+
+
+def test_orders_by_row_without_learned_positions_are_guided_too() -> None:
+    prior = tiny(objective="random", positions="none")
+    label, uniforms = torch.arange(4) % 3, image_uniforms(0, 0, 4, 6)
+    codes = sample(prior, Condition(label), uniforms, SamplingConfig(cfg_scale=2.0, sampling_steps=3))
+    assert codes.min() >= 0
