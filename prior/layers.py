@@ -235,14 +235,17 @@ class Block(nn.Module):
         self.drop_path = config.drop_path * (layer + 1) / config.depth
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = x + self._some_rows(self.dropout(self.attention(self.attention_norm(x), context)))
+        x = x + self._dropped(self.attention(self.attention_norm(x), context))
         if self.cross is not None and self.cross_norm is not None:
-            x = x + self._some_rows(self.dropout(self.cross(self.cross_norm(x), context)))
-        return x + self._some_rows(self.dropout(self.feed_forward(self.feed_forward_norm(x))))
+            x = x + self._dropped(self.cross(self.cross_norm(x), context))
+        return x + self._dropped(self.feed_forward(self.feed_forward_norm(x)))
 
-    def _some_rows(self, x: Tensor) -> Tensor:
-        """Stochastic depth (arXiv:1603.09382): in training, rows at random add nothing, the others more."""
-        if not self.training or self.drop_path == 0:
+    def _dropped(self, x: Tensor) -> Tensor:
+        """In training: dropout, and stochastic depth (arXiv:1603.09382), rows at random add nothing, the others more."""
+        if not self.training:
+            return x
+        x = self.dropout(x)
+        if self.drop_path == 0:
             return x
         kept = torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path
         return x * kept / (1 - self.drop_path) if self.drop_path < 1 else x * 0
