@@ -22,6 +22,7 @@ from ..interop.part import blueprint
 from ..prior.choice import choose, guide, probabilities
 from ..prior.condition import Condition
 from ..prior.config import PriorConfig, SamplingConfig
+from ..prior.linear import Linear
 from ..prior.model import Prior
 from ..prior.orders import group_sizes, step_count
 from ..tokenizer.config import TokenizerConfig
@@ -42,7 +43,7 @@ class SamplingMemory:
     """Bytes that sampling batch by batch takes above the bare process."""
 
     weights: int
-    """Tokenizer and prior."""
+    """Tokenizer and prior; on a CPU the prior's matrices once more, as its kernels read them."""
     cache: int
     """Keys and values of the batch."""
     choice: int
@@ -89,7 +90,7 @@ def sampling_memory(
     guided = sampling.cfg_scale != 1 and bool(prior.conditions)
     parts = [weight_bytes(config, element) for config in (tokenizer, prior)]
     return SamplingMemory(
-        weights=sum(parts),
+        weights=sum(parts) + laid_out_bytes(prior, element) * on_cpu,
         cache=cache_bytes(prior, (1 + guided) * batch, element, most_codes(prior, sampling) - 1),
         choice=choice_bytes(prior, batch, sampling, guided),
         decoder=decoder_bytes(tokenizer, min(batch, decoded_at_once(tokenizer))) + KEPT_BACK * on_cpu,
@@ -103,6 +104,13 @@ def weight_bytes(config: TokenizerConfig | PriorConfig, element: int = 4) -> int
     """All tensors of a network, whether trained or not."""
     tensors = blueprint(config).state_dict().values()
     return sum(t.numel() * (element if t.is_floating_point() else t.element_size()) for t in tensors)
+
+
+@cache
+def laid_out_bytes(config: PriorConfig, element: int = 4) -> int:
+    """The second copy of a prior's matrices, see `prior.linear`."""
+    layers = [layer for layer in blueprint(config).modules() if isinstance(layer, Linear)]
+    return sum(layer.weight.numel() for layer in layers) * element
 
 
 def parameter_count(config: TokenizerConfig | PriorConfig) -> int:
@@ -197,7 +205,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not tensor.is_mkldnn:  # oneDNN's layouts show no storage
                 self._add(tensor)
         self.peak = max(self.peak, self.now)
         return result

@@ -19,6 +19,7 @@ from imgtf.pipelines.memory import (
     decoded_at_once,
     decoder_bytes,
     free_memory,
+    laid_out_bytes,
     sampling_memory,
     weight_bytes,
 )
@@ -108,7 +109,9 @@ def test_guidance_doubles_the_cache_and_the_peak_is_the_largest_of_the_phases() 
     half = sampling_memory(PRIOR, TOKENIZER, 64, settings=SamplingConfig(), element=2)
     assert half.cache * 2 == plain.cache
     assert half.weights * 2 == pytest.approx(plain.weights, abs=8)  # a flag of the quantizer stays a byte
-    assert sampling_memory(PRIOR, TOKENIZER, 64, device="cuda").loading == plain.weights
+    on_gpu = sampling_memory(PRIOR, TOKENIZER, 64, device="cuda")
+    assert on_gpu.loading == on_gpu.weights
+    assert plain.weights == on_gpu.weights + laid_out_bytes(PRIOR)
 
 
 def test_the_automatic_batch_follows_memory_and_number() -> None:
