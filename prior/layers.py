@@ -241,7 +241,7 @@ class Block(nn.Module):
         return x + self._dropped(self.feed_forward(self.feed_forward_norm(x)))
 
     def _dropped(self, x: Tensor) -> Tensor:
-        """In training: dropout, and stochastic depth (arXiv:1603.09382), rows at random add nothing, the others more."""
+        """In training: dropout, and stochastic depth (arXiv:1603.09382): rows at random add nothing, others more."""
         if not self.training:
             return x
         x = self.dropout(x)
