@@ -26,7 +26,7 @@ case $part in
 facades)
     common="--data $data --image-size 64 --width 16 --norm-groups 8 --steps 350 --batch-size 16 --lr 2e-3"
     $imgtf tokenizer train --model "$out/photos" --image-column image $common --multipliers 1,2,4,4 --codebook-size 512
-    $imgtf tokenizer train --model "$out/maps" --image-column conditioning_image $common --multipliers 1,2,4 --codebook-size 256
+    $imgtf tokenizer train --model "$out/maps" --image-column conditioning_image $common --multipliers 1,2,4,4 --codebook-size 256
     prior facades "$out/photos" --image-column image $size --steps 250 --eval-every 25 --code-noise 0 \
         --source-column conditioning_image --source-model "$out/maps"
     prior facades-none "$out/photos" --image-column image $size --steps 250 --eval-every 25 --code-noise 0
@@ -43,9 +43,9 @@ text)
     ;;
 recipe)
     # As many parameters, codes and steps; ours first. Ours takes as long or longer a step: see the log.
-    prior ours "$tokenizer" --width 256 --depth 6 --heads 8 --lr 1e-3 --steps 250 --eval-every 50
+    prior ours "$tokenizer" --width 256 --depth 6 --heads 8 --lr 1e-3 --steps 120 --eval-every 40
     prior mingpt "$tokenizer" --width 256 --depth 6 --heads 8 --norm layer --feed-forward gelu --hidden 1024 --bias \
         --positions learned --rotary none --code-noise 0 --condition-dropout 0 --weight-decay 0.1 --beta2 0.95 \
-        --lr 3e-4 --final-lr 1 --warmup 0 --ema-decay 0 --steps 250 --eval-every 50
+        --lr 1e-3 --final-lr 1 --warmup 0 --ema-decay 0 --steps 120 --eval-every 40
     ;;
 esac
