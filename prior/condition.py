@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError
 from .config import PriorConfig
-from .layers import Block, Context
+from .layers import Block, Context, make_norm
 from .positions import grid_places, rotary_table
 
 BYTES = 257
@@ -220,6 +220,7 @@ class MemoryEncoder(nn.Module):
         self.source = nn.Embedding(config.source_codebook_size, config.width) if config.source_grid else None
         self.position = nn.Parameter(torch.randn(config.memory_slots, config.width) * 0.02)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.encoder_depth))
+        self.norm = make_norm(config)
 
     def forward(self, condition: Condition, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, M, D) and which of them may be read, (B, 1, 1, M)."""
@@ -230,7 +231,7 @@ class MemoryEncoder(nn.Module):
         x = torch.cat([part.to(self.null.dtype) for part in parts], dim=1) + self.position  # (B, M, D)
         for block in self.blocks:
             x = block(x, Context(mask=mask, causal=False))
-        return x, mask
+        return self.norm(x), mask
 
     def _embedded(self, condition: Condition, B: int) -> Iterator[Tensor]:
         given = (condition.text, condition.features, condition.source)
