@@ -11,7 +11,7 @@ OBJECTIVES = ("raster", "random", "masked")
 ORDERS = {
     "raster": ("raster",),
     "random": ("random", "raster", "halton"),
-    "masked": ("confidence", "random", "halton", "raster"),
+    "masked": ("halton", "confidence", "random", "raster"),
 }
 """The orders in which a prior of each objective can fill a grid; the first is its default."""
 
@@ -52,7 +52,7 @@ class SamplingConfig:
         None,
         "Order in which the codes are drawn (random and masked priors; confidence: masked ones).",
         choices=("raster", "random", "halton", "confidence"),
-        auto="raster, random or confidence, by the prior's objective",
+        auto="raster, random or halton, by the prior's objective",
     )
     sampling_steps: int | None = option(
         None,

@@ -35,7 +35,7 @@ def draw_masked(
     B, T = codes.shape
     order = drawing_order(prior.config, settings, uniforms[:, 1], known, grid).expand(B, T)
     turn = order.argsort(1)  # (B, T), when each place is drawn
-    by_confidence = (settings.order or "confidence") == "confidence"
+    by_confidence = settings.order == "confidence"
     gumbel = -torch.log(-torch.log(uniforms[:, 1].clamp(1e-12, 1 - 1e-12)))
     done = int(known.sum())
     sizes = group_sizes(T - done, step_count(prior.config, settings), settings.step_schedule)

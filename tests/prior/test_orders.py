@@ -128,7 +128,9 @@ def test_confidence_keeps_the_surest_codes_first() -> None:
     read: list[Tensor] = []
     masked_logits = prior.masked_logits
     prior.masked_logits = lambda codes, *rest: (read.append(codes.clone()), masked_logits(codes, *rest))[1]  # type: ignore
-    settings = SamplingConfig(sampling_steps=3, step_schedule="even", confidence_noise=0.0)
+    settings = SamplingConfig(
+        sampling_steps=3, step_schedule="even", order="confidence", confidence_noise=0.0
+    )
     codes = sample(prior, Condition(), uniforms, settings)
     p = probabilities(prior(read[0]), settings, 1.0)
     drawn = choose(p, uniforms[:, 0])
