@@ -153,6 +153,9 @@ def test_sources_may_have_a_tokenizer_of_their_own(pairs: Path, tokenized: Path,
     assert run(*command, "--channels", "1", "--codebook-size", "8") == 0
     model = train(tmp_path / "m", tokenized, "--source-column", "source", "--source-model", other)
     shutil.rmtree(other)
+    assert (
+        run("prior", "train", "--model", model, "--resume", "--steps", "9", "--source-model", tokenized) == 1
+    )
     pipeline = Pipeline.from_pretrained(model)
     assert pipeline.source_tokenizer.config.codebook_size == 8
     first = pipeline.sample(1, source=Image.new("RGB", (16, 16), "grey"), seed=1)
