@@ -51,7 +51,11 @@ class Pipeline:
     """Holds one tokenizer and one prior, and refuses a pair that does not belong together."""
 
     def __init__(self, tokenizer: Tokenizer, prior: Prior, source_tokenizer: Tokenizer | None = None) -> None:
-        """`source_tokenizer`: of the pictures that the prior starts from, where it is not the same."""
+        """`source_tokenizer`: of the pictures that the prior starts from, where it is not the same.
+
+        Raises:
+            CheckpointError: for a tokenizer whose codes the prior did not learn, or did not read.
+        """
         own, expected = tokenizer.weights_sha256(), prior.config.tokenizer_sha256
         if expected and own != expected:
             raise CheckpointError(
@@ -61,6 +65,12 @@ class Pipeline:
         if tokenizer.config.codebook_size != prior.config.codebook_size:
             raise CheckpointError(
                 f"the tokenizer has {tokenizer.config.codebook_size} codes, the prior {prior.config.codebook_size}"
+            )
+        read = prior.config.source_sha256
+        if read and read != (source_tokenizer.weights_sha256() if source_tokenizer is not None else own):
+            raise CheckpointError(
+                f"the prior reads source pictures coded by another tokenizer (SHA-256 {read}): pass it as "
+                f"source_tokenizer; a model folder has it in {SOURCE_FOLDER}/"
             )
         self.tokenizer = tokenizer.eval()
         self.prior = prior.eval()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from imgtf import Pipeline
 from imgtf.data.codes import open_codes
-from imgtf.errors import ConfigError
+from imgtf.errors import CheckpointError, ConfigError
 from imgtf.pipelines.conditions import reduced
 from imgtf.pipelines.text import import_transformers
 
@@ -158,6 +158,8 @@ def test_sources_may_have_a_tokenizer_of_their_own(pairs: Path, tokenized: Path,
     )
     pipeline = Pipeline.from_pretrained(model)
     assert pipeline.source_tokenizer.config.codebook_size == 8
+    with pytest.raises(CheckpointError, match="source_tokenizer"):
+        Pipeline(pipeline.tokenizer, pipeline.prior)
     first = pipeline.sample(1, source=Image.new("RGB", (16, 16), "grey"), seed=1)
     pipeline.save_pretrained(tmp_path / "copy")
     again = Pipeline.from_pretrained(tmp_path / "copy")
