@@ -65,6 +65,9 @@ class Beside:
         }
 
 
+NOTHING = Beside()
+
+
 def choose_conditions(recipe: PriorRecipe, data: DataConfig, source: ImageSource) -> frozenset[str]:
     """What a run's prior is told: as the recipe names it, else what the data have.
 

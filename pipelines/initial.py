@@ -17,10 +17,8 @@ from ..prior.config import PriorConfig, PriorRecipe, SamplingConfig
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
-from .conditions import Beside, describe_conditions
+from .conditions import NOTHING, Beside, describe_conditions
 from .settings import Settings, option_names
-
-NOTHING = Beside()
 
 logger = logging.getLogger("imgtf")
 

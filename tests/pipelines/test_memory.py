@@ -50,7 +50,7 @@ def test_the_cache_is_the_one_that_is_made(told: dict[str, Any]) -> None:
     config = replace(PRIOR, **told)
     prior = Prior(config)
     beside = 3 if config.objective == "random" else 0
-    cache = prior.new_cache(prior.encode(Condition(), 6), config.slots + beside, config.grid)
+    cache = prior.new_cache(prior.encode(Condition(), 6), config.slots + beside)
     held = [cache.keys, cache.values, *(t for pair in cache.memory for t in pair)]
     assert cache_bytes(config, 6, beside=beside) == sum(t.nbytes for t in held)
 
@@ -64,7 +64,7 @@ def test_what_sampling_holds_is_what_is_stated(
     own = SamplingConfig(cfg_scale=1.0 + guided, sampling_steps=steps, top_p=top_p)
     config = replace(PRIOR, objective=objective, rotary=None, codebook_size=4096, sampling=own)
     prior = Prior(config).eval()
-    condition = Condition(torch.zeros(8, dtype=torch.long)) if guided else Condition()
+    condition = Condition(torch.zeros(8, dtype=torch.long))
     with LiveBytes([*prior.parameters(), *prior.buffers()]) as live:
         sample(prior, condition, image_uniforms(0, 0, 8, config.tokens), own)
     stated = sampling_memory(config, TOKENIZER, 8)
