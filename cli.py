@@ -416,7 +416,7 @@ def sample(
     from .pipelines.write import free_folder, write_samples
 
     if dry_run:
-        _report(describe_sampling(model, n, batch_size, device, **_named(given)), as_json)
+        _report(describe_sampling(model, n, batch_size, device, dtype, **_named(given)), as_json)
         return
     sources = [load_image(str(path), str(path)) for path in source]
     _stop_on_terminate()

@@ -93,15 +93,14 @@ class Pipeline:
             CheckpointError: when either is missing, damaged, or not made for the other.
         """
         place = pick_device(device) if isinstance(device, str) else device
-        if dtype not in TYPES:
-            raise ConfigError(f"dtype {dtype} is not among {', '.join(TYPES)}")
+        kind = sampling_type(dtype)
         folder = Path(folder)
         tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", place)
         prior = Prior.from_pretrained(folder / "prior", place)
         source = source_tokenizer(folder, prior.config, tokenizer) if prior.config.source_grid else None
         pipeline = cls(tokenizer, prior, source)
-        if dtype != "fp32":
-            pipeline.cast(TYPES[dtype])
+        if kind != torch.float32:
+            pipeline.cast(kind)
         return pipeline
 
     def cast(self, dtype: torch.dtype) -> None:
@@ -235,8 +234,9 @@ class Pipeline:
         prior, tokenizer, device = self.prior.config, self.tokenizer.config, self.prior.device
         free = free_memory(device, processes if device.type == "cpu" else 1)
         return auto_batch(
-            prior, tokenizer, n, free, settings=settings, device=device.type, processes=processes
-        )
+            prior, tokenizer, n, free, settings=settings, device=device.type, dtype=self.prior.dtype,
+            processes=processes,
+        )  # fmt: skip
 
     def settings(self, **given: Any) -> SamplingConfig:
         """The model's sampling defaults with the given ones in their place (None keeps the default)."""
@@ -264,6 +264,13 @@ class Pipeline:
             return label
         shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise ConfigError(f"no label {label!r}; this prior knows {shown}")
+
+
+def sampling_type(name: str) -> torch.dtype:
+    """The type of a name in `TYPES`, or a ConfigError."""
+    if name not in TYPES:
+        raise ConfigError(f"dtype {name} is not among {', '.join(TYPES)}")
+    return TYPES[name]
 
 
 def sampling_settings(config: PriorConfig, **given: Any) -> SamplingConfig:
