@@ -270,8 +270,9 @@ class MemoryEncoder(nn.Module):
 def source_at(memory: Tensor, mask: Tensor, config: PriorConfig, grid: tuple[int, int]) -> Tensor:
     """The memory of the source codes that lie on each place of the grid, averaged, (B, T, D); elsewhere "nothing".
 
-    Cross-attention could find them, but has to learn it: with few images a sum does better (ControlAR's finding,
-    arXiv:2410.02705; figures in docs/LOG.md).
+    Cross-attention could find them, but has to learn where they lie; here each slot is told, as ControlAR fuses control
+    and image tokens place by place (arXiv:2410.02705). What the sum alone is worth has not been measured; docs/LOG.md
+    has figures with and without a source.
     """
     h, w = config.source_grid
     there = mask[:, 0, 0, -h * w :, None]
