@@ -29,6 +29,7 @@ from .training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from .tokenizer.inception import Inception
+    from .tokenizer.perceptual import Perceptual
     from .training.loop import Outcome
 
 TOKENIZER_CLASSES = (DataConfig, TokenizerConfig, TokenizerRecipe, TrainingConfig)
@@ -279,21 +280,15 @@ def tokenizer_eval(
     from .data.source import open_source
     from .pipelines.evaluate import evaluate_tokenizer
     from .tokenizer.model import Tokenizer
-    from .tokenizer.perceptual import Perceptual, local_backbone
     from .training.device import pick_device
 
     loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
     held_out = open_source(data)[1]
-    backbone = lpips_backbone or local_backbone()
-    if backbone is None:
-        click.echo(
-            "LPIPS left out: no backbone's weights in torch's cache; --lpips-backbone gets one", err=True
-        )
-    perceptual = Perceptual(backbone).to(loaded.device) if backbone else None
-    inception = _inception(rfid, inception_file)
-    if inception is not None:
-        inception.to(loaded.device)
-    _report(evaluate_tokenizer(loaded, held_out, data, perceptual, inception, precision), as_json)
+    networks = _perceptual(lpips_backbone), _inception(rfid, inception_file)
+    for network in networks:
+        if network is not None:
+            network.to(loaded.device)
+    _report(evaluate_tokenizer(loaded, held_out, data, *networks, precision), as_json)
 
 
 @tokenizer.command("reconstruct")
@@ -416,7 +411,7 @@ def sample(
     from .pipelines.write import free_folder, write_samples
 
     if dry_run:
-        _report(describe_sampling(model, n, batch_size, device, **_named(given)), as_json)
+        _report(describe_sampling(model, n, batch_size, device, dtype, **_named(given)), as_json)
         return
     sources = [load_image(str(path), str(path)) for path in source]
     _stop_on_terminate()
@@ -594,6 +589,18 @@ def _data(model: Path, given: dict[str, Any], room: str = "tokenizer") -> DataCo
     runs = [model / each / "train.toml" for each in (room, "tokenizer")]
     inherit = next((run for run in runs if run.exists()), None)
     return collect("tokenizer", (DataConfig,), _named(given), inherit=inherit).part(DataConfig)
+
+
+def _perceptual(backbone: str | None) -> Perceptual | None:
+    """LPIPS where it can be had; else a line says what it lacks."""
+    from .tokenizer.perceptual import Perceptual, local_backbone
+
+    backbone = backbone or local_backbone()
+    if backbone is None:
+        click.echo(
+            "LPIPS left out: no backbone's weights in torch's cache; --lpips-backbone gets one", err=True
+        )
+    return Perceptual(backbone) if backbone else None
 
 
 def _inception(wanted: bool, file: Path | None) -> Inception | None:

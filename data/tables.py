@@ -103,7 +103,8 @@ def _open_hub(src: str) -> tuple[dict[str, Dataset], str]:
     from datasets import load_dataset
 
     name, _, config = src.partition(":")
-    logger.info("%s: not here, asking the Hub", src)
+    # Said before: without a network huggingface_hub tries six times over, some 25 s, and no setting shortens it.
+    logger.info("%s: no such file or folder here; asking the Hub for a data set of that name", src)
     with _quiet(f"{src}: no such file or folder here, and the Hub did not provide it"):
         tables = dict(load_dataset(name, config or None))
     # The builder derives these from the revision and the files, so they are the same in every process.

@@ -52,20 +52,20 @@ class Beside:
         return info
 
     def prior_config(self) -> dict[str, Any]:
-        """The fields of `PriorConfig` that tell of it."""
-        fields: dict[str, Any] = {}
-        if self.tokenizer is not None:
-            fields |= {
-                "source_grid": self.tokenizer.config.grid,
-                "source_codebook_size": self.tokenizer.config.codebook_size,
-                "source_sha256": self.tokenizer.weights_sha256(),
-                "source_size": self.size,
-            }
-        if self.text is not None:
-            fields |= {
-                "feature_width": self.text.width, "feature_slots": self.text.slots, "feature_encoder": self.text.name,
-            }  # fmt: skip
-        return fields
+        """The fields of `PriorConfig` that tell of it, and those that say what is not there."""
+        source, text = self.tokenizer, self.text
+        return {
+            "source_grid": source.config.grid if source is not None else (),
+            "source_codebook_size": source.config.codebook_size if source is not None else 0,
+            "source_sha256": source.weights_sha256() if source is not None else "",
+            "source_size": self.size,
+            "feature_width": text.width if text is not None else 0,
+            "feature_slots": text.slots if text is not None else 0,
+            "feature_encoder": text.name if text is not None else "",
+        }
+
+
+NOTHING = Beside()
 
 
 def choose_conditions(recipe: PriorRecipe, data: DataConfig, source: ImageSource) -> frozenset[str]:

@@ -22,12 +22,9 @@ from ..data.source import ImageSource
 from ..errors import CheckpointError
 from ..tokenizer.coder import Coder, coding_precision
 from ..tokenizer.model import Tokenizer
-from .conditions import Beside, encode_sources
+from .conditions import NOTHING, Beside, encode_sources
 
 logger = logging.getLogger("imgtf")
-
-
-NOTHING = Beside()
 
 
 def describe(

@@ -15,7 +15,7 @@ from ..tokenizer.model import Tokenizer
 from ..training.device import pick_device
 from .conditions import describe_conditions
 from .memory import SamplingMemory, auto_batch, cache_bytes, free_memory, parameter_count, sampling_memory
-from .pipeline import sampling_settings
+from .pipeline import sampling_settings, sampling_type
 from .write import GRID_MOST
 
 BATCHES = (1, 16, 64)
@@ -59,25 +59,27 @@ def describe_model(folder: Path) -> dict[str, Any]:
 
 
 def describe_sampling(
-    folder: Path, n: int, batch_size: int | None, device: str, **settings: Any
+    folder: Path, n: int, batch_size: int | None, device: str, dtype: str = "fp32", **settings: Any
 ) -> dict[str, Any]:
     """What `imgtf sample` would take: read from the configurations alone, the weights stay on disk.
 
     Raises:
         CheckpointError: when a configuration is missing or damaged.
-        ConfigError: for a setting out of range or a device that is not there.
+        ConfigError: for a setting out of range, an unknown dtype or a device that is not there.
     """
-    place = pick_device(device)
+    place, kind = pick_device(device), sampling_type(dtype)
     tokenizer: TokenizerConfig = Tokenizer.read_config(folder / "tokenizer")
     prior: PriorConfig = Prior.read_config(folder / "prior")
     sampling = sampling_settings(prior, **settings)
     guided = sampling.cfg_scale != 1 and bool(prior.conditions)
     free = free_memory(place)
     if batch_size is None:
-        weights = sampling_memory(prior, tokenizer, 1, device=place.type).weights
-        batch_size = auto_batch(prior, tokenizer, n, free - weights, settings=sampling, device=place.type)
+        weights = sampling_memory(prior, tokenizer, 1, device=place.type, dtype=kind).weights
+        batch_size = auto_batch(
+            prior, tokenizer, n, free - weights, settings=sampling, device=place.type, dtype=kind
+        )
     memory = sampling_memory(
-        prior, tokenizer, batch_size, kept=min(n, GRID_MOST), settings=sampling, device=place.type
+        prior, tokenizer, batch_size, kept=min(n, GRID_MOST), settings=sampling, device=place.type, dtype=kind
     )
     return {
         "images": n,

@@ -17,10 +17,8 @@ from ..prior.config import PriorConfig, PriorRecipe, SamplingConfig
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
-from .conditions import Beside
+from .conditions import NOTHING, Beside, describe_conditions
 from .settings import Settings, option_names
-
-NOTHING = Beside()
 
 logger = logging.getLogger("imgtf")
 
@@ -89,6 +87,8 @@ def continued_prior(
 
     Raises:
         CheckpointError: when it learned the codes of another tokenizer.
+        ConfigError: when it was told other kinds of conditions, which are part of its network, or its weights do not
+            fit the sizes asked for.
     """
     loaded = Prior.from_pretrained(folder / "prior")
     sha = tokenizer.weights_sha256()
@@ -100,13 +100,33 @@ def continued_prior(
     fields = _condition_fields(settings, source, conditions, beside)
     changed = _given(settings, PriorConfig) | fields | {"tokenizer_sha256": sha}
     sampling = to_dict(loaded.config.sampling) | _given(settings, SamplingConfig)
-    model = Prior(build(PriorConfig, to_dict(loaded.config) | changed | {"sampling": sampling}))
+    config = build(PriorConfig, to_dict(loaded.config) | changed | {"sampling": sampling})
+    check_conditions(loaded.config, config, folder)
+    model = Prior(config)
     if loaded.conditions.label is not None:
         known, table = loaded.config.class_names, loaded.conditions.label.table
         rows = [known.index(name) if name in known else len(known) for name in (*fields["class_names"], None)]
         table.weight = torch.nn.Parameter(table.weight[rows])
     _take(model, loaded, folder)
     return model
+
+
+def check_conditions(loaded: PriorConfig, config: PriorConfig, folder: Path) -> None:
+    """Raises ConfigError where the prior in `folder` cannot go on as `config`: of what it is told, only classes may
+    come and go."""
+    if (set(loaded.conditions) ^ set(config.conditions)) - {"class"}:
+        raise ConfigError(
+            f"{folder / 'prior'} was told {describe_conditions(loaded)}, this run tells "
+            f"{describe_conditions(config)}: only classes may differ; see --conditions and --source-column"
+        )
+    if loaded.feature_prefix and config.classes:
+        raise ConfigError(
+            f"{folder / 'prior'} takes features in a label's place: train it with --conditions features"
+        )
+    if loaded.source_sha256 not in ("", config.source_sha256):
+        raise ConfigError(
+            f"{folder / 'prior'} read source pictures coded by another tokenizer: name its model with --source-model"
+        )
 
 
 def _condition_fields(

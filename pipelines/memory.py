@@ -22,7 +22,7 @@ from ..interop.part import blueprint
 from ..prior.choice import choose, guide, probabilities
 from ..prior.condition import Condition
 from ..prior.config import PriorConfig, SamplingConfig
-from ..prior.linear import Linear
+from ..prior.linear import Linear, packable
 from ..prior.model import Prior
 from ..prior.orders import group_sizes, step_count
 from ..tokenizer.config import TokenizerConfig
@@ -74,7 +74,7 @@ def sampling_memory(
     kept: int = 0,
     settings: SamplingConfig | None = None,
     device: str = "cpu",
-    element: int = 4,
+    dtype: torch.dtype = torch.float32,
 ) -> SamplingMemory:
     """What a batch needs.
 
@@ -83,16 +83,18 @@ def sampling_memory(
         settings: the prior's own by default; guidance doubles the rows.
         device: cpu or cuda. On a GPU pictures and loading are the host's affair and not counted, and neither is the
             workspace of its convolutions.
-        element: bytes of a weight, and of a number in the cache.
+        dtype: what the prior samples in, its cache too. The tokenizer stays in float32, and so does the prior while it
+            is read.
     """
     on_cpu = device == "cpu"
     sampling = settings or prior.sampling
     guided = sampling.cfg_scale != 1 and bool(prior.conditions)
-    parts = [weight_bytes(config, element) for config in (tokenizer, prior)]
+    element = dtype.itemsize
+    parts = [weight_bytes(config) for config in (tokenizer, prior)]
     return SamplingMemory(
-        weights=sum(parts) + laid_out_bytes(prior, element) * on_cpu,
+        weights=parts[0] + weight_bytes(prior, element) + laid_out_bytes(prior, dtype) * on_cpu,
         cache=cache_bytes(prior, (1 + guided) * batch, element, most_codes(prior, sampling) - 1),
-        choice=choice_bytes(prior, batch, sampling, guided),
+        choice=choice_bytes(prior, batch, sampling, guided, dtype),
         decoder=decoder_bytes(tokenizer, min(batch, decoded_at_once(tokenizer))) + KEPT_BACK * on_cpu,
         pictures=picture_bytes(tokenizer, batch, kept) * on_cpu,
         loading=max(2 * parts[0], parts[0] + 2 * parts[1]) if on_cpu else sum(parts),
@@ -107,10 +109,13 @@ def weight_bytes(config: TokenizerConfig | PriorConfig, element: int = 4) -> int
 
 
 @cache
-def laid_out_bytes(config: PriorConfig, element: int = 4) -> int:
-    """The second copy of a prior's matrices, see `prior.linear`."""
+def laid_out_bytes(config: PriorConfig, dtype: torch.dtype = torch.float32) -> int:
+    """The second copy of a prior's matrices, see `prior.linear`; none in a type that this CPU's kernels do not have."""
+    with torch.no_grad():
+        if not packable(torch.empty(0, dtype=dtype)):
+            return 0
     layers = [layer for layer in blueprint(config).modules() if isinstance(layer, Linear)]
-    return sum(layer.weight.numel() for layer in layers) * element
+    return sum(layer.weight.numel() for layer in layers) * dtype.itemsize
 
 
 def parameter_count(config: TokenizerConfig | PriorConfig) -> int:
@@ -130,7 +135,13 @@ def cache_bytes(config: PriorConfig, rows: int, element: int = 4, beside: int = 
 
 
 @cache
-def choice_bytes(config: PriorConfig, images: int, settings: SamplingConfig, guided: bool) -> int:
+def choice_bytes(
+    config: PriorConfig,
+    images: int,
+    settings: SamplingConfig,
+    guided: bool,
+    dtype: torch.dtype = torch.float32,
+) -> int:
     """The most bytes while a step chooses its codes: logits with and without condition, tables of probabilities, and
     what is left of the step before. A masked prior has logits for all codes and makes its choice image by image."""
     masked = config.objective == "masked"
@@ -143,7 +154,7 @@ def choice_bytes(config: PriorConfig, images: int, settings: SamplingConfig, gui
         p = probabilities(logits[0] if masked else logits, settings, settings.temperature)
         choose(p, torch.empty(p.shape[:-1], device="meta", dtype=torch.float64))
     if masked:
-        return max(logits.nbytes + guiding.peak + pass_bytes(config, rows), logits.nbytes + choosing.peak)
+        return logits.nbytes + max(guiding.peak, pass_bytes(config, rows, dtype), choosing.peak)
     before = logits.nbytes + p.nbytes
     return before + max(guiding.peak, logits.nbytes + choosing.peak)
 
@@ -154,15 +165,15 @@ def most_codes(config: PriorConfig, settings: SamplingConfig) -> int:
 
 
 @cache
-def pass_bytes(config: PriorConfig, rows: int) -> int:
-    """Activations of a masked prior's pass over the whole grid, logits apart."""
-    model = blueprint(config).eval()
+def pass_bytes(config: PriorConfig, rows: int, dtype: torch.dtype = torch.float32) -> int:
+    """Activations and logits of a masked prior's pass over the whole grid."""
+    model = blueprint(config).to(dtype).eval()
     assert isinstance(model, Prior)
     codes = torch.full((rows, config.tokens), -1, device="meta")
     with torch.no_grad(), LiveBytes([*model.parameters(), *model.buffers()]) as live:
         encoded = model.encode(Condition(), rows)
-        logits = model.masked_logits(codes, encoded, config.grid)
-    return max(0, live.peak - logits.nbytes)
+        model.masked_logits(codes, encoded, config.grid)
+    return live.peak
 
 
 def picture_bytes(config: TokenizerConfig, batch: int, kept: int) -> int:
@@ -231,6 +242,7 @@ def auto_batch(
     *,
     settings: SamplingConfig | None = None,
     device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
     processes: int = 1,
 ) -> int:
     """Images to sample at once: the largest power of two that fits in half of the free bytes, at most `MOST_IMAGES`.
@@ -239,10 +251,8 @@ def auto_batch(
     """
     most = MOST_IMAGES.get(device, MOST_IMAGES["cpu"])
     while most > 1:
-        if (
-            sampling_memory(prior, tokenizer, most, settings=settings, device=device).beyond_weights * 2
-            <= free
-        ):
+        needed = sampling_memory(prior, tokenizer, most, settings=settings, device=device, dtype=dtype)
+        if needed.beyond_weights * 2 <= free:
             break
         most //= 2
     rounds = -(-n // (most * processes))

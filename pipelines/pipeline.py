@@ -51,7 +51,11 @@ class Pipeline:
     """Holds one tokenizer and one prior, and refuses a pair that does not belong together."""
 
     def __init__(self, tokenizer: Tokenizer, prior: Prior, source_tokenizer: Tokenizer | None = None) -> None:
-        """`source_tokenizer`: of the pictures that the prior starts from, where it is not the same."""
+        """`source_tokenizer`: of the pictures that the prior starts from, where it is not the same.
+
+        Raises:
+            CheckpointError: for a tokenizer whose codes the prior did not learn, or did not read.
+        """
         own, expected = tokenizer.weights_sha256(), prior.config.tokenizer_sha256
         if expected and own != expected:
             raise CheckpointError(
@@ -61,6 +65,12 @@ class Pipeline:
         if tokenizer.config.codebook_size != prior.config.codebook_size:
             raise CheckpointError(
                 f"the tokenizer has {tokenizer.config.codebook_size} codes, the prior {prior.config.codebook_size}"
+            )
+        read = prior.config.source_sha256
+        if read and read != (source_tokenizer.weights_sha256() if source_tokenizer is not None else own):
+            raise CheckpointError(
+                f"the prior reads source pictures coded by another tokenizer (SHA-256 {read}): pass it as "
+                f"source_tokenizer; a model folder has it in {SOURCE_FOLDER}/"
             )
         self.tokenizer = tokenizer.eval()
         self.prior = prior.eval()
@@ -83,15 +93,14 @@ class Pipeline:
             CheckpointError: when either is missing, damaged, or not made for the other.
         """
         place = pick_device(device) if isinstance(device, str) else device
-        if dtype not in TYPES:
-            raise ConfigError(f"dtype {dtype} is not among {', '.join(TYPES)}")
+        kind = sampling_type(dtype)
         folder = Path(folder)
         tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", place)
         prior = Prior.from_pretrained(folder / "prior", place)
         source = source_tokenizer(folder, prior.config, tokenizer) if prior.config.source_grid else None
         pipeline = cls(tokenizer, prior, source)
-        if dtype != "fp32":
-            pipeline.cast(TYPES[dtype])
+        if kind != torch.float32:
+            pipeline.cast(kind)
         return pipeline
 
     def cast(self, dtype: torch.dtype) -> None:
@@ -225,8 +234,9 @@ class Pipeline:
         prior, tokenizer, device = self.prior.config, self.tokenizer.config, self.prior.device
         free = free_memory(device, processes if device.type == "cpu" else 1)
         return auto_batch(
-            prior, tokenizer, n, free, settings=settings, device=device.type, processes=processes
-        )
+            prior, tokenizer, n, free, settings=settings, device=device.type, dtype=self.prior.dtype,
+            processes=processes,
+        )  # fmt: skip
 
     def settings(self, **given: Any) -> SamplingConfig:
         """The model's sampling defaults with the given ones in their place (None keeps the default)."""
@@ -254,6 +264,13 @@ class Pipeline:
             return label
         shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise ConfigError(f"no label {label!r}; this prior knows {shown}")
+
+
+def sampling_type(name: str) -> torch.dtype:
+    """The type of a name in `TYPES`, or a ConfigError."""
+    if name not in TYPES:
+        raise ConfigError(f"dtype {name} is not among {', '.join(TYPES)}")
+    return TYPES[name]
 
 
 def sampling_settings(config: PriorConfig, **given: Any) -> SamplingConfig:

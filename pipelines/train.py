@@ -83,7 +83,8 @@ def train_tokenizer(
         f"{model.parameter_count():,}", config.image_size, config.image_size, *config.grid,
         config.codebook_size, train.name, len(train), len(held_out), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
-    return _run(stage, folder, accelerator, settings, (data, config, recipe, training), resume)
+    trainer = _start(stage, folder, accelerator, settings, (data, config, recipe, training), resume)
+    return _finish(trainer, stage, folder)
 
 
 def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force: bool = False) -> Outcome:
@@ -117,8 +118,6 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
         held_out_codes = None
         if len(held_out):
             held_out_codes = encoded(held_out, beside=beside[1], augment=False, seed=0)
-        if accelerator.is_main_process and recipe.source_model and beside[0].tokenizer is not None:
-            beside[0].tokenizer.save_pretrained(folder / SOURCE_FOLDER)
     draw_source = drawer(beside[0].tokenizer) if beside[0].tokenizer is not None else None
     stage = PriorStage(model, recipe, training, train_codes, held_out_codes, drawer(tokenizer), draw_source)
     config = model.config
@@ -127,30 +126,42 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
         f"{model.parameter_count():,}", config.tokens, config.objective, describe_conditions(config),
         train.name, len(train_codes), len(held_out_codes or ()), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
-    return _run(
-        stage, folder, accelerator, settings, (data, config, recipe, config.sampling, training), resume
-    )
+    parts = (data, config, recipe, config.sampling, training)
+    trainer = _start(stage, folder, accelerator, settings, parts, resume)
+    if accelerator.is_main_process and recipe.source_model and beside[0].tokenizer is not None:
+        beside[0].tokenizer.save_pretrained(folder / SOURCE_FOLDER)
+    return _finish(trainer, stage, folder)
 
 
-def _run(
+def _start(
     stage: TokenizerStage | PriorStage,
     folder: Path,
     accelerator: Accelerator,
     settings: Settings,
     parts: tuple[Any, ...],
     resume: bool,
-) -> Outcome:
-    """From here on the folder is written: nothing before has touched what it held."""
+) -> Trainer:
+    """From here on the folder is written: nothing before has touched what it held, codes apart.
+
+    A run that cannot be resumed is refused before that.
+    """
+    # Processes share the weights but not the random numbers of dropout and dead codes.
+    set_seed(stage.config.seed, device_specific=True)
+    trainer = Trainer(stage, stage.config, folder, accelerator)
+    if resume:
+        trainer.restore()
     if accelerator.is_main_process:
         if not resume:
             shutil.rmtree(folder / stage.name, ignore_errors=True)
             shutil.rmtree(folder / "training" / stage.name, ignore_errors=True)
         settings.save(folder / stage.name / RUN_FILE, parts)
     start_trackers(stage.name, accelerator, settings.resolved(parts))
-    # Processes share the weights but not the random numbers of dropout and dead codes.
-    set_seed(stage.config.seed, device_specific=True)
-    outcome = Trainer(stage, stage.config, folder, accelerator).run(resume)
-    if accelerator.is_main_process:
+    return trainer
+
+
+def _finish(trainer: Trainer, stage: TokenizerStage | PriorStage, folder: Path) -> Outcome:
+    outcome = trainer.run()
+    if trainer.accelerator.is_main_process:
         write_card(folder)
         if can_draw():
             _draw(stage, folder)

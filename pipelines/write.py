@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,8 @@ from PIL import Image
 from ..data.grid import draw_grid
 from ..errors import ConfigError
 from ..pretrained import write_text
-from .pipeline import Labels, Pipeline, Progress, Sources, Texts
+from ..prior.config import SamplingConfig
+from .pipeline import Labels, Pipeline, Progress, Sample, Sources, Texts
 from .png import PngWriter, write_png
 from .processes import Processes
 
@@ -63,40 +64,46 @@ def write_samples(
     used = pipeline.settings(**settings)
     # What is free differs from process to process; the batches must not.
     size = min(processes.gather(batch_size or pipeline.batch_size(n, used, processes.world)))
-    rows: list[Row] = []
-    shown: dict[str, Image.Image] = {}
-    with PngWriter() as writer:
-        for made in pipeline.stream(
-            n, label, text=text, source=source, seed=seed, first=first, batch_size=size,
-            part=(processes.rank, processes.world), progress=progress, **settings,
-        ):  # fmt: skip
-            out.mkdir(parents=True, exist_ok=True)
-            row: Row = {
-                "file": f"{made.index:06d}.png",
-                "index": made.index,
-                "label": made.label,
-                "text": made.text,
-            }
-            writer.save(made.picture, out / row["file"])
-            rows.append(row)
-            if processes.is_first and made.index < first + GRID_MOST:
-                shown[row["file"]] = made.picture
+    stream = pipeline.stream(
+        n, label, text=text, source=source, seed=seed, first=first, batch_size=size,
+        part=(processes.rank, processes.world), progress=progress, **settings,
+    )  # fmt: skip
+    rows, shown = _write_images(stream, out, first + GRID_MOST if processes.is_first else 0)
     rows = sorted((row for part in processes.gather(rows) for row in part), key=lambda row: row["index"])
     if processes.is_first:
         _write_grid(out, rows[:GRID_MOST], shown)
-        record = {
-            "format": 1,
-            "imgtf": version("imgtf"),
-            "seed": seed,
-            "settings": asdict(used),
-            "batch_size": size,
-            "tokenizer_sha256": pipeline.tokenizer.weights_sha256(),
-            "prior_sha256": pipeline.prior_sha256(),
-            "dtype": str(pipeline.prior.dtype).removeprefix("torch."),
-            "images": rows,
-        }
+        record = _describe(pipeline, used) | {"seed": seed, "batch_size": size, "images": rows}
         write_text(out / RECORD_FILE, json.dumps(record, indent=2) + "\n")
     return out / GRID_FILE
+
+
+def _write_images(
+    stream: Iterable[Sample], out: Path, shown_before: int
+) -> tuple[list[Row], dict[str, Image.Image]]:
+    """Writes the images. Returns what the record says of each, and by file the pictures below number `shown_before`."""
+    rows: list[Row] = []
+    shown: dict[str, Image.Image] = {}
+    with PngWriter() as writer:
+        for made in stream:
+            out.mkdir(parents=True, exist_ok=True)
+            file = f"{made.index:06d}.png"
+            writer.save(made.picture, out / file)
+            rows.append({"file": file, "index": made.index, "label": made.label, "text": made.text})
+            if made.index < shown_before:
+                shown[file] = made.picture
+    return rows, shown
+
+
+def _describe(pipeline: Pipeline, settings: SamplingConfig) -> Row:
+    """What the record says of all images: what made them, and how."""
+    return {
+        "format": 1,
+        "imgtf": version("imgtf"),
+        "settings": asdict(settings),
+        "tokenizer_sha256": pipeline.tokenizer.weights_sha256(),
+        "prior_sha256": pipeline.prior_sha256(),
+        "dtype": str(pipeline.prior.dtype).removeprefix("torch."),
+    }
 
 
 def _write_grid(out: Path, rows: list[Row], own: Mapping[str, Image.Image]) -> None:

@@ -42,9 +42,11 @@ def draw_causal(
     done = int(ordered_known.long().cumprod(0).sum())  # codes that are there at the start
     steps = T if prior.config.objective == "raster" else step_count(prior.config, settings)
     sizes = group_sizes(T - done, steps, settings.step_schedule)
-    weights = [guidance(settings, share) for share in drawn_shares(done, sizes, T)]
-    network = _CachedRows(prior, condition, order, sizes, grid, B)
-    for k, weight, share in zip(sizes, weights, drawn_shares(done, sizes, T), strict=True):
+    shares = drawn_shares(done, sizes, T)
+    weights = [guidance(settings, share) for share in shares]
+    guided = not condition.empty and any(weight != 1 for weight in weights)
+    network = _CachedRows(prior, condition, order, sizes, grid, B, guided)
+    for k, weight, share in zip(sizes, weights, shares, strict=True):
         logits = network.next_logits(codes, by_row, done, k, weight)  # (B, k, V)
         place = by_row[:, done : done + k]
         p = probabilities(logits, settings, temperature(settings, share))
@@ -67,23 +69,25 @@ class _CachedRows:
         sizes: list[int],
         grid: tuple[int, int],
         B: int,
+        guided: bool,
     ) -> None:
+        """`guided`: guidance is on at some step, so each image needs two rows."""
         self.prior, self.grid, self.B = prior, grid, B
         self.encoded = prior.encode(condition, B, grid)
-        self.guidable = any(True for _ in condition.parts())
-        if self.guidable:
+        self.guided = guided
+        if guided:
             self.encoded = self.encoded.beside(prior.encode(prior.conditions.without(condition), B, grid))
         self.S = prior.config.condition_slots
         self.order = order
         self.places = prior.places(order, grid)
         slots = self.S + order.shape[-1] - 1 + max(sizes, default=1) - 1
-        self.cache: KVCache = prior.new_cache(self.encoded, slots, grid)
+        self.cache: KVCache = prior.new_cache(self.encoded, slots)
         self.filled = [0, 0]
         """Slots in the cache of the rows with the condition, and without."""
 
     def next_logits(self, codes: Tensor, order: Tensor, done: int, k: int, weight: float) -> Tensor:
         """Guided logits (B, k, V) of the k places after the first `done` of the order, whose codes are known."""
-        if not self.guidable or weight == 1:
+        if not self.guided or weight == 1:
             return self.prior.logits(self._pass(codes, order, done, k, 0, self.B))
         if self.filled[0] == self.filled[1]:  # both halves in one pass
             y = self._pass(codes.repeat(2, 1), order.repeat(2, 1), done, k, 0, 2 * self.B)
@@ -108,7 +112,7 @@ class _CachedRows:
         if places.place.dim() == 2:
             places = _rows_of(places, len(x))
         mask = self._mask(encoded.visible, first, last, k) if k > 1 or (first and last - first > 1) else None
-        y = self.prior.step(x, places, encoded, self.grid, cache, first, mask)
+        y = self.prior.step(x, places, encoded, cache, first, mask)
         for half in {start >= self.B, end > self.B}:
             self.filled[half] = last
         return y[:, last - first - 1 :]

@@ -41,17 +41,14 @@ class Condition:
         pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
         return ((name, part) for name, part in pairs if part is not None)
 
-    def rows(self, start: int, end: int) -> Self:
-        """Some of the rows."""
-        return type(self)(**{name: part[start:end] for name, part in self.parts()})
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is said."""
+        return not any(True for _ in self.parts())
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
         return type(self)(**{name: part.to(device, non_blocking=True) for name, part in self.parts()})
-
-    def __len__(self) -> int:
-        """B, or 0 where nothing is said."""
-        return max((len(part) for _, part in self.parts()), default=0)
 
 
 def caption_bytes(captions: Sequence[str], length: int) -> Tensor:
@@ -74,6 +71,8 @@ class Encoded:
     """(B, 1, 1, M), which of them may be read."""
     aligned: Tensor | None = None
     """(B, T, D), what the source has at each place: added to the slot that predicts it."""
+    turns: Tensor | None = None
+    """(M, head_width / 2, 2), rotary angles of the memory's keys."""
 
     def rows(self, start: int, end: int) -> Encoded:
         """Some of the rows."""
@@ -84,6 +83,7 @@ class Encoded:
             None if self.memory is None else self.memory[cut],
             None if self.memory_mask is None else self.memory_mask[cut],
             None if self.aligned is None else self.aligned[cut],
+            self.turns,
         )
 
     def beside(self, other: Encoded) -> Encoded:
@@ -94,6 +94,7 @@ class Encoded:
             _joined(self.memory, other.memory),
             _joined(self.memory_mask, other.memory_mask),
             _joined(self.aligned, other.aligned),
+            self.turns,
         )
 
 
@@ -135,7 +136,8 @@ class ConditionEncoder(nn.Module):
             return Encoded(prefix, visible, None, None)
         memory, mask = self.memory(condition, hidden)
         aligned = self.align(source_at(memory, mask, self.config, grid)) if self.align is not None else None
-        return Encoded(prefix, visible, memory, mask, aligned)
+        turns = memory_turns(self.config, grid, device)
+        return Encoded(prefix, visible, memory, mask, aligned, turns)
 
     def without(self, condition: Condition) -> Condition:
         """The condition that says nothing, for guidance: no features still have the length of the given ones."""
@@ -268,8 +270,9 @@ class MemoryEncoder(nn.Module):
 def source_at(memory: Tensor, mask: Tensor, config: PriorConfig, grid: tuple[int, int]) -> Tensor:
     """The memory of the source codes that lie on each place of the grid, averaged, (B, T, D); elsewhere "nothing".
 
-    Cross-attention could find them, but has to learn it: with few images a sum does better (ControlAR's finding,
-    arXiv:2410.02705; figures in docs/LOG.md).
+    Cross-attention could find them, but has to learn where they lie; here each slot is told, as ControlAR fuses control
+    and image tokens place by place (arXiv:2410.02705). What the sum alone is worth has not been measured; docs/LOG.md
+    has figures with and without a source.
     """
     h, w = config.source_grid
     there = mask[:, 0, 0, -h * w :, None]
@@ -284,7 +287,7 @@ def at_places(table: Tensor, place: Tensor) -> Tensor:
     return table.gather(1, index) * (place >= 0)[..., None]
 
 
-def memory_turns(config: PriorConfig, grid: tuple[int, int]) -> Tensor | None:
+def memory_turns(config: PriorConfig, grid: tuple[int, int], device: torch.device) -> Tensor | None:
     """Rotary angles of the memory's keys, (M, head_width / 2, 2): a source code turns by the place it lies on.
 
     So cross-attention knows how far a source code is from the place to be predicted. All else is not turned.
@@ -296,7 +299,7 @@ def memory_turns(config: PriorConfig, grid: tuple[int, int]) -> Tensor | None:
     turned = rotary_table(places, config.head_width, config.rope_base)
     unturned = torch.zeros(config.memory_slots - h * w, *turned.shape[1:])
     unturned[..., 0] = 1.0
-    return torch.cat([unturned, turned])
+    return torch.cat([unturned, turned]).to(device)
 
 
 def prefix_mask(visible: Tensor, slot: int, n: int, causal: bool) -> Tensor:

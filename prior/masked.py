@@ -42,7 +42,7 @@ def draw_masked(
     encoded, without = prior.encode(condition, B, grid), None
     for k, share in zip(sizes, drawn_shares(done, sizes, T), strict=True):
         weight = guidance(settings, share)
-        if weight == 1 or not any(True for _ in condition.parts()):
+        if weight == 1 or condition.empty:
             logits = prior.masked_logits(codes, encoded, grid)  # (B, T, V)
         else:
             without = without or encoded.beside(prior.encode(prior.conditions.without(condition), B, grid))

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import DataError
 from ..pretrained import PretrainedModel
 from .cache import KVCache
-from .condition import Condition, ConditionEncoder, Encoded, at_places, memory_turns, prefix_mask
+from .condition import Condition, ConditionEncoder, Encoded, at_places, prefix_mask
 from .config import PriorConfig
 from .layers import Attention, Block, Context, CrossAttention, FeedForward, GeluFeedForward, make_norm
 from .linear import Linear
@@ -99,11 +99,11 @@ class Prior(PretrainedModel):
             order = self._checked_order(order, codes)
             codes = codes.gather(1, order)
         x = torch.cat([encoded.prefix, self.code_embedding(codes[:, :-1])], dim=1)  # (B, S+T-1, D)
-        x = self._blocks(x, self.places(order, grid), encoded, grid)
+        x = self._blocks(x, self.places(order, grid), encoded)
         x = x[:, S - 1 :]  # (B, T, D)
         if order is not None:  # back to raster order
             x = x.gather(1, order.argsort(1)[..., None].expand(-1, -1, x.shape[-1]))
-        return self._logits(x)  # (B, T, V)
+        return self.logits(x)  # (B, T, V)
 
     def masked_logits(self, codes: Tensor, encoded: Encoded, grid: tuple[int, int]) -> Tensor:
         assert self.unknown is not None
@@ -112,8 +112,8 @@ class Prior(PretrainedModel):
         read = torch.where(known, self.code_embedding(codes.clamp_min(0)), self.unknown)  # (B, T, D)
         x = torch.cat([encoded.prefix, read], dim=1)  # (B, S+T, D)
         place = torch.arange(-S, T, device=x.device)
-        x = self._blocks(x, self.positions(place, place, grid, x.device), encoded, grid, causal=False)
-        return self._logits(x[:, S:])  # (B, T, V)
+        x = self._blocks(x, self.positions(place, place, grid, x.device), encoded, causal=False)
+        return self.logits(x[:, S:])  # (B, T, V)
 
     def log_prob(
         self,
@@ -127,7 +127,7 @@ class Prior(PretrainedModel):
     ) -> Tensor:
         """Natural log of each code's probability given those before it in the order, (B, T) by place.
 
-        Exact for every objective. A masked prior needs T passes for it; `train.any_order_loss` estimates the mean.
+        Exact for every objective. A masked prior needs T passes for it; `objectives.log_likelihood` estimates the mean.
         """
         codes, _ = self._sequence(codes)
         condition: dict[str, Tensor | None] = {
@@ -169,7 +169,6 @@ class Prior(PretrainedModel):
         x: Tensor,
         places: Places,
         encoded: Encoded,
-        grid: tuple[int, int],
         cache: KVCache,
         slot: int,
         mask: Tensor | None = None,
@@ -178,19 +177,19 @@ class Prior(PretrainedModel):
 
         The cache holds the slots before. Without a mask, n slots in front are causal, and later one at a time.
         """
-        return self._blocks(x, places, encoded, grid, cache=cache, slot=slot, mask=mask)
+        return self._blocks(x, places, encoded, cache=cache, slot=slot, mask=mask)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Outputs (..., D) of `step` to logits (..., V), float32."""
-        return self._logits(x)
+        """Outputs (..., D) of the blocks to logits (..., V), float32."""
+        x = self.norm(x)
+        return (F.linear(x, self.code_embedding.weight) if self.head is None else self.head(x)).float()
 
-    def new_cache(self, encoded: Encoded, slots: int, grid: tuple[int, int]) -> KVCache:
+    def new_cache(self, encoded: Encoded, slots: int) -> KVCache:
         """An empty cache for sequences under this condition, where and as the weights are."""
         rows, dtype = len(encoded.prefix), self.code_embedding.weight.dtype
         cache = KVCache(self.config, rows, slots, self.device, dtype)
         if encoded.memory is not None:
-            turns = self._memory_turns(grid)
-            cache.memory = [block.cross.keys_values(encoded.memory, turns) for block in self.blocks]  # type: ignore
+            cache.memory = [block.cross.keys_values(encoded.memory, encoded.turns) for block in self.blocks]  # type: ignore
         return cache
 
     def _blocks(
@@ -198,7 +197,6 @@ class Prior(PretrainedModel):
         x: Tensor,
         places: Places,
         encoded: Encoded,
-        grid: tuple[int, int],
         *,
         causal: bool = True,
         cache: KVCache | None = None,
@@ -218,21 +216,13 @@ class Prior(PretrainedModel):
                 unfilled = cache.unfilled(slot + 1)
         context = Context(
             places.query, places.key, mask, causal, cache, slot, unfilled, encoded.memory, encoded.memory_mask,
-            places.target, self._memory_turns(grid) if encoded.memory is not None else None,
+            places.target, encoded.turns,
         )  # fmt: skip
         x = self.dropout(x)
         recompute = self.training and self.config.gradient_checkpointing
         for block in self.blocks:
             x = checkpoint(block, x, context, use_reentrant=False) if recompute else block(x, context)
         return x
-
-    def _memory_turns(self, grid: tuple[int, int]) -> Tensor | None:
-        turns = memory_turns(self.config, grid)
-        return turns if turns is None else turns.to(self.device)
-
-    def _logits(self, x: Tensor) -> Tensor:
-        x = self.norm(x)
-        return (F.linear(x, self.code_embedding.weight) if self.head is None else self.head(x)).float()
 
     def _sequence(self, codes: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Codes (B, T) and their grid. Other grids than the trained one come as (B, h, w)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from .config import ORDERS, PriorConfig, SamplingConfig
 
 MASKED_STEPS = 12
-"""Steps of a masked prior unless told otherwise: where MaskGIT's quality levels off (its figure 5: 8 to 12)."""
+"""Steps of a masked prior unless told otherwise; benchmarks/RESULTS.md compares 4, 8 and 12 for one prior."""
 
 
 def random_orders(keys: Tensor) -> Tensor:

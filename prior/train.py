@@ -76,15 +76,18 @@ class PriorStage(Stage):
         return figures | {"gradient_norm": norm}
 
     def state(self) -> dict[str, Any]:
-        return {"tokenizer_sha256": self.model.config.tokenizer_sha256}
+        config = self.model.config
+        return {"tokenizer_sha256": config.tokenizer_sha256, "source_sha256": config.source_sha256}
 
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Raises CheckpointError where the run learned other codes than those it would go on with."""
-        if state["tokenizer_sha256"] != self.model.config.tokenizer_sha256:
-            raise CheckpointError(
-                "the prior's run learned the codes of another tokenizer than the one that is there now: "
-                "put that one back, or start anew with --force"
-            )
+        for name, own in self.state().items():
+            if state.get(name, own) != own:  # older states lack that of the sources
+                of = " of the source pictures" if name == "source_sha256" else ""
+                raise CheckpointError(
+                    f"the prior's run learned the codes of another tokenizer{of} than the one that is there now: "
+                    f"put that one back, or start anew with --force"
+                )
 
     def evaluate(self) -> dict[str, float]:
         if self.held_out_set is None:

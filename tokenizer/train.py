@@ -105,6 +105,7 @@ class TokenizerStage(Stage):
         )
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One micro-batch through the autoencoder, from the discriminator's start on against it too."""
         self.bad_images.note(batch["bad"])
         images = self._images(batch)
         result = self.network(images)

@@ -72,15 +72,30 @@ class Trainer:
         self.means = Means()
         self.good: dict[str, Tensor] = {}
 
-    def run(self, resume: bool = False) -> Outcome:
+    def restore(self) -> None:
+        """Goes back to the last saved state; nothing is written.
+
+        Raises:
+            CheckpointError: when there is none, it does not belong to this stage, or its run is over.
+        """
+        state = latest_state(self.folder / "state")
+        if state is None:
+            raise CheckpointError(f"{self.folder}: no saved state to resume; start without --resume")
+        progress, sums, self.good = load_state(state, self.stage, self.ema, self.accelerator)
+        self.done, self.best = progress["step"], progress["best"]
+        self.means = Means(sums, progress["means"])
+        if self.done >= self.config.steps:
+            raise CheckpointError(
+                f"{state}: the run of {self.config.steps} steps is over; give it more --steps"
+            )
+
+    def run(self) -> Outcome:
         """Trains to the last step.
 
         Raises:
             Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
-            CheckpointError: when there is nothing to resume, or saving fails.
+            CheckpointError: when saving fails.
         """
-        if resume:
-            self._restore()
         with StopRequest() as stop:
             report = Report(
                 self.stage.name,
@@ -223,15 +238,3 @@ class Trainer:
             self.means.sums,
             self.good,
         )
-
-    def _restore(self) -> None:
-        state = latest_state(self.folder / "state")
-        if state is None:
-            raise CheckpointError(f"{self.folder}: no saved state to resume; start without --resume")
-        progress, sums, self.good = load_state(state, self.stage, self.ema, self.accelerator)
-        self.done, self.best = progress["step"], progress["best"]
-        self.means = Means(sums, progress["means"])
-        if self.done >= self.config.steps:
-            raise CheckpointError(
-                f"{state}: the run of {self.config.steps} steps is over; give it more --steps"
-            )

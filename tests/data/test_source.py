@@ -321,7 +321,7 @@ def test_plain_struct_of_bytes(tmp_path):
     assert train.class_names == ("0", "1", "2")
 
 
-def test_the_hub(monkeypatch):
+def test_the_hub(monkeypatch, caplog):
     asked = []
 
     def load(name, config=None):
@@ -329,7 +329,9 @@ def test_the_hub(monkeypatch):
         return datasets.DatasetDict(train=table(10), dev=table(4))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    train, held = opened("someone/pictures:small")
+    with caplog.at_level("INFO", "imgtf"):
+        train, held = opened("someone/pictures:small")
+    assert "someone/pictures:small: no such file or folder here; asking the Hub" in caplog.text
     assert asked == [("someone/pictures", "small")]
     assert (train.name, len(train), len(held)) == ("someone/pictures:small", 9, 1)
     assert len(opened("someone/pictures", held_out_split="dev")[1]) == 4

@@ -14,7 +14,9 @@ from imgtf import Pipeline, Prior, Tokenizer
 from imgtf.errors import CheckpointError
 from imgtf.interop.vqgan import unit_length
 from imgtf.pipelines.exchange import export_weights, import_weights
+from imgtf.prior.condition import Condition
 from imgtf.prior.config import PriorConfig
+from imgtf.prior.sampler import image_uniforms, sample
 from imgtf.tokenizer.config import TokenizerConfig
 
 from . import reference as ref
@@ -63,11 +65,11 @@ def test_a_codebook_of_unit_length_stays_as_it_is() -> None:
     assert torch.equal(unit_length(once), once)
 
 
-def both(write: Any) -> list[Path]:
+def both(write: Any, kind: str = "class") -> list[Path]:
     """A tokenizer and a prior that belong together, prior first."""
     vq = vqgan_state("llamagen")
     vq["quantize.embedding.weight"] = vq["quantize.embedding.weight"][: ref.VOCABULARY].clone()
-    return [write("gpt.pt", {"model": dict(gpt_state("class"))}), write("vq.pt", {"model": dict(vq)})]
+    return [write("gpt.pt", {"model": dict(gpt_state(kind))}), write("vq.pt", {"model": dict(vq)})]
 
 
 def test_an_imported_pair_samples_pictures(tmp_path: Path, write: Any) -> None:
@@ -79,6 +81,18 @@ def test_an_imported_pair_samples_pictures(tmp_path: Path, write: Any) -> None:
     assert pipeline.prior.config.tokenizer_sha256 == pipeline.tokenizer.weights_sha256()
     assert pipeline.prior.config.grid == pipeline.tokenizer.config.grid == (ref.SIDE, ref.SIDE)
     assert [p.size for p in pipeline.sample(n=2, label="3")] == [(2 * ref.SIDE, 2 * ref.SIDE)] * 2
+
+
+def test_an_imported_prior_by_text_samples_pictures_of_features(tmp_path: Path, write: Any) -> None:
+    """As the README says it."""
+    files = both(write, "text")
+    import_weights("llamagen", files, tmp_path / "m", heads=ref.HEADS, image_size=2 * ref.SIDE)
+    pipeline = Pipeline.from_pretrained(tmp_path / "m")
+    prior = pipeline.prior
+    features = torch.randn(2, prior.config.feature_slots, prior.config.feature_width)
+    uniforms = image_uniforms(0, 0, 2, prior.config.tokens)
+    codes = sample(prior, Condition(features=features), uniforms, prior.config.sampling)
+    assert [p.size for p in pipeline.decode(codes)] == [(2 * ref.SIDE, 2 * ref.SIDE)] * 2
 
 
 def test_the_card_keeps_the_origin_of_both_stages(tmp_path: Path, write: Any) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from imgtf import Pipeline
 from imgtf.data.codes import open_codes
-from imgtf.errors import ConfigError
+from imgtf.errors import CheckpointError, ConfigError
 from imgtf.pipelines.conditions import reduced
 from imgtf.pipelines.text import import_transformers
 
@@ -153,8 +153,13 @@ def test_sources_may_have_a_tokenizer_of_their_own(pairs: Path, tokenized: Path,
     assert run(*command, "--channels", "1", "--codebook-size", "8") == 0
     model = train(tmp_path / "m", tokenized, "--source-column", "source", "--source-model", other)
     shutil.rmtree(other)
+    assert (
+        run("prior", "train", "--model", model, "--resume", "--steps", "9", "--source-model", tokenized) == 1
+    )
     pipeline = Pipeline.from_pretrained(model)
     assert pipeline.source_tokenizer.config.codebook_size == 8
+    with pytest.raises(CheckpointError, match="source_tokenizer"):
+        Pipeline(pipeline.tokenizer, pipeline.prior)
     first = pipeline.sample(1, source=Image.new("RGB", (16, 16), "grey"), seed=1)
     pipeline.save_pretrained(tmp_path / "copy")
     again = Pipeline.from_pretrained(tmp_path / "copy")

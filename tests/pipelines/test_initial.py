@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from imgtf.errors import ConfigError
+from imgtf.pipelines.initial import check_conditions
 from imgtf.prior.model import Prior
 from imgtf.tokenizer.model import Tokenizer
 
@@ -63,6 +66,84 @@ def test_new_classes_start_as_no_label(model: Path, images: Path, tmp_path: Path
     assert theirs.conditions.label is not None
     mine, other = ours.conditions.label.table.weight, theirs.conditions.label.table.weight
     assert torch.equal(mine, other[[1, 2, 3, 3]])
+
+
+@pytest.mark.parametrize(
+    ("told", "extra", "message"),
+    [
+        ({"source_grid": (8, 8), "source_codebook_size": 16}, [], "was told 3 classes, image"),
+        ({"feature_width": 16, "feature_slots": 9}, [], "was told 3 classes, features"),
+        ({"feature_width": 16, "feature_prefix": True, "class_names": ()}, [], "was told features"),
+        ({"text_length": 12}, [], "was told 3 classes, text"),
+        ({}, ["--source-size", "8"], "this run tells 3 classes, image"),
+        (
+            {"source_grid": (8, 8), "source_codebook_size": 16, "source_sha256": "of another"},
+            ["--source-size", "8"],
+            "source pictures coded by another tokenizer",
+        ),
+    ],
+)
+def test_other_conditions_than_the_run_has_are_refused(
+    told: dict[str, Any],
+    extra: list[str],
+    message: str,
+    model: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: Any,
+) -> None:
+    for folder in ("m", "other"):
+        shutil.copytree(model / "tokenizer", tmp_path / folder / "tokenizer")
+    config = Prior.read_config(model / "prior")
+    Prior(replace(config, **told)).save_pretrained(tmp_path / "other" / "prior")
+    command = [
+        "prior",
+        "train",
+        "--data",
+        images,
+        "--model",
+        tmp_path / "m",
+        "--init-from",
+        tmp_path / "other",
+    ]
+    assert run(*command, *ONE_STEP, *extra) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "m" / "prior").exists()
+
+
+def test_a_prior_that_reads_sources_is_continued_with_sources(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    """Of the same kind, but another size: super-resolution by another factor."""
+    for folder in ("m", "other"):
+        shutil.copytree(model / "tokenizer", tmp_path / folder / "tokenizer")
+    config = Prior.read_config(model / "prior")
+    told = {"source_grid": (8, 8), "source_codebook_size": 16, "source_size": 8}
+    told["source_sha256"] = config.tokenizer_sha256
+    Prior(replace(config, **told)).save_pretrained(tmp_path / "other" / "prior")
+    command = [
+        "prior",
+        "train",
+        "--data",
+        images,
+        "--model",
+        tmp_path / "m",
+        "--init-from",
+        tmp_path / "other",
+    ]
+    assert run(*command, *ONE_STEP, "--source-size", "4", "--lr", "0") == 0
+    ours, theirs = (Prior.from_pretrained(tmp_path / folder / "prior") for folder in ("m", "other"))
+    assert ours.config.source_size == 4
+    assert ours.weights_sha256() == theirs.weights_sha256()
+
+
+def test_a_prior_with_features_in_the_labels_place_takes_no_classes(model: Path, images: Path) -> None:
+    loaded = replace(
+        Prior.read_config(model / "prior"), feature_width=16, feature_prefix=True, class_names=()
+    )
+    with pytest.raises(ConfigError, match="in a label's place"):
+        check_conditions(loaded, replace(loaded, class_names=("a", "b")), Path("other"))
+    check_conditions(loaded, loaded, Path("other"))
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_the_cache_is_the_one_that_is_made(told: dict[str, Any]) -> None:
     config = replace(PRIOR, **told)
     prior = Prior(config)
     beside = 3 if config.objective == "random" else 0
-    cache = prior.new_cache(prior.encode(Condition(), 6), config.slots + beside, config.grid)
+    cache = prior.new_cache(prior.encode(Condition(), 6), config.slots + beside)
     held = [cache.keys, cache.values, *(t for pair in cache.memory for t in pair)]
     assert cache_bytes(config, 6, beside=beside) == sum(t.nbytes for t in held)
 
@@ -64,12 +64,36 @@ def test_what_sampling_holds_is_what_is_stated(
     own = SamplingConfig(cfg_scale=1.0 + guided, sampling_steps=steps, top_p=top_p)
     config = replace(PRIOR, objective=objective, rotary=None, codebook_size=4096, sampling=own)
     prior = Prior(config).eval()
-    condition = Condition(torch.zeros(8, dtype=torch.long)) if guided else Condition()
+    condition = Condition(torch.zeros(8, dtype=torch.long))
     with LiveBytes([*prior.parameters(), *prior.buffers()]) as live:
         sample(prior, condition, image_uniforms(0, 0, 8, config.tokens), own)
     stated = sampling_memory(config, TOKENIZER, 8)
     assert 0.9 < (stated.cache + stated.choice) / live.peak < 1.2
     assert (stated.cache == 0) == (objective == "masked")
+
+
+@pytest.mark.parametrize(("objective", "steps"), [("raster", None), ("random", 8), ("masked", 4)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_halves_hold_is_what_is_stated(objective: str, steps: int | None, dtype: torch.dtype) -> None:
+    own = SamplingConfig(cfg_scale=2.0, sampling_steps=steps)
+    config = replace(PRIOR, objective=objective, rotary=None, width=64, codebook_size=1024, sampling=own)
+    prior = Prior(config).to(dtype).eval()
+    with LiveBytes([*prior.parameters(), *prior.buffers()]) as live:
+        sample(prior, Condition(torch.zeros(8, dtype=torch.long)), image_uniforms(0, 0, 8, 64), own)
+    stated = sampling_memory(config, TOKENIZER, 8, dtype=dtype)
+    assert 0.9 < (stated.cache + stated.choice) / live.peak < 1.2
+
+
+def test_halves_are_read_whole_and_the_tokenizer_stays_so() -> None:
+    whole = sampling_memory(PRIOR, TOKENIZER, 64)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = sampling_memory(PRIOR, TOKENIZER, 64, dtype=dtype)
+        assert half.cache * 2 == whole.cache
+        prior = Prior(PRIOR).to(dtype).state_dict().values()
+        weights = weight_bytes(TOKENIZER) + sum(t.nbytes for t in prior)
+        assert half.weights == weights + laid_out_bytes(PRIOR, dtype)
+        assert (half.loading, half.decoder) == (whole.loading, whole.decoder)
+    assert laid_out_bytes(PRIOR, torch.float16) == 0
 
 
 @pytest.mark.parametrize("config", [TOKENIZER, VIT])
@@ -106,9 +130,6 @@ def test_guidance_doubles_the_cache_and_the_peak_is_the_largest_of_the_phases() 
     assert guided.choice >= plain.choice
     assert guided.peak >= guided.weights + guided.cache + guided.choice
     assert guided.peak >= guided.weights + guided.decoder
-    half = sampling_memory(PRIOR, TOKENIZER, 64, settings=SamplingConfig(), element=2)
-    assert half.cache * 2 == plain.cache
-    assert half.weights * 2 == pytest.approx(plain.weights, abs=8)  # a flag of the quantizer stays a byte
     on_gpu = sampling_memory(PRIOR, TOKENIZER, 64, device="cuda")
     assert on_gpu.loading == on_gpu.weights
     assert plain.weights == on_gpu.weights + laid_out_bytes(PRIOR)
@@ -153,6 +174,11 @@ def test_dry_run_says_what_it_would_take_and_writes_nothing(model: Path, tmp_pat
     assert figures["parameters"]["prior"] == prior.parameter_count()
     assert figures["memory_mib"]["cache"] == round(cache_bytes(prior.config, 16) / 2**20, 3)
     assert figures["memory_mib"]["peak"] > figures["memory_mib"]["weights"]
+    assert run(*command, "--batch-size", "8", "--dtype", "bf16") == 0
+    half = json.loads(capsys.readouterr().out)["memory_mib"]
+    assert half["cache"] * 2 == pytest.approx(figures["memory_mib"]["cache"], abs=2e-3)
+    assert half["weights"] < figures["memory_mib"]["weights"]
+    assert half["loading"] == figures["memory_mib"]["loading"]
     assert run(*command, "--batch-size", "auto") == 0
     assert json.loads(capsys.readouterr().out)["batch_size"] == 40
     assert run(*command, "--temperature", "1e-9") == 2

@@ -248,9 +248,11 @@ def test_a_prior_is_not_resumed_on_the_codes_of_another_tokenizer(
     images: Path, model: Path, tmp_path: Path, capsys: Any
 ) -> None:
     shutil.copytree(model, tmp_path / "m")
+    settings = (tmp_path / "m" / "prior" / "train.toml").read_text()
     other = ["--data", images, "--model", tmp_path / "m", "--steps", "1", "--seed", "1", "--force"]
     assert run("tokenizer", "train", *other, *SMALL_TOKENIZER) == 0
     assert run("prior", "train", "--model", tmp_path / "m", "--resume", "--steps", "10") == 1
     assert "another tokenizer" in capsys.readouterr().err.splitlines()[-1]
     before = Prior.from_pretrained(model / "prior").weights_sha256()
     assert Prior.from_pretrained(tmp_path / "m" / "prior").weights_sha256() == before
+    assert (tmp_path / "m" / "prior" / "train.toml").read_text() == settings

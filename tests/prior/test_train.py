@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
+from imgtf.errors import CheckpointError
+from imgtf.prior.config import PriorRecipe
 from imgtf.prior.objectives import corrupt
-from imgtf.prior.train import spread_labels
+from imgtf.prior.train import PriorStage, spread_labels
+from imgtf.training.config import TrainingConfig
+
+from .test_model import tiny
+
+
+def stage(**changes: object) -> PriorStage:
+    unused: Any = None
+    return PriorStage(tiny(**changes), PriorRecipe(), TrainingConfig(), unused, unused, unused)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"tokenizer_sha256": "c"}, "another tokenizer"), ({"source_sha256": "c"}, "of the source pictures")],
+)
+def test_a_run_goes_on_with_the_codes_that_it_learned(changed: dict[str, str], message: str) -> None:
+    told = {"source_grid": (2, 3), "source_codebook_size": 16, "tokenizer_sha256": "a", "source_sha256": "b"}
+    state = stage(**told).state()
+    stage(**told).load_state(state, {})
+    with pytest.raises(CheckpointError, match=message):
+        stage(**told | changed).load_state(state, {})
 
 
 def test_corruption_replaces_the_share_asked_for() -> None:
