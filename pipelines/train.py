@@ -107,9 +107,11 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
     with accelerator.main_process_first():
         beside = open_beside(conditions, recipe, data, (train, held_out), tokenizer)
     set_seed(training.seed)
-    if training.init_from and not resume:
-        init_from = Path(training.init_from)
-        model = continued_prior(init_from, settings, tokenizer, train, conditions, beside[0])
+    if training.init_from:
+        # No option says all about that network: a resumed run reads the rest where it has kept it.
+        kept = resume and (folder / "prior" / "config.json").exists()
+        other = folder if kept else Path(training.init_from)
+        model = continued_prior(other, settings, tokenizer, train, conditions, beside[0])
     else:
         model = new_prior(settings, tokenizer, train, conditions, beside[0])
     with accelerator.main_process_first():

@@ -64,6 +64,10 @@ class Prior(PretrainedModel):
             nn.init.normal_(module.learned, std=0.02)
         if module is self and self.unknown is not None:
             nn.init.normal_(self.unknown, std=0.02)
+        # What the source has at a place adds nothing at first (as in ControlNet, arXiv:2302.05543): it comes out of a
+        # norm, many times larger than the embeddings it is added to.
+        if isinstance(module, ConditionEncoder) and module.align is not None:
+            nn.init.zeros_(module.align.weight)
         # All codes equally likely at the start: the first loss is ln V.
         if module is self and self.head is not None:
             nn.init.zeros_(self.head.weight)

@@ -45,6 +45,21 @@ def test_a_prior_starts_where_the_other_ended(model: Path, images: Path, tmp_pat
     assert held_out(tmp_path / "m", "prior") == pytest.approx(held_out(model, "prior"))
 
 
+def test_a_resumed_run_keeps_what_only_the_other_model_says(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "prior"
+    shutil.copytree(model / "prior", other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"zero_condition": True}))  # LlamaGen's; no option
+    shutil.copytree(model / "tokenizer", tmp_path / "m" / "tokenizer")
+    command = ["prior", "train", "--data", images, "--model", tmp_path / "m", "--init-from", other.parent]
+    assert run(*command, *ONE_STEP) == 0
+    shutil.rmtree(other.parent)
+    assert run("prior", "train", "--model", tmp_path / "m", "--resume", "--steps", "2") == 0
+    assert Prior.from_pretrained(tmp_path / "m" / "prior").config.zero_condition
+
+
 def test_new_classes_start_as_no_label(model: Path, images: Path, tmp_path: Path) -> None:
     shutil.copytree(model / "tokenizer", tmp_path / "m" / "tokenizer")
     shutil.copytree(images, tmp_path / "images")

@@ -85,6 +85,15 @@ def test_a_new_prior_knows_nothing() -> None:
     torch.testing.assert_close(prior.log_prob(some_codes(prior, 3)), expected)
 
 
+def test_a_new_prior_adds_nothing_of_the_source_at_its_place() -> None:
+    prior = Prior(
+        PriorConfig(grid=(2, 2), width=16, depth=1, heads=2, source_grid=(2, 2), source_codebook_size=5)
+    )
+    encoded = prior.encode(Condition(source=torch.tensor([[[0, 1], [2, 3]]])), 1, (2, 2))
+    assert encoded.aligned is not None
+    assert not encoded.aligned.any()
+
+
 def test_every_parameter_gets_a_gradient() -> None:
     prior = tiny(dropout=0.1).train()
     (-prior.log_prob(some_codes(prior, 16), torch.arange(16) % 3)).mean().backward()
