@@ -87,7 +87,15 @@ def test_a_new_prior_knows_nothing() -> None:
 
 def test_a_new_prior_adds_nothing_of_the_source_at_its_place() -> None:
     prior = Prior(
-        PriorConfig(grid=(2, 2), width=16, depth=1, heads=2, source_grid=(2, 2), source_codebook_size=5)
+        PriorConfig(
+            codebook_size=5,
+            grid=(2, 2),
+            width=16,
+            depth=1,
+            heads=2,
+            source_grid=(2, 2),
+            source_codebook_size=5,
+        )
     )
     encoded = prior.encode(Condition(source=torch.tensor([[[0, 1], [2, 3]]])), 1, (2, 2))
     assert encoded.aligned is not None
