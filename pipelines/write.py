@@ -93,6 +93,7 @@ def write_samples(
             "tokenizer_sha256": pipeline.tokenizer.weights_sha256(),
             "prior_sha256": pipeline.prior_sha256(),
             "dtype": str(pipeline.prior.dtype).removeprefix("torch."),
+            "compile": pipeline.compile,
             "images": rows,
         }
         write_text(out / RECORD_FILE, json.dumps(record, indent=2) + "\n")
