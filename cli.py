@@ -389,12 +389,18 @@ def prior_eval(model: Path, orders: int, device: str, as_json: bool, **given: An
     show_default=True,
     help="What the prior samples in: bf16 is faster where the machine has it, and makes other images than fp32.",
 )
+@click.option(
+    "--compile",
+    is_flag=True,
+    help="Run the steps of causal priors compiled, on a CPU: faster after a minute; the same images in fp32 but for "
+    "rounding. Masked priors and several codes a step run as without.  [default: off]",
+)
 @device_option
 @json_option
 def sample(
     n: int, label: tuple[str, ...], text: tuple[str, ...], source: tuple[Path, ...], seed: int, first: int,
-    batch_size: int | None, model: Path, out: Path | None, force: bool, dry_run: bool, dtype: str, device: str,
-    as_json: bool, **given: Any,
+    batch_size: int | None, model: Path, out: Path | None, force: bool, dry_run: bool, dtype: str, compile: bool,
+    device: str, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Sample images: single PNGs, a labelled grid, and a samples.json to make any of them again.
 
@@ -416,7 +422,7 @@ def sample(
     sources = [load_image(str(path), str(path)) for path in source]
     _stop_on_terminate()
     with joined() as processes:
-        pipeline = Pipeline.from_pretrained(model, processes.device(device), dtype=dtype)
+        pipeline = Pipeline.from_pretrained(model, processes.device(device), dtype=dtype, compile=compile)
         out = out or processes.gather(free_folder(model / "samples"))[0]
         total, world = n * pipeline.prior.config.tokens, processes.world
         quiet = None if processes.is_first else True

@@ -75,18 +75,25 @@ class Pipeline:
         self.tokenizer = tokenizer.eval()
         self.prior = prior.eval()
         self.source_tokenizer = (source_tokenizer or tokenizer).eval()
+        self.compile = False
         self._sha256: str | None = None
         self._text_encoder: TextEncoder | None = None
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str | torch.device = "auto", *, dtype: str = "fp32"
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "auto",
+        *,
+        dtype: str = "fp32",
+        compile: bool = False,
     ) -> Self:
         """Loads `folder/tokenizer` and `folder/prior`.
 
         Args:
             dtype: fp32, bf16 or fp16: what the prior samples in. The halves are faster where the machine has them,
                 and their images differ from those of fp32.
+            compile: whether sampling runs compiled, see `prior.sampler.sample`.
 
         Raises:
             ConfigError: for another dtype.
@@ -101,6 +108,7 @@ class Pipeline:
         pipeline = cls(tokenizer, prior, source)
         if kind != torch.float32:
             pipeline.cast(kind)
+        pipeline.compile = compile
         return pipeline
 
     def cast(self, dtype: torch.dtype) -> None:
@@ -172,7 +180,7 @@ class Pipeline:
             captions = in_turn(texts, size, first + start) if texts else None
             starts = in_turn(sources, size, first + start) if sources else None
             condition = self.condition(own, captions, starts)
-            codes = sample(self.prior, condition, uniforms, sampling, progress)
+            codes = sample(self.prior, condition, uniforms, sampling, progress, compile=self.compile)
             pictures = self.decode(codes)
             for row in range(size):
                 name = self.prior.config.class_names[int(own[row])] if own is not None else None

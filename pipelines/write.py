@@ -103,6 +103,7 @@ def _describe(pipeline: Pipeline, settings: SamplingConfig) -> Row:
         "tokenizer_sha256": pipeline.tokenizer.weights_sha256(),
         "prior_sha256": pipeline.prior_sha256(),
         "dtype": str(pipeline.prior.dtype).removeprefix("torch."),
+        "compile": pipeline.compile,
     }
 
 

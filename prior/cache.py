@@ -54,12 +54,15 @@ class KVCache:
         Behind the new ones are slots of the past or zeros. Room for them must be there.
         """
         end = slot + keys.shape[2]
-        k, v = self.used[layer]
-        if self.part != slice(None):
-            k, v = k[self.part], v[self.part]
+        k, v = self.layer(layer)
         k[:, :, slot:end] = keys
         v[:, :, slot:end] = values
         return k, v
+
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the slots in use in one layer, (rows, key_heads, room, head_width) each."""
+        k, v = self.used[layer]
+        return (k, v) if self.part == slice(None) else (k[self.part], v[self.part])
 
     def unfilled(self, end: int) -> Tensor:
         """Added to the scores of the slots in use it hides those from `end` on, (room,): zeros, then -inf."""

@@ -66,6 +66,16 @@ class Attention(nn.Module):
         y = self._attend(q, k, v, context) if context.cache is None else self._decode(q, k, v, context)
         return self.proj(y.transpose(1, 2).flatten(2))  # (B, n, D)
 
+    def one_slot(self, x: Tensor, context: Context, keys: Tensor, values: Tensor, slot: Tensor) -> Tensor:
+        """x (B, 1, D) with `context.unfilled`; its key and value go to `slot` (1,) of those in use."""
+        assert context.unfilled is not None
+        qkv = self.qkv(x).unflatten(-1, (self.heads + 2 * self.key_heads, -1)).transpose(1, 2)
+        q, k, v = self._turned(qkv, context)
+        keys.index_copy_(2, slot, k)
+        values.index_copy_(2, slot, v)
+        y = attend_one(q, keys, values, context.unfilled)
+        return self.proj(y.transpose(1, 2).flatten(2))  # (B, 1, D)
+
     def _turned(self, qkv: Tensor, context: Context) -> tuple[Tensor, ...]:
         """Queries, keys and values, normalised and turned as the configuration has it."""
         heads = [self.heads, self.key_heads, self.key_heads]

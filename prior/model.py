@@ -18,6 +18,7 @@ from ..pretrained import PretrainedModel
 from .cache import KVCache
 from .condition import Condition, ConditionEncoder, Encoded, at_places, prefix_mask
 from .config import PriorConfig
+from .fused import fused_blocks, fused_head
 from .layers import Attention, Block, Context, CrossAttention, FeedForward, GeluFeedForward, make_norm
 from .linear import Linear
 from .positions import Places, Positions
@@ -34,6 +35,8 @@ class Prior(PretrainedModel):
     kind = "prior"
     config_class = PriorConfig
     config: PriorConfig
+    fused: bool = False
+    """Whether steps of one slot run compiled; `fused.fused` sets it."""
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__(config)
@@ -185,6 +188,8 @@ class Prior(PretrainedModel):
 
     def logits(self, x: Tensor) -> Tensor:
         """Outputs (..., D) of the blocks to logits (..., V), float32."""
+        if self.fused and self.head is not None and x.shape[1] == 1:
+            return fused_head(self.norm, self.head, x)
         x = self.norm(x)
         return (F.linear(x, self.code_embedding.weight) if self.head is None else self.head(x)).float()
 
@@ -222,6 +227,9 @@ class Prior(PretrainedModel):
             places.query, places.key, mask, causal, cache, slot, unfilled, encoded.memory, encoded.memory_mask,
             places.target, encoded.turns,
         )  # fmt: skip
+        if self.fused and unfilled is not None and encoded.memory is None:
+            assert cache is not None
+            return fused_blocks(self.blocks, x, context, cache)
         x = self.dropout(x)
         recompute = self.training and self.config.gradient_checkpointing
         for block in self.blocks:

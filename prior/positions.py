@@ -99,6 +99,10 @@ def grid_places(grid: tuple[int, int], span: tuple[int, int] | None = None) -> T
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turns neighbouring pairs of x (B, heads, n, head_width) by a table (n, head_width / 2, 2) or (B, 1, n, ...)."""
+    if torch.compiler.is_compiling():  # complex numbers do not compile
+        a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = table.unbind(-1)
+        return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).to(x.dtype)
     # A complex product is one pass over memory; written with cosines and sines it takes twice the time.
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * torch.view_as_complex(table)).flatten(-2).to(x.dtype)

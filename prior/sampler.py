@@ -19,6 +19,7 @@ from ..errors import ConfigError, DataError
 from .causal import draw_causal
 from .condition import Condition
 from .config import ORDERS, PriorConfig, SamplingConfig
+from .fused import fused
 from .linear import laid_out
 from .masked import draw_masked
 from .model import Prior
@@ -47,6 +48,7 @@ def sample(
     *,
     given: Tensor | None = None,
     grid: tuple[int, int] | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """Codes (B, T) int64 for uniforms (B, 2, T).
 
@@ -55,6 +57,8 @@ def sample(
         given: codes (B, T) that are to stay, -1 for those to draw; the same places in every row. A raster prior
             reads only those that come before.
         grid: another grid than the trained one, for priors whose positions are not learned.
+        compile: run causal steps of one code an image compiled by `torch.compile` on a CPU, once for each number
+            of rows; other steps stay as they are.
 
     The prior must be in evaluation mode. With guidance each image takes two rows, with its condition and without.
 
@@ -73,7 +77,7 @@ def sample(
     if not torch.equal(codes >= 0, known.expand(B, T)):
         raise DataError("the given codes must stand at the same places in every row")
     draw = draw_masked if prior.config.objective == "masked" else draw_causal
-    with laid_out(prior):
+    with laid_out(prior), fused(prior, compile):
         return draw(prior, condition, uniforms, settings, progress or (lambda _: None), codes, known, grid)
 
 

@@ -29,6 +29,10 @@ class BenchConfig:
         "sampling: also time the `generate` of another library on a network of the same shape, in turns with ours.",
         choices=("none", "transformers"),
     )
+    dtype: str = option(
+        "fp32", "sampling: type of the prior's weights, ours and theirs.", choices=("fp32", "bf16", "fp16")
+    )
+    compile: bool = option(False, "sampling: also time ours compiled, as `imgtf sample --compile` does it.")
     training_batch: int = option(8, "training: images a step.", minimum=1)
     precision: str = option(
         "auto", "training: arithmetic, as in training.", choices=("auto", "fp32", "bf16", "fp16")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ...prior.model import Prior
 from ...tokenizer.config import TokenizerConfig
 from ...tokenizer.model import Tokenizer
 from ...training.device import pick_device, pick_precision
+from ..pipeline import TYPES as CAST
 from ..pipeline import Pipeline
 from ..settings import load_presets, option_names
 from .coding import bench_coding
@@ -51,7 +53,7 @@ def bench(
     """
     place = pick_device(device)
     tokenizer, prior = _networks(model, preset, place)
-    types = {torch.float32, torch.bfloat16, prior.code_embedding.weight.dtype}
+    types = {torch.float32, torch.bfloat16, CAST[config.dtype]}
     precision = pick_precision(config.precision, place)
     types.add(TYPES.get(precision, torch.float32))
     logger.info("bench: measuring the machine's limits")
@@ -64,7 +66,8 @@ def bench(
         "limits": _in_words(limits),
     }
     if "sampling" in config.parts:
-        report["sampling"] = bench_sampling(prior, limits, config)
+        sampled = deepcopy(prior).to(CAST[config.dtype])  # training keeps float32
+        report["sampling"] = bench_sampling(sampled, limits, config)
     if "tokenizer" in config.parts:
         report["tokenizer coding"] = bench_coding(tokenizer, limits, config)
     if {"training", "loader"} & set(config.parts):

@@ -46,7 +46,10 @@ class Case:
 def ways(prior: Prior, config: BenchConfig) -> list[Way]:
     """Ours, and the one it is set against."""
     dtype = prior.code_embedding.weight.dtype
-    found = [Way(f"imgtf, eager, {type_name(dtype)}", drawer(prior, config), dtype)]
+    found = [
+        Way(f"imgtf, {how}, {type_name(dtype)}", drawer(prior, config, how == "compiled"), dtype)
+        for how in (("eager", "compiled") if config.compile else ("eager",))
+    ]
     if config.against == "transformers":
         generate = llama(prior.config, config.top_k, prior.device, dtype)
         name = f"transformers generate, {type_name(dtype)}"
@@ -54,13 +57,14 @@ def ways(prior: Prior, config: BenchConfig) -> list[Way]:
     return found
 
 
-def drawer(prior: Prior, config: BenchConfig) -> Callable[[int, float], object]:
+def drawer(prior: Prior, config: BenchConfig, compile: bool) -> Callable[[int, float], object]:
     """Our own sampling, as the pipeline does it."""
 
     def draw(images: int, guidance: float) -> object:
         uniforms = image_uniforms(0, 0, images, prior.config.tokens)
         condition = random_condition(prior.config, images)
-        return sample(prior, condition, uniforms, settings_of(prior.config, config.top_k, guidance))
+        settings = settings_of(prior.config, config.top_k, guidance)
+        return sample(prior, condition, uniforms, settings, compile=compile)
 
     return draw
 

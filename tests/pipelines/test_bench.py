@@ -21,7 +21,7 @@ from imgtf.pipelines.bench.machine import Limits
 from imgtf.pipelines.bench.reference import llama
 from imgtf.pipelines.bench.report import save, to_markdown
 from imgtf.pipelines.bench.run import random_networks
-from imgtf.pipelines.bench.sampling import Case, Way, bench_sampling, versus
+from imgtf.pipelines.bench.sampling import Case, Way, bench_sampling, versus, ways
 from imgtf.pipelines.bench.timing import Act, PeakMemory, Timing, ratio_of, take_turns
 from imgtf.pipelines.bench.training import Workshop, bench_training
 from imgtf.prior.config import PriorConfig, SamplingConfig
@@ -214,6 +214,17 @@ def test_bench_measures_everything(model: Path, images: Path, tmp_path: Path, ca
     assert {p: p.stat().st_mtime_ns for p in model.rglob("*")} == before
     assert "## Sampling" in out.read_text()
     assert run(*command) == 1
+
+
+def test_sampling_is_measured_in_the_type_that_is_asked_for(capsys: Any) -> None:
+    sizes = ["--parts", "sampling", "--rounds", "1", "--batch-sizes", "1", "--guidance", "1"]
+    assert run("bench", *sizes, "--dtype", "bf16", "--json") == 0
+    assert [row["way"] for row in json.loads(capsys.readouterr().out)["sampling"]] == ["imgtf, eager, bf16"]
+
+
+def test_compiled_sampling_is_one_more_way() -> None:
+    found = ways(Prior(PRIOR).eval(), BenchConfig(compile=True))
+    assert [way.name for way in found] == ["imgtf, eager, fp32", "imgtf, compiled, fp32"]
 
 
 def test_bench_measures_only_what_is_asked_for(capsys: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from copy import deepcopy
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from imgtf.errors import ConfigError
 from imgtf.prior import cache
 from imgtf.prior.choice import BLOCK, SPLIT, choose, kth_largest, probabilities
 from imgtf.prior.condition import Condition
@@ -144,3 +146,30 @@ def test_halves_sample_every_kind_of_prior(dtype: torch.dtype, changes: dict[str
     codes = sample(prior, told(prior, 3), image_uniforms(0, 0, 3, 12), settings)
     assert codes.shape == (3, 12)
     assert 0 <= int(codes.min()) <= int(codes.max()) < 16
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
+def test_compiled_steps_draw_the_same_codes_without_compiling_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "STRIDE", 2)  # the room grows many times
+    torch._dynamo.reset()
+    prior = tiny(class_names=("a", "b"), depth=3)
+    label = Condition(torch.tensor([1]))
+    for scale in (1.0, 3.0):  # one row, and two
+        settings = SamplingConfig(cfg_scale=scale, cfg_schedule="constant")
+        graphs = []
+        for seed in range(3):
+            uniforms = image_uniforms(seed, 0, 1, 6)
+            expected = sample(prior, label, uniforms, settings)
+            assert torch.equal(sample(prior, label, uniforms, settings, compile=True), expected)
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        assert graphs[0] == graphs[2] > 0
+    assert not prior.fused
+
+
+def test_where_nothing_compiles_sampling_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_, **__):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(ConfigError, match=r"no compiler.*--compile"):
+        sample(tiny(), Condition(), image_uniforms(0, 0, 1, 6), SamplingConfig(), compile=True)
