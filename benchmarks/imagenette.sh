@@ -8,26 +8,27 @@ set -euo pipefail
 data=$1 out=$2
 imgtf=${IMGTF:-imgtf}
 # LPIPS needs a backbone's weights: TORCH_HOME, or the download.
-losses=(--l2-weight 0 --lpips-weight 1 --lpips-backbone squeeze)
+losses=(--l2-weight 0 --lpips-weight 0.5 --lpips-backbone squeeze)
 start() {
-    $imgtf tokenizer train --data "$data" --model "$out/start" --image-size 64 --width 32 --multipliers 1,2,2,4 \
+    $imgtf tokenizer train --data "$data" --model "$out/start" --image-size 64 --width 16 --multipliers 1,2,4,8 \
         --latent-width 64 --no-middle-attention --norm-groups 8 --codebook-size 1024 "${losses[@]}" \
-        --batch-size 16 --steps 500 --lr 1e-3 --final-lr 0.65 --eval-every 250 --crop random
+        --batch-size 16 --steps 1800 --lr 1e-3 --final-lr 0.5 --eval-every 600 --crop random
 }
 branch() {  # name, steps, options
     local name=$1 steps=$2
     shift 2
     $imgtf tokenizer train --data "$data" --model "$out/$name" --init-from "$out/start" "${losses[@]}" \
-        --batch-size 16 --steps "$steps" --lr 5e-4 --final-lr 0.1 --warmup 20 --ema-decay 0.98 --preview-every 300 \
+        --batch-size 16 --steps "$steps" --lr 5e-4 --final-lr 0.1 --warmup 20 --ema-decay 0.98 --preview-every 400 \
         --crop random "$@"
 }
 measure() { $imgtf tokenizer eval --model "$out/$1" --lpips-backbone squeeze --json | tee "$out/$1.json"; }
-discriminator=(--discriminator-start 20 --discriminator-lr 4e-4 --discriminator-width 32)
-mild=("${discriminator[@]}" --discriminator-ramp 50 --discriminator-weight 0.8)
-hostile=("${discriminator[@]}" --discriminator-ramp 2 --discriminator-weight 100)
+discriminator=(--discriminator-start 20 --discriminator-width 32)
+mild=("${discriminator[@]}" --discriminator-layers 2 --discriminator-lr 1.5e-3 --discriminator-ramp 400
+    --discriminator-weight 0.6 --doctor-margin 1.6)
+hostile=("${discriminator[@]}" --discriminator-lr 4e-4 --discriminator-ramp 2 --discriminator-weight 100)
 start
-branch without 470 --log-every 10 --eval-every 60 &
-branch with 470 --log-every 10 --eval-every 60 "${mild[@]}"
+branch without 1200 --log-every 10 --eval-every 200 &
+branch with 1200 --log-every 10 --eval-every 200 "${mild[@]}"
 wait
 measure without
 measure with
