@@ -24,12 +24,13 @@ prior() {  # NAME TOKENIZER OPTIONS...: a prior of its own on the codes of a tok
 
 case $part in
 facades)
-    common="--data $data --image-size 64 --width 16 --norm-groups 8 --steps 350 --batch-size 16 --lr 2e-3"
-    $imgtf tokenizer train --model "$out/photos" --image-column image $common --multipliers 1,2,4,4 --codebook-size 512
-    $imgtf tokenizer train --model "$out/maps" --image-column conditioning_image $common --multipliers 1,2,4,4 --codebook-size 256
-    prior facades "$out/photos" --image-column image $size --steps 250 --eval-every 25 --code-noise 0 \
-        --source-column conditioning_image --source-model "$out/maps"
-    prior facades-none "$out/photos" --image-column image $size --steps 250 --eval-every 25 --code-noise 0
+    common="--data $data --image-size 64 --width 16 --norm-groups 8 --batch-size 16 --lr 2e-3 --no-middle-attention --flip"
+    $imgtf tokenizer train --model "$out/photos" --image-column image $common --multipliers 1,2,4,4 --codebook-size 128 --steps 700
+    $imgtf tokenizer train --model "$out/maps" --image-column conditioning_image $common --multipliers 1,2 --codebook-size 128 --steps 300
+    few="--data $data --image-column image --flip --width 128 --depth 3 --heads 4 --encoder-depth 0 --dropout 0.2 --batch-size 32
+        --lr 1.5e-3 --steps 250 --eval-every 25 --code-noise 0"
+    prior facades "$out/photos" $few --source-column conditioning_image --source-model "$out/maps"
+    prior facades-none "$out/photos" $few
     ;;
 zoom)
     prior zoom "$tokenizer" --data "$data" --conditions image --source-size 16 $size --steps 250 --eval-every 25 --code-noise 0
