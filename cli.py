@@ -392,8 +392,8 @@ def prior_eval(model: Path, orders: int, device: str, as_json: bool, **given: An
 @click.option(
     "--compile",
     is_flag=True,
-    help="Run the steps of causal priors compiled, on a CPU: faster after a minute; the same images in fp32 but for "
-    "rounding. Masked priors and several codes a step run as without.  [default: off]",
+    help="Run the steps of causal priors compiled, on a CPU: faster after half a minute; the same images in fp32 but "
+    "for rounding. Masked priors and several codes a step run as without.  [default: off]",
 )
 @device_option
 @json_option

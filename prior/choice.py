@@ -104,6 +104,5 @@ def _invert(p: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     index = torch.searchsorted(cumulative, target, right=True).clamp_(max=p.shape[-1] - 1)
     share = p.gather(-1, index)
     inside = 1 - (cumulative.gather(-1, index) - target) / share
-    return index, inside.clamp_(
-        0, 1 - 2**-52
-    )  # below 1: the last code that is possible, and not one behind it
+    # Below 1: the last code that is possible, and not one behind it.
+    return index, inside.clamp_(0, 1 - 2**-52)

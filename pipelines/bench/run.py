@@ -19,8 +19,7 @@ from ...prior.model import Prior
 from ...tokenizer.config import TokenizerConfig
 from ...tokenizer.model import Tokenizer
 from ...training.device import pick_device, pick_precision
-from ..pipeline import TYPES as CAST
-from ..pipeline import Pipeline
+from ..pipeline import Pipeline, sampling_type
 from ..settings import load_presets, option_names
 from .coding import bench_coding
 from .config import BenchConfig
@@ -53,7 +52,7 @@ def bench(
     """
     place = pick_device(device)
     tokenizer, prior = _networks(model, preset, place)
-    types = {torch.float32, torch.bfloat16, CAST[config.dtype]}
+    types = {torch.float32, torch.bfloat16, sampling_type(config.dtype)}
     precision = pick_precision(config.precision, place)
     types.add(TYPES.get(precision, torch.float32))
     logger.info("bench: measuring the machine's limits")
@@ -66,7 +65,7 @@ def bench(
         "limits": _in_words(limits),
     }
     if "sampling" in config.parts:
-        sampled = deepcopy(prior).to(CAST[config.dtype])  # training keeps float32
+        sampled = deepcopy(prior).to(sampling_type(config.dtype))  # training keeps float32
         report["sampling"] = bench_sampling(sampled, limits, config)
     if "tokenizer" in config.parts:
         report["tokenizer coding"] = bench_coding(tokenizer, limits, config)

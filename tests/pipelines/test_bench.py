@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from imgtf import Prior, Tokenizer
 from imgtf.errors import ConfigError
-from imgtf.pipelines.bench import machine, timing
+from imgtf.pipelines.bench import machine, sampling, timing
 from imgtf.pipelines.bench.config import BenchConfig
 from imgtf.pipelines.bench.cost import Cost, block_weights, coding_flops, sampling_cost, training_flops
 from imgtf.pipelines.bench.machine import Limits
@@ -222,9 +222,14 @@ def test_sampling_is_measured_in_the_type_that_is_asked_for(capsys: Any) -> None
     assert [row["way"] for row in json.loads(capsys.readouterr().out)["sampling"]] == ["imgtf, eager, bf16"]
 
 
-def test_compiled_sampling_is_one_more_way() -> None:
+def test_compiled_sampling_is_one_more_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(sampling, "sample", lambda *args, compile: asked.append(compile))
     found = ways(Prior(PRIOR).eval(), BenchConfig(compile=True))
     assert [way.name for way in found] == ["imgtf, eager, fp32", "imgtf, compiled, fp32"]
+    for way in found:
+        way.draw(1, 1.0)
+    assert asked == [False, True]
 
 
 def test_bench_measures_only_what_is_asked_for(capsys: Any) -> None:

@@ -26,6 +26,11 @@ def held_out(folder: Path, stage: str) -> dict[str, float]:
     return [row["held_out"] for row in rows if row.get("best")][-1]
 
 
+def continue_prior(images: Path, folder: Path, other: Path) -> list[Any]:
+    """The command that trains the prior in `folder` from that of another model on."""
+    return ["prior", "train", "--data", images, "--model", folder, "--init-from", other]
+
+
 def test_a_tokenizer_starts_where_the_other_ended(model: Path, images: Path, tmp_path: Path) -> None:
     command = ["tokenizer", "train", "--data", images, "--model", tmp_path / "m", "--init-from", model]
     # Nothing is learned at rate 0, and the codebook stands still.
@@ -40,7 +45,7 @@ def test_a_tokenizer_starts_where_the_other_ended(model: Path, images: Path, tmp
 
 def test_a_prior_starts_where_the_other_ended(model: Path, images: Path, tmp_path: Path) -> None:
     shutil.copytree(model / "tokenizer", tmp_path / "m" / "tokenizer")
-    command = ["prior", "train", "--data", images, "--model", tmp_path / "m", "--init-from", model]
+    command = continue_prior(images, tmp_path / "m", model)
     assert run(*command, *ONE_STEP, "--lr", "0") == 0
     assert held_out(tmp_path / "m", "prior") == pytest.approx(held_out(model, "prior"))
 
@@ -53,7 +58,7 @@ def test_a_resumed_run_keeps_what_only_the_other_model_says(
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"zero_condition": True}))  # LlamaGen's; no option
     shutil.copytree(model / "tokenizer", tmp_path / "m" / "tokenizer")
-    command = ["prior", "train", "--data", images, "--model", tmp_path / "m", "--init-from", other.parent]
+    command = continue_prior(images, tmp_path / "m", other.parent)
     assert run(*command, *ONE_STEP) == 0
     shutil.rmtree(other.parent)
     assert run("prior", "train", "--model", tmp_path / "m", "--resume", "--steps", "2") == 0
@@ -64,16 +69,7 @@ def test_new_classes_start_as_no_label(model: Path, images: Path, tmp_path: Path
     shutil.copytree(model / "tokenizer", tmp_path / "m" / "tokenizer")
     shutil.copytree(images, tmp_path / "images")
     (tmp_path / "images" / "blue").rename(tmp_path / "images" / "teal")
-    command = [
-        "prior",
-        "train",
-        "--data",
-        tmp_path / "images",
-        "--model",
-        tmp_path / "m",
-        "--init-from",
-        model,
-    ]
+    command = continue_prior(tmp_path / "images", tmp_path / "m", model)
     assert run(*command, *ONE_STEP, "--lr", "0") == 0
     ours, theirs = (Prior.from_pretrained(folder / "prior") for folder in (tmp_path / "m", model))
     assert ours.config.class_names == ("green", "red", "teal")
@@ -111,16 +107,7 @@ def test_other_conditions_than_the_run_has_are_refused(
         shutil.copytree(model / "tokenizer", tmp_path / folder / "tokenizer")
     config = Prior.read_config(model / "prior")
     Prior(replace(config, **told)).save_pretrained(tmp_path / "other" / "prior")
-    command = [
-        "prior",
-        "train",
-        "--data",
-        images,
-        "--model",
-        tmp_path / "m",
-        "--init-from",
-        tmp_path / "other",
-    ]
+    command = continue_prior(images, tmp_path / "m", tmp_path / "other")
     assert run(*command, *ONE_STEP, *extra) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "m" / "prior").exists()
@@ -136,16 +123,7 @@ def test_a_prior_that_reads_sources_is_continued_with_sources(
     told = {"source_grid": (8, 8), "source_codebook_size": 16, "source_size": 8}
     told["source_sha256"] = config.tokenizer_sha256
     Prior(replace(config, **told)).save_pretrained(tmp_path / "other" / "prior")
-    command = [
-        "prior",
-        "train",
-        "--data",
-        images,
-        "--model",
-        tmp_path / "m",
-        "--init-from",
-        tmp_path / "other",
-    ]
+    command = continue_prior(images, tmp_path / "m", tmp_path / "other")
     assert run(*command, *ONE_STEP, "--source-size", "4", "--lr", "0") == 0
     ours, theirs = (Prior.from_pretrained(tmp_path / folder / "prior") for folder in ("m", "other"))
     assert ours.config.source_size == 4
@@ -179,6 +157,6 @@ def test_a_prior_of_another_tokenizer_is_refused(
 ) -> None:
     command = ["tokenizer", "train", "--data", images, "--model", tmp_path / "m", "--init-from", model]
     assert run(*command, *ONE_STEP) == 0
-    command = ["prior", "train", "--data", images, "--model", tmp_path / "m", "--init-from", model]
+    command = continue_prior(images, tmp_path / "m", model)
     assert run(*command, *ONE_STEP) == 1
     assert "another tokenizer" in capsys.readouterr().err.splitlines()[-1]

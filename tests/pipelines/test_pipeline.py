@@ -15,9 +15,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from imgtf import Pipeline, Prior, Tokenizer
 from imgtf.errors import CheckpointError, ConfigError
+from imgtf.pipelines import pipeline as pipeline_module
+from imgtf.prior.sampler import sample
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.perceptual import BACKBONE_FILES, import_with_torchvision
 
@@ -282,3 +285,20 @@ def test_a_cast_prior_samples_and_keeps_its_identity(model: Path, tmp_path: Path
 def test_an_unknown_dtype_is_refused(model: Path) -> None:
     with pytest.raises(ConfigError, match="dtype int4"):
         Pipeline.from_pretrained(model, dtype="int4")
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_compile_reaches_the_sampler_and_the_record(
+    wanted: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def draw(*args: Any, compile: bool) -> Tensor:
+        asked.append(compile)
+        return sample(*args)
+
+    monkeypatch.setattr(pipeline_module, "sample", draw)
+    out = tmp_path / "out"
+    assert run("sample", "--model", model, "--n", "1", "--out", out, *["--compile"][: int(wanted)]) == 0
+    assert asked == [wanted]
+    assert json.loads((out / "samples.json").read_text())["compile"] is wanted
