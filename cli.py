@@ -229,10 +229,17 @@ def prior_train(model: Path, config: Path | None, resume: bool, force: bool, **g
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder.  [default: MODEL/codes]"
 )
 @click.option("--mirrored", is_flag=True, help="Encode every image mirrored as well.  [default: off]")
+@click.option(
+    "--views",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Crops of each training image: its middle, and others at random places (--crop random).",
+)
 @precision_option
 @device_option
 def tokenizer_encode(
-    model: Path, out: Path | None, mirrored: bool, precision: str, device: str, **given: Any
+    model: Path, out: Path | None, mirrored: bool, views: int, precision: str, device: str, **given: Any
 ) -> None:
     """Write the tokens of a data set to disk, as `prior train` reads them."""
     data = _data(model, given)
@@ -243,10 +250,10 @@ def tokenizer_encode(
     from .training.device import pick_device
 
     loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
-    for source in open_source(data):
+    for source, crops in zip(open_source(data), (views, 1), strict=True):  # one crop is measured on
         if len(source):
             folder = out or model / "codes"
-            click.echo(encode(loaded, source, data, folder, flips=mirrored, precision=precision))
+            click.echo(encode(loaded, source, data, folder, flips=mirrored, views=crops, precision=precision))
 
 
 @tokenizer.command("eval")

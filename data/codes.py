@@ -45,6 +45,8 @@ class CodesInfo:
     """What made features of the captions; empty where there are none."""
     feature_shape: tuple[int, ...] = ()
     """(S, F)."""
+    views: int = 1
+    """Crops of each image: its middle, and others at random places."""
     precision: str = "fp32"
     """The arithmetic of the encoder, which decides about one code in a hundred; caches that do not say were fp32."""
 
@@ -59,8 +61,8 @@ def write_codes(folder: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]
 
     Args:
         rows: mappings with `codes` (T,) of whole numbers in [0, codebook_size), `codes_flipped` (T,) where
-            `info.flips`, `label` or None, `text` or None, and where the info has them `source`, `source_flipped`
-            and `features` (S, F). Taken one after the other, never all in memory.
+            `info.flips`, `codes_1` and so on of `info.views`, `label` or None, `text` or None, and where the info has
+            them `source` with the same endings and `features` (S, F). Taken one after the other, never all in memory.
 
     Raises:
         DataError: codes of another length or out of range, or no rows at all.
@@ -80,11 +82,12 @@ def write_codes(folder: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def open_codes(folder: Path, *, augment: bool = False, seed: int = 0) -> CodesDataset:
+def open_codes(folder: Path, *, augment: bool = False, views: int = 1, seed: int = 0) -> CodesDataset:
     """Opens a cache.
 
     Args:
         augment: give the codes of the mirrored image half of the time, where the cache has them.
+        views: give those of one of the first `views` crops, chosen anew each epoch.
 
     Raises:
         CheckpointError: there is none, or it is damaged or of another version.
@@ -102,16 +105,18 @@ def open_codes(folder: Path, *, augment: bool = False, seed: int = 0) -> CodesDa
             f"{folder / CODES_FILE}: {table.num_rows} rows of {', '.join(table.column_names)}, "
             f"expected {count} of {', '.join(sorted(wanted))}; delete {folder} to encode again"
         )
-    return CodesDataset(folder, info, table, augment, seed)
+    return CodesDataset(folder, info, table, augment, views, seed)
 
 
 class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """The rows of a cache; asked for by (index, epoch), as `BatchOrder` draws them."""
 
-    def __init__(self, folder: Path, info: CodesInfo, table: Any, augment: bool, seed: int) -> None:
+    def __init__(
+        self, folder: Path, info: CodesInfo, table: Any, augment: bool, views: int, seed: int
+    ) -> None:
         """`table`: the Arrow table; its codes are looked at in place."""
         self.folder, self.info, self.seed = folder, info, seed
-        self.augment = augment and info.flips
+        self.augment, self.views = augment and info.flips, min(views, info.views)
         self._codes = {name: _views(table[name], length) for name, length in _code_columns(info).items()}
         if info.text_encoder:
             self._codes["features"] = _views(table["features"], int(np.prod(info.feature_shape)))
@@ -123,7 +128,7 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return int(self._starts[-1])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.folder, self.augment, self.seed)  # a worker maps the file itself
+        return _reopen, (self.folder, self.augment, self.views, self.seed)  # a worker maps the file itself
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
         """codes: (T,) int64. label: its class, -1 without. text: "" without. index. bad: always "".
@@ -131,7 +136,7 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
         Where the cache has them: source (T',) int64, features (S, F) float32.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
-        suffix = "_flipped" if self.augment and self._mirrored(index, epoch) else ""
+        suffix = self._picture(index, epoch)
         item: dict[str, Any] = {
             "codes": self._row("codes" + suffix, index),
             "label": int(self._labels[index]),
@@ -153,14 +158,17 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Whether these codes are what encoding with `info` would give (the flipped ones may be to spare)."""
         same = (
             "tokenizer_sha256", "fingerprint", "split", "image_size", "preprocessing", "class_names",
-            "source_of", "source_sha256", "text_encoder", "precision",
+            "source_of", "source_sha256", "text_encoder", "precision", "views",
         )  # fmt: skip
         if any(getattr(self.info, name) != getattr(info, name) for name in same):
             return False
         return self.info.flips or not info.flips
 
-    def _mirrored(self, index: int, epoch: int) -> bool:
-        return bool(np.random.default_rng((self.seed % 2**64, epoch, index)).random() < 0.5)
+    def _picture(self, index: int, epoch: int) -> str:
+        """Which picture of an image an epoch reads: the ending of its columns."""
+        stream = np.random.default_rng((self.seed % 2**64, epoch, index))
+        mirrored, view = stream.random() < 0.5, int(stream.integers(self.views))
+        return ending(view, self.augment and bool(mirrored))
 
     def _row(self, column: str, index: int) -> torch.Tensor:
         if not 0 <= index < len(self):
@@ -170,20 +178,29 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return torch.from_numpy(row.astype(np.float32 if row.dtype.kind == "f" else np.int64))
 
 
+def ending(view: int, mirrored: bool) -> str:
+    """Of the names of a picture's columns: "" for the centre crop, "_flipped" for its mirror image, "_1" for another
+    view."""
+    return (f"_{view}" if view else "") + ("_flipped" if mirrored else "")
+
+
 def _code_columns(info: CodesInfo) -> dict[str, int]:
     """The columns of codes by name, with their lengths."""
     columns = {"codes": info.grid[0] * info.grid[1]}
     if info.source_grid:
         columns["source"] = info.source_tokens
-    return columns | ({f"{name}_flipped": n for name, n in columns.items()} if info.flips else {})
+    endings = [
+        ending(view, mirrored) for view in range(info.views) for mirrored in (False, True)[: 1 + info.flips]
+    ]
+    return {name + e: n for e in endings for name, n in columns.items()}
 
 
 def _codebook(info: CodesInfo, column: str) -> int:
     return info.source_codebook_size if column.startswith("source") else info.codebook_size
 
 
-def _reopen(folder: Path, augment: bool, seed: int) -> CodesDataset:
-    return open_codes(folder, augment=augment, seed=seed)
+def _reopen(folder: Path, augment: bool, views: int, seed: int) -> CodesDataset:
+    return open_codes(folder, augment=augment, views=views, seed=seed)
 
 
 def _map(path: Path) -> Any:

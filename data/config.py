@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from ..errors import ConfigError
 from ..options import option
 
 DIGITS = "digits"
@@ -51,8 +52,12 @@ class DataConfig:
     background: str = option(
         "white", "Colour that transparent pixels are laid on: any Pillow colour name or #rrggbb."
     )
-    crop: str = option(
-        "centre", "Square cut out of an oblong image in training.", choices=("centre", "random")
+    crop: str = option("centre", "Square cut out of an image in training.", choices=("centre", "random"))
+    crop_scale: float = option(
+        1.0,
+        "Smallest side of a random crop, as a share of the largest square's; at 1 only oblong images have several.",
+        minimum=0.1,
+        maximum=1,
     )
     flip: bool | None = option(None, "Random left-right flips in training.", auto="on, off for digits")
     bad_images: str = option(
@@ -68,10 +73,22 @@ class DataConfig:
         auto="0 for digits or on two cores, else half the cores, at most 8",
     )
 
+    def __post_init__(self) -> None:
+        if self.crop_scale < 1 and self.crop != "random":
+            raise ConfigError(f"crop_scale {self.crop_scale:g} is of random crops: add --crop random")
+
 
 def flips(config: DataConfig) -> bool:
     """Whether training flips images; a mirrored digit is no digit."""
     return config.data != DIGITS if config.flip is None else config.flip
+
+
+def check_views(config: DataConfig, views: int) -> None:
+    """ConfigError where several views of an image would all be the same."""
+    if views > 1 and config.crop != "random":
+        raise ConfigError(
+            f"views {views} are crops at random places: add --crop random, and --crop-scale 0.8 for square images"
+        )
 
 
 def worker_count(config: DataConfig) -> int:
@@ -84,6 +101,7 @@ def worker_count(config: DataConfig) -> int:
     return 0 if config.data == DIGITS or cores <= 2 else min(cores // 2, MOST_WORKERS)
 
 
-def preprocessing(config: DataConfig) -> str:
-    """What evaluation does to an image besides resizing, in words: part of the identity of a token cache."""
-    return f"crop=centre background={config.background}"
+def preprocessing(config: DataConfig, views: int = 1) -> str:
+    """What becomes of an image besides resizing, in words: part of the identity of a token cache."""
+    others = f" others=random crop_scale={config.crop_scale:g}" if views > 1 else ""
+    return f"crop=centre{others} background={config.background}"

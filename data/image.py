@@ -27,13 +27,15 @@ def transform(
     crop: str = "centre",
     flip: bool = False,
     rng: np.random.Generator | None = None,
+    crop_scale: float = 1.0,
 ) -> torch.Tensor:
     """The whole way from a decoded image to the network: upright, on a background, square, resized once.
 
     Args:
-        crop: "centre", or "random" for a square at a random place along the longer side.
+        crop: "centre" for the largest square in the middle, or "random" for one at a random place.
         flip: mirror it left to right half of the time.
-        rng: needed for a random crop or flips; takes two numbers always, so that neither moves the other.
+        rng: needed for a random crop or flips; takes four numbers always, so that neither moves the other.
+        crop_scale: the side of a random crop is between this share of the largest square's and all of it.
 
     Returns:
         (channels, size, size) float32 in [-1, 1].
@@ -42,9 +44,12 @@ def transform(
         BadImage: pixels outside the range of their mode; its `where` is empty, the caller knows it.
         ConfigError: channels other than 1 or 3, or an unknown background colour.
     """
-    across, mirror = (0.5, 1.0) if rng is None else rng.random(2)
+    across, mirror, down, shrink = (0.5, 1.0, 0.5, 0.0) if rng is None else rng.random(4)
     image = plain(image, channels, background)
-    image = square(image, size, across if crop == "random" else 0.5)
+    if crop == "random":
+        image = square(image, size, (across, down), 1 - shrink * (1 - crop_scale))
+    else:
+        image = square(image, size)
     pixels = _array(image, channels)  # (H, W, C)
     if flip and mirror < 0.5:
         pixels = pixels[:, ::-1]
@@ -90,10 +95,13 @@ def upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def square(image: Image.Image, size: int, across: float = 0.5) -> Image.Image:
-    """The largest square, `across` (0 to 1) along the longer side, resized to `size` in the same go."""
-    short = min(image.size)
-    left, top = (int(across * (side - short + (across != 0.5))) for side in image.size)
+def square(
+    image: Image.Image, size: int, place: tuple[float, float] = (0.5, 0.5), share: float = 1.0
+) -> Image.Image:
+    """A square at `place` (0 to 1 along each side), resized to `size` in the same go; its side is that `share` of the
+    shorter one."""
+    short = max(1, round(share * min(image.size)))
+    left, top = (int(at * (side - short + (at != 0.5))) for at, side in zip(place, image.size, strict=True))
     box = (left, top, left + short, top + short)
     if short == size:
         return image.crop(box)

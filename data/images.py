@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from math import ceil
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..errors import DataError
 from .config import DataConfig, flips
@@ -56,7 +58,7 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         bad = ""
         for row in _from(index, len(self.source)):
             try:
-                image = self._image(row, self._stream(index, epoch))
+                image = self._image(row, index, epoch)
             except BadImage as error:
                 if self.config.bad_images == "fail":
                     raise DataError(f"{error}: mend or remove it, or allow --bad-images skip") from None
@@ -74,15 +76,44 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         # Its own stream for each image and epoch: neither the number of workers nor a resume changes it.
         return np.random.default_rng((self.seed % 2**64, epoch, index))
 
-    def _image(self, row: int, stream: np.random.Generator | None) -> torch.Tensor:
-        image = self.source.image(row, at_least=self.size)
-        background = self.config.background
+    def _image(self, row: int, index: int, epoch: int) -> torch.Tensor:
+        image = self.source.image(row, at_least=ceil(self.size / self.config.crop_scale))
         try:
-            return transform(image, self.size, self.channels, background, self.crop, self.flip, stream)
+            return self._pixels(image, index, epoch)
         except BadImage as error:
             raise BadImage(self.source.where(row), error.why) from None
         except (OSError, ValueError, MemoryError) as error:
             raise BadImage(self.source.where(row), str(error) or type(error).__name__) from error
+
+    def _pixels(self, image: Image.Image, index: int, epoch: int) -> torch.Tensor:
+        return self._crop(image, self.crop, self.flip, self._stream(index, epoch))
+
+    def _crop(
+        self, image: Image.Image, crop: str, flip: bool, stream: np.random.Generator | None
+    ) -> torch.Tensor:
+        config = self.config
+        return transform(
+            image, self.size, self.channels, config.background, crop, flip, stream, config.crop_scale
+        )
+
+
+class Views(ImageDataset):
+    """Several pictures of each image, the same every time: its centre crop, and the others at random places.
+
+    `image` is (views, channels, size, size). Where another source has pictures of the same things in the same rows, its
+    views are of the same places.
+    """
+
+    def __init__(
+        self, source: ImageSource, size: int, channels: int, config: DataConfig, views: int = 1
+    ) -> None:
+        super().__init__(source, size, channels, config)
+        self.views = views
+
+    def _pixels(self, image: Image.Image, index: int, epoch: int) -> torch.Tensor:
+        streams = [np.random.default_rng((0, view, index)) for view in range(1, self.views)]
+        crops = [self._crop(image, "random", False, stream) for stream in streams]
+        return torch.stack([self._crop(image, "centre", False, None), *crops])
 
 
 class BadImages:

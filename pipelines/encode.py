@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.codes import CodesInfo, open_codes, write_codes
-from ..data.config import DataConfig, preprocessing, worker_count
-from ..data.images import BadImages, ImageDataset
+from ..data.codes import CodesInfo, ending, open_codes, write_codes
+from ..data.config import DataConfig, check_views, preprocessing, worker_count
+from ..data.images import BadImages, Views
 from ..data.loader import eval_batches
 from ..data.source import ImageSource
 from ..errors import CheckpointError
@@ -33,6 +33,7 @@ def describe(
     config: DataConfig,
     *,
     flips: bool,
+    views: int = 1,
     beside: Beside = NOTHING,
     precision: str = "auto",
 ) -> CodesInfo:
@@ -46,8 +47,9 @@ def describe(
         codebook_size=tokenizer.config.codebook_size,
         class_names=source.class_names,
         flips=flips,
+        views=views,
         image_size=tokenizer.config.image_size,
-        preprocessing=preprocessing(config),
+        preprocessing=preprocessing(config, views),
         precision=coding_precision(precision, tokenizer),
         **beside.codes_info(),
     )
@@ -73,6 +75,7 @@ def encode(
     folder: Path,
     *,
     flips: bool,
+    views: int = 1,
     beside: Beside = NOTHING,
     batch_size: int = 64,
     precision: str = "auto",
@@ -80,12 +83,17 @@ def encode(
     """Encodes every image of the source, and what is beside it, into `folder/<split>-<fingerprint>`; returns that.
 
     Images are cropped in the centre. Broken images are left out under the rule of `config.bad_images`.
-    With `flips`, each image is encoded a second time mirrored.
+    With `views`, all but one more crops of each image are encoded as well, at random places and of random size as the
+    config says, the same every time; what lies beside is cropped at the same places. With `flips`, all again mirrored.
+
+    Raises:
+        ConfigError: several views without random crops.
     """
-    info = describe(tokenizer, source, config, flips=flips, beside=beside, precision=precision)
+    check_views(config, views)
+    info = describe(tokenizer, source, config, flips=flips, views=views, beside=beside, precision=precision)
     name = re.sub(r"\W+", "-", source.split).strip("-")
     target = folder / f"{name}-{source.fingerprint[:8]}{_suffix(info)}"
-    write_codes(target, info, _rows(tokenizer, source, config, flips, beside, batch_size, precision))
+    write_codes(target, info, _rows(tokenizer, source, config, info, beside, batch_size, precision))
     return target
 
 
@@ -93,12 +101,12 @@ def _rows(
     tokenizer: Tokenizer,
     source: ImageSource,
     config: DataConfig,
-    flips: bool,
+    info: CodesInfo,
     beside: Beside,
     batch_size: int,
     precision: str,
 ) -> Iterator[dict[str, Any]]:
-    images, coder = _dataset(tokenizer, source, config), Coder(tokenizer, precision)
+    images, coder = _dataset(tokenizer, source, config, info.views), Coder(tokenizer, precision)
     read = None
     if beside.tokenizer is not None:
         read = partial(encode_sources, Coder(beside.tokenizer, precision), size=beside.size)
@@ -106,13 +114,13 @@ def _rows(
     with tqdm(total=len(source), desc=f"encode {source.split}", unit="image", disable=None) as bar:
         for batch, other in zip(
             eval_batches(images, batch_size, workers=worker_count(config)),
-            _source_batches(beside, config, batch_size),
+            _source_batches(beside, config, info.views, batch_size),
             strict=False,
         ):
             bad_images.note([*batch["bad"], *(other["bad"] if other else ())])
-            columns = _codes("codes", coder.encode, batch["image"].to(coder.device), flips)
+            columns = _codes("codes", coder.encode, batch["image"].to(coder.device), info.flips)
             if other and read is not None:
-                columns |= _codes("source", read, other["image"], flips)
+                columns |= _codes("source", read, other["image"], info.flips)
             texts = [source.text(index) or "" for index in batch["index"].tolist()]
             if beside.text is not None:
                 columns["features"] = beside.text(texts).cpu().numpy()
@@ -125,24 +133,31 @@ def _rows(
 
 def _suffix(info: CodesInfo) -> str:
     """Of the folder's name: caches of the same images with other things beside them lie side by side."""
-    beside = f"{info.source_of} {info.source_sha256} {info.text_encoder}"
+    views = f" {info.views} {info.preprocessing}" if info.views > 1 else ""
+    beside = f"{info.source_of} {info.source_sha256} {info.text_encoder}{views}"
     return "-" + hashlib.sha256(beside.encode()).hexdigest()[:4] if beside.strip() else ""
 
 
-def _dataset(tokenizer: Tokenizer, source: ImageSource, config: DataConfig) -> ImageDataset:
-    size, channels = tokenizer.config.image_size, tokenizer.config.channels
-    return ImageDataset(source, size, channels, config, augment=False, seed=0)
+def _dataset(tokenizer: Tokenizer, source: ImageSource, config: DataConfig, views: int) -> Views:
+    return Views(source, tokenizer.config.image_size, tokenizer.config.channels, config, views)
 
 
-def _source_batches(beside: Beside, config: DataConfig, batch_size: int) -> Iterator[dict[str, Any] | None]:
+def _source_batches(
+    beside: Beside, config: DataConfig, views: int, batch_size: int
+) -> Iterator[dict[str, Any] | None]:
     """Batches of the source pictures beside those of the images; None for ever where there are none."""
     if beside.sources is None or beside.tokenizer is None:
         return itertools.repeat(None)
-    images = _dataset(beside.tokenizer, beside.sources, config)
+    images = _dataset(beside.tokenizer, beside.sources, config, views)
     return eval_batches(images, batch_size, workers=worker_count(config))
 
 
 def _codes(name: str, encode: Callable[[Tensor], Tensor], pixels: Tensor, flips: bool) -> dict[str, Any]:
-    """Codes of pictures (B, C, H, W) by column, (B, T) each: `name`, with flips also `name_flipped`."""
-    ways = {name: pixels} | ({f"{name}_flipped": pixels.flip(-1)} if flips else {})
-    return {key: encode(way).flatten(1).cpu().numpy() for key, way in ways.items()}
+    """Codes of pictures (B, views, C, H, W) by column, (B, T) each: `name`, `name_1` and so on, with flips also
+    `name_flipped`, `name_1_flipped`."""
+    columns = {}
+    for view in range(pixels.shape[1]):
+        for mirrored in (False, True)[: 1 + flips]:
+            way = pixels[:, view].flip(-1) if mirrored else pixels[:, view]
+            columns[name + ending(view, mirrored)] = encode(way).flatten(1).cpu().numpy()
+    return columns

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.codes import CodesDataset, open_codes
-from ..data.config import DataConfig, flips, worker_count
+from ..data.config import DataConfig, check_views, flips, worker_count
 from ..data.image import to_pil
 from ..data.images import ImageDataset
 from ..data.loader import eval_batches
@@ -94,6 +94,7 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
     """
     data, training = settings.part(DataConfig), settings.part(TrainingConfig)
     recipe = settings.part(PriorRecipe)
+    check_views(data, recipe.views)
     _check_free(folder, "prior", resume, force)
     if not (folder / "tokenizer" / "config.json").exists():
         raise CheckpointError(
@@ -116,7 +117,7 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
         model = new_prior(settings, tokenizer, train, conditions, beside[0])
     with accelerator.main_process_first():
         encoded = partial(codes_of, folder, tokenizer, data=data, precision=training.precision)
-        train_codes = encoded(train, beside=beside[0], augment=True, seed=training.seed)
+        train_codes = encoded(train, beside=beside[0], augment=True, views=recipe.views, seed=training.seed)
         held_out_codes = None
         if len(held_out):
             held_out_codes = encoded(held_out, beside=beside[1], augment=False, seed=0)
@@ -206,20 +207,17 @@ def codes_of(
     beside: Beside,
     *,
     augment: bool,
+    views: int = 1,
     seed: int,
     precision: str = "auto",
 ) -> CodesDataset:
     """The cached codes of a source, encoded now where no cache fits; ready for training or evaluation."""
     mirrored = augment and flips(data)
-    found = find_codes(
-        folder / "codes",
-        describe(tokenizer, source, data, flips=mirrored, beside=beside, precision=precision),
-    )
+    asked: dict[str, Any] = {"flips": mirrored, "views": views, "beside": beside, "precision": precision}
+    found = find_codes(folder / "codes", describe(tokenizer, source, data, **asked))
     if found is None:
-        found = encode(
-            tokenizer, source, data, folder / "codes", flips=mirrored, beside=beside, precision=precision
-        )
-    return open_codes(found, augment=mirrored, seed=seed)
+        found = encode(tokenizer, source, data, folder / "codes", **asked)
+    return open_codes(found, augment=mirrored, views=views, seed=seed)
 
 
 def drawer(tokenizer: Tokenizer) -> Callable[[Tensor], list[Image.Image]]:

@@ -1,13 +1,14 @@
 """What a picture is to show: a class in front of the sequence; captions, features, a source picture beside it.
 
-Shapes: B batch, L bytes of a caption, S condition slots in front, F width of features, h', w' grid of the source,
-M memory slots, D width.
+Shapes: B batch, L bytes of a caption, S condition slots in front, F width of features, H', W' grid of the source's
+codes, h', w' grid of its slots, M memory slots, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from math import prod
 from typing import Self
 
 import torch
@@ -34,7 +35,7 @@ class Condition:
     features: Tensor | None = None
     """(B, S, F) of a text encoder; zeros are padding."""
     source: Tensor | None = None
-    """(B, h', w') or (B, h' * w') codes of the picture to start from; -1 for none."""
+    """(B, H', W') or (B, H' * W') codes of the picture to start from; -1 for none."""
 
     def parts(self) -> Iterator[tuple[str, Tensor]]:
         """The parts that are there, by name."""
@@ -219,7 +220,7 @@ class MemoryEncoder(nn.Module):
         self.bytes = nn.Embedding(BYTES, config.width) if config.text_length else None
         features = config.feature_width and not config.feature_prefix
         self.features = nn.Linear(config.feature_width, config.width) if features else None
-        self.source = nn.Embedding(config.source_codebook_size, config.width) if config.source_grid else None
+        self.source = SourceEmbedding(config) if config.source_grid else None
         self.position = nn.Parameter(torch.randn(config.memory_slots, config.width) * 0.02)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.encoder_depth))
         self.norm = make_norm(config)
@@ -242,14 +243,14 @@ class MemoryEncoder(nn.Module):
                 continue
             if part is None:
                 yield self.null.new_zeros(B, slots, self.config.width)
-            elif isinstance(module, nn.Embedding):
-                yield module(part.flatten(1).clamp_min(0))
-            else:
+            elif part.is_floating_point():
                 yield module(part.to(self.null.dtype))
+            else:
+                yield module(part.clamp_min(0))
 
     def _visible(self, condition: Condition, hidden: Tensor) -> Iterator[Tensor]:
         """Which slots of each kind are there, (B, slots)."""
-        tests = (lambda t: t > 0, lambda f: (f != 0).any(-1), lambda s: s.flatten(1) >= 0)
+        tests = (lambda t: t > 0, lambda f: (f != 0).any(-1), self._whole)
         given = (condition.text, condition.features, condition.source)
         for (module, slots), part, there in zip(self._kinds(), given, tests, strict=True):
             if module is None:
@@ -261,20 +262,55 @@ class MemoryEncoder(nn.Module):
 
     def _kinds(self) -> Iterator[tuple[nn.Module | None, int]]:
         config = self.config
-        source = config.source_grid[0] * config.source_grid[1] if config.source_grid else 0
         yield self.bytes, config.text_length
         yield self.features, config.feature_slots
-        yield self.source, source
+        yield self.source, config.source_cells[0] * config.source_cells[1]
+
+    def _whole(self, source: Tensor) -> Tensor:
+        """Which slots of the source have all their codes, (B, h' * w')."""
+        return (patches(source, self.config) >= 0).all(-1)
+
+
+class SourceEmbedding(nn.Module):
+    """Codes of a source picture to slots, the codes of a patch side by side through one matrix (as a ViT's patches).
+
+    A source that is finer than the grid costs no more slots than the grid has, and loses nothing of where it has what.
+    """
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.codes = nn.Embedding(config.source_codebook_size, config.width)
+        size = prod(config.source_patch)
+        self.join = nn.Linear(size * config.width, config.width, bias=False) if size > 1 else nn.Identity()
+
+    def forward(self, source: Tensor) -> Tensor:
+        """Codes (B, H', W') or (B, H' * W') to (B, h' * w', D)."""
+        return self.join(self.codes(patches(source, self.config)).flatten(2))
+
+
+def patches(source: Tensor, config: PriorConfig) -> Tensor:
+    """Codes (B, H', W') or (B, H' * W') by slot, (B, h' * w', codes of a slot).
+
+    Raises:
+        DataError: another number of codes than the prior was trained with.
+    """
+    flat, grid = source.flatten(1), config.source_grid
+    if flat.shape[1] != prod(grid):
+        raise DataError(f"a source of {flat.shape[1]} codes, the prior was trained with {prod(grid)}")
+    (h, w), (down, across) = config.source_cells, config.source_patch
+    return flat.view(-1, h, down, w, across).transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 def source_at(memory: Tensor, mask: Tensor, config: PriorConfig, grid: tuple[int, int]) -> Tensor:
-    """The memory of the source codes that lie on each place of the grid, averaged, (B, T, D); elsewhere "nothing".
+    """The memory of the source's slot on each place of the grid, (B, T, D); of several the average; where the source is
+    hidden, "nothing".
 
     Cross-attention could find them, but has to learn where they lie; here each slot is told, as ControlAR fuses control
     and image tokens place by place (arXiv:2410.02705). What the sum alone is worth has not been measured; docs/LOG.md
     has figures with and without a source.
     """
-    h, w = config.source_grid
+    h, w = config.source_cells
     there = mask[:, 0, 0, -h * w :, None]
     source = torch.where(there, memory[:, -h * w :], memory[:, :1])  # (B, h' * w', D)
     cells = F.adaptive_avg_pool2d(source.mT.unflatten(-1, (h, w)), grid)  # (B, D, h, w)
@@ -288,13 +324,13 @@ def at_places(table: Tensor, place: Tensor) -> Tensor:
 
 
 def memory_turns(config: PriorConfig, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-    """Rotary angles of the memory's keys, (M, head_width / 2, 2): a source code turns by the place it lies on.
+    """Rotary angles of the memory's keys, (M, head_width / 2, 2): a slot of the source turns by the place it lies on.
 
-    So cross-attention knows how far a source code is from the place to be predicted. All else is not turned.
+    So cross-attention knows how far it is from the place to be predicted. All else is not turned.
     """
     if config.rotary == "none" or not config.source_grid:
         return None
-    h, w = config.source_grid
+    h, w = config.source_cells
     places = grid_places((h, w), grid)
     turned = rotary_table(places, config.head_width, config.rope_base)
     unturned = torch.zeros(config.memory_slots - h * w, *turned.shape[1:])

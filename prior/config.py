@@ -199,9 +199,22 @@ class PriorConfig:
     def memory_slots(self) -> int:
         """M, slots attended to across: a null one and those of captions, features and source; 0 without any."""
         features = self.feature_slots if self.feature_width and not self.feature_prefix else 0
-        source = self.source_grid[0] * self.source_grid[1] if self.source_grid else 0
-        slots = self.text_length + features + source
+        slots = self.text_length + features + self.source_cells[0] * self.source_cells[1]
         return slots + 1 if slots else 0
+
+    @property
+    def source_patch(self) -> tuple[int, int]:
+        """Codes of the source, down and across, that make one slot: those on one place, where it is finer and fits."""
+        if not self.source_grid or any(s % g for s, g in zip(self.source_grid, self.grid, strict=True)):
+            return 1, 1
+        return self.source_grid[0] // self.grid[0], self.source_grid[1] // self.grid[1]
+
+    @property
+    def source_cells(self) -> tuple[int, int]:
+        """Grid (h', w') of the source's slots."""
+        if not self.source_grid:
+            return 0, 0
+        return self.source_grid[0] // self.source_patch[0], self.source_grid[1] // self.source_patch[1]
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -249,6 +262,12 @@ class PriorRecipe:
     )
     source_model: str | None = option(
         None, "Model folder whose tokenizer encodes the source pictures.", auto="the images' own tokenizer"
+    )
+    views: int = option(
+        1,
+        "Crops of each image to train on: its middle, and others at random places (--crop random). For few images.",
+        minimum=1,
+        maximum=1000,
     )
     code_noise: float = option(
         0.0,

@@ -74,6 +74,23 @@ def test_flipped_codes_by_seed_epoch_and_index(tmp_path):
     assert all(torch.equal(copy[key]["codes"], augmented[key]["codes"]) for key in keys)
 
 
+def test_each_epoch_reads_one_of_the_views(tmp_path):
+    info = dataclasses.replace(INFO, flips=True, views=3)
+    names = ["codes", "codes_flipped", "codes_1", "codes_1_flipped", "codes_2", "codes_2_flipped"]
+    row = {name: np.full(6, number) for number, name in enumerate(names)}
+    write_codes(tmp_path / "c", info, [row] * 4)
+    codes = open_codes(tmp_path / "c", augment=True, views=3, seed=2)
+    seen = [int(codes[i, e]["codes"][0]) for i in range(4) for e in range(60)]
+    assert all(20 < seen.count(number) < 60 for number in range(6))
+    assert seen == [
+        int(pickle.loads(pickle.dumps(codes))[i, e]["codes"][0]) for i in range(4) for e in range(60)
+    ]
+    assert {int(open_codes(tmp_path / "c", views=3)[0, e]["codes"][0]) for e in range(60)} == {0, 2, 4}
+    assert {int(open_codes(tmp_path / "c")[0, e]["codes"][0]) for e in range(60)} == {0}
+    assert codes.fits(info)
+    assert not codes.fits(dataclasses.replace(info, views=2))
+
+
 def test_fits(tmp_path):
     write_codes(tmp_path / "c", dataclasses.replace(INFO, flips=True), rows())
     codes = open_codes(tmp_path / "c")

@@ -122,8 +122,26 @@ def test_resizing_antialiases():
 def test_random_crops_reach_both_ends(noise):
     image = noise(7, 4)
     pixels = np.asarray(image)
-    crops = {np.asarray(square(image, 4, across)).tobytes() for across in np.linspace(0, 0.999, 50)}
+    crops = {np.asarray(square(image, 4, (across, 0.3))).tobytes() for across in np.linspace(0, 0.999, 50)}
     assert crops == {pixels[:, left : left + 4].tobytes() for left in range(4)}
+
+
+def test_random_crops_shrink_down_to_their_scale(noise):
+    ramp = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8) * 6, (40, 1)))
+
+    def widths(scale):
+        crops = (
+            transform(ramp, 8, 1, crop="random", rng=np.random.default_rng(i), crop_scale=scale)
+            for i in range(60)
+        )
+        return [float(crop.max() - crop.min()) for crop in crops]
+
+    whole, shrunk = widths(1.0), widths(0.5)
+    assert len(set(whole)) == 1
+    assert 0.45 < min(shrunk) / whole[0] < 0.6
+    assert 0.9 < max(shrunk) / whole[0] <= 1
+    image = noise(40, 40)
+    assert (np.asarray(square(image, 20, (0.0, 0.999), 0.5)) == np.asarray(image)[20:, :20]).all()
 
 
 def test_flip_mirrors_half_of_the_time(noise):

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from imgtf.data.config import DataConfig
-from imgtf.data.images import BadImages, ImageDataset
+from imgtf.data.images import BadImages, ImageDataset, Views
 from imgtf.data.source import open_source
-from imgtf.errors import DataError
+from imgtf.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -51,6 +51,23 @@ def test_without_augmentation_epochs_are_equal(folder):
 def test_flip_can_be_turned_off(folder):
     images = dataset(folder, augment=True, flip=False)
     assert all((images[0, e]["image"] == images[0, 0]["image"]).all() for e in range(8))
+
+
+def test_views_are_the_middle_and_other_places_the_same_every_time(folder):
+    config = DataConfig(data=str(folder), held_out=0, crop="random", crop_scale=0.3)
+    source = open_source(config)[0]
+    views = Views(source, 8, 3, config, 4)
+    item = views[7]
+    assert item["image"].shape == (4, 3, 8, 8)
+    assert torch.equal(item["image"][0], dataset(folder)[7]["image"])
+    assert len({view.numpy().tobytes() for view in item["image"]}) >= 3
+    assert torch.equal(item["image"], Views(source, 8, 3, config, 4)[7, 5]["image"])
+    assert torch.equal(item["image"][:2], Views(source, 8, 3, config, 2)[7]["image"])
+
+
+def test_smaller_crops_must_be_random():
+    with pytest.raises(ConfigError, match=r"crop_scale 0\.8 is of random crops: add --crop random"):
+        DataConfig(crop_scale=0.8)
 
 
 def test_the_next_image_stands_in_for_a_broken_one(folder):

@@ -124,6 +124,29 @@ def test_flips_turn_the_source_with_the_image(pairs: Path, tokenized: Path, tmp_
         assert torch.equal(rows[key]["codes"], rows[key]["source"])
 
 
+def test_views_show_the_same_places_of_source_and_image(pairs: Path, tokenized: Path, tmp_path: Path) -> None:
+    crops = ("--crop", "random", "--crop-scale", "0.5", "--views", 3)
+    model = train(tmp_path / "m", tokenized, "--source-column", "image", "--flip", *crops)
+    caches = [
+        open_codes(p.parent, augment=True, views=3, seed=1) for p in (model / "codes").glob("*/cache.json")
+    ]
+    rows, held_out = sorted(caches, key=lambda codes: -codes.info.views)
+    assert (rows.info.views, held_out.info.views) == (3, 1)
+    drawn = [rows[i, epoch] for i in range(5) for epoch in range(20)]
+    assert all(torch.equal(row["codes"], row["source"]) for row in drawn)
+    assert len({tuple(row["codes"].tolist()) for row in drawn[:20]}) > 2
+    again = train(tmp_path / "n", model, "--source-column", "image", "--flip", *crops, "--force")
+    assert len(list((again / "codes").glob("*/cache.json"))) == 2  # the same cache did
+
+
+def test_views_without_random_crops_are_refused(tokenized: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(tokenized, tmp_path / "m")
+    assert run("prior", "train", "--model", tmp_path / "m", "--views", "4") == 1
+    assert "add --crop random" in capsys.readouterr().err
+    assert run("tokenizer", "encode", "--model", tmp_path / "m", "--views", "4") == 1
+    assert "add --crop random" in capsys.readouterr().err
+
+
 def test_super_resolution_reads_the_reduced_picture(tokenized: Path, tmp_path: Path) -> None:
     model = train(tmp_path / "m", tokenized, "--source-size", 4, "--conditions", "image")
     pipeline = Pipeline.from_pretrained(model)

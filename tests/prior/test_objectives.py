@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from imgtf.errors import ConfigError, DataError
-from imgtf.prior.condition import Condition, caption_bytes
+from imgtf.prior.condition import Condition, caption_bytes, patches
 from imgtf.prior.config import PriorConfig, PriorRecipe, SamplingConfig
 from imgtf.prior.model import Prior
 from imgtf.prior.objectives import log_likelihood, random_mask, share_random, training_loss, training_orders
@@ -183,7 +183,7 @@ def test_hidden_conditions_are_no_conditions() -> None:
         (
             "image",
             {"source": torch.zeros(4, 3, 3, dtype=torch.long)},
-            "9 slots, the prior was trained with 4",
+            "a source of 9 codes, the prior was trained with 4",
         ),
         ("text", {"text": torch.zeros(3, 8, dtype=torch.long)}, "4 rows need 4 of text, got 3"),
     ],
@@ -318,6 +318,33 @@ def test_the_source_at_a_place_reaches_the_slot_that_predicts_it(objective: str)
     differs = ~torch.isclose(before, after, atol=1e-6).all(-1).all(0)  # (T,), by place
     assert not differs[when[:first]].any()
     assert differs[1]
+
+
+@torch.no_grad()
+def test_a_finer_source_makes_one_slot_a_place_and_keeps_where_it_has_what() -> None:
+    prior = tiny(class_names=(), source_grid=(4, 6), source_codebook_size=7, encoder_depth=0)
+    assert (prior.config.source_patch, prior.config.source_cells) == ((2, 2), (2, 3))
+    assert prior.config.memory_slots == 1 + 6
+    source = torch.randint(7, (2, 4, 6), generator=torch.Generator().manual_seed(0))
+    by_slot = patches(source, prior.config)
+    assert by_slot[0, 4].tolist() == source[0, 2:4, 2:4].flatten().tolist()  # the slot at (1, 1)
+    swapped = source.clone()
+    swapped[:, 0, 0], swapped[:, 0, 1] = source[:, 0, 1], source[:, 0, 0]
+    swapped[:, 0, 0] = (source[:, 0, 0] + 1) % 7
+    one, other = (prior.encode(Condition(source=s), 2).memory for s in (source, swapped))
+    assert one is not None
+    assert other is not None
+    changed = (one - other).abs().sum(-1) > 0
+    assert changed[:, 1].all()
+    assert not changed[:, 2:].any()
+
+
+@torch.no_grad()
+def test_a_coarser_source_is_read_as_it_is() -> None:
+    prior = tiny(class_names=(), source_grid=(1, 2), source_codebook_size=7)
+    assert (prior.config.source_patch, prior.config.memory_slots) == ((1, 1), 3)
+    condition = Condition(source=torch.tensor([[1, 2]]))
+    assert prior.encode(condition, 1).aligned is not None
 
 
 def test_orders_by_row_without_learned_positions_are_guided_too() -> None:
