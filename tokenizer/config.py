@@ -195,6 +195,12 @@ class TokenizerRecipe:
     discriminator_weight: float = option(
         0.0, "Weight of the discriminator's judgement; 0 trains without one.", minimum=0
     )
+    discriminator: str = option(
+        "patch",
+        "patch: a PatchGAN, which learns to see from nothing; features: heads on what the LPIPS backbone sees "
+        "(Projected GAN, arXiv:2111.01007), for few images and short runs.",
+        choices=("patch", "features"),
+    )
     discriminator_adaptive: bool = option(
         True, "Balance the judgement's gradient with that of the reconstruction (VQGAN)."
     )
@@ -206,10 +212,14 @@ class TokenizerRecipe:
         choices=("hinge", "non-saturating", "vanilla"),
     )
     discriminator_norm: str = option(
-        "spectral", "Normalisation inside the discriminator.", choices=("spectral", "group")
+        "spectral", "patch: normalisation inside the discriminator.", choices=("spectral", "group")
     )
-    discriminator_width: int = option(64, "Channels of the discriminator's first layer.", minimum=1)
-    discriminator_layers: int = option(3, "Layers of the discriminator that halve the image.", minimum=1)
+    discriminator_width: int = option(
+        64, "patch: channels of the discriminator's first layer; features: of every head.", minimum=1
+    )
+    discriminator_layers: int = option(
+        3, "patch: layers of the discriminator that halve the image.", minimum=1
+    )
     # Not the autoencoder's rate: small autoencoders take rates at which a discriminator diverges.
     discriminator_lr: float = option(2e-4, "The discriminator's highest learning rate.", minimum=0)
     discriminator_clip: float = option(

@@ -1,12 +1,13 @@
 """The discriminator: tells patches of real images from reconstructed ones, and what both sides learn from that.
 
-Shapes: B batch, C channels, H, W image, h', w' the grid of patches judged.
+Shapes: B batch, C channels, H, W image, h', w' a grid of patches judged. A discriminator may have several such grids,
+its maps, and each counts the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -20,6 +21,7 @@ from ..errors import ConfigError
 from ..training.config import TrainingConfig
 from ..training.stage import TrainedNetwork, Trainee
 from .config import TokenizerRecipe
+from .perceptual import Perceptual
 
 BETAS = (0.5, 0.9)  # as taming and IBQ; a long memory of gradients makes the two sides circle each other
 LECAM_DECAY = 0.99  # the paper's code
@@ -27,7 +29,7 @@ LARGEST_ADAPTIVE_WEIGHT = 1e4  # VQGAN's code
 
 
 class Discriminator(nn.Module):
-    """PatchGAN (arXiv:1611.07004): images (B, C, H, W) to one logit a patch (B, 1, h', w'), above 0 for real."""
+    """PatchGAN (arXiv:1611.07004): images (B, C, H, W) to a map of one logit a patch (B, 1, h', w'), above 0: real."""
 
     def __init__(self, channels: int, width: int, layers: int, norm: str) -> None:
         super().__init__()
@@ -45,29 +47,66 @@ class Discriminator(nn.Module):
         self.averages: Tensor
         self.register_buffer("averages", torch.zeros(2))  # of the logits of real and fake images, for LeCam
 
-    def forward(self, images: Tensor) -> Tensor:
-        with parametrize.cached():
-            # Spectral norms are taken in float32, before autocast gets to see the weights.
-            with torch.autocast(images.device.type, enabled=False):
-                for layer in self.layers:
-                    if parametrize.is_parametrized(layer):
-                        _ = layer.weight
-            return self.layers(images)
+    def forward(self, images: Tensor) -> list[Tensor]:
+        with normed(self, images.device.type):
+            return [self.layers(images)]
+
+
+class FeatureDiscriminator(nn.Module):
+    """Projected GAN (arXiv:2111.01007): judges what a network that was trained to tell objects apart sees.
+
+    Each layer of the LPIPS backbone, which stays as it is, has a small head: images (B, C, H, W) to as many maps
+    (N, 1, h', w'), above 0 for real; N = B for grey and colour images.
+    """
+
+    def __init__(self, perceptual: Perceptual, width: int) -> None:
+        super().__init__()
+        self.backbone = [
+            perceptual
+        ]  # in a list, so that it is no part of this module: not trained and not saved
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                spectral_norm(nn.Conv2d(channels, width, 1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(width, width, 3, padding=1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(width, 1, 1)),
+            )
+            for channels in perceptual.lpips.chns
+        )
+        self.averages: Tensor
+        self.register_buffer("averages", torch.zeros(2))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        # The features' lengths differ by orders of magnitude between layers: to each head they are all of size 1.
+        features = [
+            x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt() for x in self.backbone[0].features(images)
+        ]
+        with normed(self, images.device.type):
+            return [head(x) for head, x in zip(self.heads, features, strict=True)]
 
 
 class Adversary:
     """The discriminator in training: its optimizer, its losses, and its judgement of reconstructions."""
 
-    def __init__(self, recipe: TokenizerRecipe, channels: int, image_size: int) -> None:
-        if image_size >> recipe.discriminator_layers < 3:
+    model: Discriminator | FeatureDiscriminator
+
+    def __init__(
+        self, recipe: TokenizerRecipe, channels: int, image_size: int, perceptual: Perceptual | None = None
+    ) -> None:
+        """`perceptual`: the network whose features are judged, where the recipe says so."""
+        self.recipe = recipe
+        width, layers = recipe.discriminator_width, recipe.discriminator_layers
+        if recipe.discriminator == "features":
+            assert perceptual is not None
+            self.model = FeatureDiscriminator(perceptual, width)
+            return
+        if image_size >> layers < 3:
             raise ConfigError(
-                f"image_size {image_size} is too small for discriminator_layers {recipe.discriminator_layers}; "
+                f"image_size {image_size} is too small for discriminator_layers {layers}; "
                 f"the last of them must see at least 3 px"
             )
-        self.recipe = recipe
-        self.model = Discriminator(
-            channels, recipe.discriminator_width, recipe.discriminator_layers, recipe.discriminator_norm
-        )
+        self.model = Discriminator(channels, width, layers, recipe.discriminator_norm)
 
     def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
         """Puts network and optimizer in Accelerate's hands. The rate follows the autoencoder's schedule."""
@@ -83,23 +122,22 @@ class Adversary:
     def judgement(self, fake: Tensor) -> Tensor:
         """What the autoencoder loses by `fake` (B, C, H, W) being recognised; leaves the discriminator alone."""
         with frozen(self.model), self.accelerator.autocast():
-            logits = self.model(fake).float()
-        return autoencoder_loss(logits, self.recipe.discriminator_loss)
+            maps = self.model(fake)
+        return mean(autoencoder_loss(logits.float(), self.recipe.discriminator_loss) for logits in maps)
 
     def losses(self, real: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What the discriminator minimises on real and fake images, and its figures for the log."""
         # One pass for both: DistributedDataParallel allows no second one before the backward pass.
-        both = self.trainee.network(torch.cat([real, fake.detach()]))
-        logits_real, logits_fake = both.float().chunk(2)
-        loss = discriminator_loss(logits_real, logits_fake, self.recipe.discriminator_loss)
+        maps = [both.float().chunk(2) for both in self.trainee.network(torch.cat([real, fake.detach()]))]
+        loss = mean(discriminator_loss(real, fake, self.recipe.discriminator_loss) for real, fake in maps)
         figures = {
             "discriminator_loss": loss,
-            "accuracy_real": (logits_real > 0).float().mean(),
-            "accuracy_fake": (logits_fake < 0).float().mean(),
+            "accuracy_real": mean((logits > 0).float().mean() for logits, _ in maps),
+            "accuracy_fake": mean((logits < 0).float().mean() for _, logits in maps),
         }
         if self.recipe.lecam_weight:
-            figures["lecam"] = lecam(logits_real, logits_fake, self.model.averages)
-            self._remember(logits_real, logits_fake)
+            figures["lecam"] = mean(lecam(real, fake, self.model.averages) for real, fake in maps)
+            self._remember(mean(real.mean() for real, _ in maps), mean(fake.mean() for _, fake in maps))
             loss = loss + self.recipe.lecam_weight * figures["lecam"]
         if self.recipe.r1_weight:
             figures["r1"] = r1(self.model, real)
@@ -108,7 +146,7 @@ class Adversary:
 
     @torch.no_grad()
     def _remember(self, real: Tensor, fake: Tensor) -> None:
-        means = self.accelerator.reduce(torch.stack([real.mean(), fake.mean()]), "mean")
+        means = self.accelerator.reduce(torch.stack([real, fake]), "mean")
         self.model.averages.lerp_(means, 1 - LECAM_DECAY)
 
 
@@ -138,14 +176,14 @@ def lecam(real: Tensor, fake: Tensor, averages: Tensor) -> Tensor:
     return F.relu(real - average_fake).square().mean() + F.relu(average_real - fake).square().mean()
 
 
-def r1(discriminator: nn.Module, real: Tensor) -> Tensor:
+def r1(discriminator: Callable[[Tensor], list[Tensor]], real: Tensor) -> Tensor:
     """R1 (arXiv:1801.04406): half the squared gradient of an image's mean logit, averaged over images (B, C, H, W).
 
     In float32: second derivatives in half precision vanish.
     """
     real = real.detach().float().requires_grad_()
     with torch.autocast(real.device.type, enabled=False):
-        logits = discriminator(real).flatten(1).mean(1)  # (B,)
+        logits = mean(logits.flatten(1).mean(1) for logits in discriminator(real))  # (N,)
     (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean() / 2
 
@@ -168,6 +206,22 @@ def ramp(step: int, start: int, length: int) -> float:
     if step < start:
         return 0.0
     return min(1.0, (step - start + 1) / (length + 1))
+
+
+def mean(values: Iterable[Tensor]) -> Tensor:
+    """Of tensors of one shape, element by element."""
+    return torch.stack(list(values)).mean(0)
+
+
+@contextmanager
+def normed(module: nn.Module, device: str) -> Iterator[None]:
+    """Within the block spectral norms are taken once, in float32, before autocast gets to see the weights."""
+    with parametrize.cached():
+        with torch.autocast(device, enabled=False):
+            for layer in module.modules():
+                if parametrize.is_parametrized(layer):
+                    _ = layer.weight
+        yield
 
 
 @contextmanager

@@ -52,14 +52,16 @@ class TokenizerStage(Stage):
         self.model = model
         self.recipe, self.config = recipe, config
         self.weights = loss_weights(recipe)
-        self.perceptual: Perceptual | None = None
-        if recipe.lpips_weight:
+        self.backbone: Perceptual | None = None
+        judged = recipe.discriminator_weight > 0 and recipe.discriminator == "features"
+        if recipe.lpips_weight or judged:
             file = Path(recipe.lpips_file) if recipe.lpips_file else None
-            self.perceptual = Perceptual(recipe.lpips_backbone, file)
+            self.backbone = Perceptual(recipe.lpips_backbone, file)
+        self.perceptual = self.backbone if recipe.lpips_weight else None
         self.adversary: Adversary | None = None
         self.doctor: Doctor | None = None
         if recipe.discriminator_weight:
-            self.adversary = Adversary(recipe, model.config.channels, model.config.image_size)
+            self.adversary = Adversary(recipe, model.config.channels, model.config.image_size, self.backbone)
             self.doctor = Doctor(recipe, config.log_every) if recipe.doctor else None
         self.train_set, self.held_out_set, self.workers = train_set, held_out_set, workers
         self.bad_images = BadImages(len(train_set), train_set.config.bad_images)
@@ -71,8 +73,8 @@ class TokenizerStage(Stage):
 
     def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
         super().prepare(accelerator, config)
-        if self.perceptual is not None:
-            self.perceptual.to(accelerator.device)
+        if self.backbone is not None:
+            self.backbone.to(accelerator.device)
         if self.adversary is not None:
             self.adversary.prepare(accelerator, config)
 

@@ -67,7 +67,7 @@ def test_r1_and_its_gradient() -> None:
     layer = torch.nn.Conv2d(1, 1, 1, bias=False)
     torch.nn.init.constant_(layer.weight, 3.0)
     # The mean of 4 logits 3x has the gradient 3/4 at each of 4 pixels: 4 * 9/16, halved.
-    penalty = r1(layer, torch.randn(5, 1, 2, 2))
+    penalty = r1(lambda x: [layer(x)], torch.randn(5, 1, 2, 2))
     assert penalty.item() == pytest.approx(1.125)
     penalty.backward()
     assert layer.weight.grad.item() == pytest.approx(0.75)  # of k^2 / 8

@@ -13,25 +13,14 @@ import torch
 
 from imgtf.errors import CheckpointError, ImgtfError
 from imgtf.tokenizer import perceptual
-from imgtf.tokenizer.perceptual import BACKBONE_FILES, Perceptual, backbone_file
+from imgtf.tokenizer.perceptual import Perceptual, backbone_file
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "weights" / "torch_home"
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of a squeezenet, as torchvision names them."""
-    perceptual.import_with_torchvision("lpips")
-    models = importlib.import_module("torchvision.models")
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("hub") / BACKBONE_FILES["squeeze"]
-    torch.save(models.squeezenet1_1(weights=None).state_dict(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def lpips(file: Path) -> Perceptual:
-    return Perceptual("squeeze", file)
+def lpips(backbone_weights: Path) -> Perceptual:
+    return Perceptual("squeeze", backbone_weights)
 
 
 def images(n: int = 2, channels: int = 3, side: int = 40) -> torch.Tensor:
@@ -80,9 +69,9 @@ def test_half_precision_hardly_changes_it(lpips: Perceptual) -> None:
     torch.testing.assert_close(half, lpips(x, y), rtol=0.05, atol=0)
 
 
-def test_building_it_leaves_the_random_numbers_alone(file: Path) -> None:
+def test_building_it_leaves_the_random_numbers_alone(backbone_weights: Path) -> None:
     before = torch.get_rng_state()
-    Perceptual("squeeze", file)
+    Perceptual("squeeze", backbone_weights)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -101,12 +90,14 @@ def test_missing_weights_are_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
         assert part in message
 
 
-def test_weights_in_torch_home_are_found(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_in_torch_home_are_found(
+    backbone_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
-    target = tmp_path / "hub" / "checkpoints" / file.name
+    target = tmp_path / "hub" / "checkpoints" / backbone_weights.name
     target.parent.mkdir(parents=True)
-    target.symlink_to(file)
+    target.symlink_to(backbone_weights)
     assert backbone_file("squeeze") == target
 
 

@@ -179,15 +179,23 @@ def test_gradients_are_scaled_and_unscaled_for_both_sides(pictures: Path) -> Non
         torch.testing.assert_close(ends[0][name], ends[1][name], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("stop", [5, 10])
+@pytest.mark.parametrize(("stop", "judge"), [(5, "patch"), (10, "features")])
 def test_resuming_with_a_discriminator_and_a_rollback_is_exact(
-    stop: int, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: int,
+    judge: str,
+    pictures: Path,
+    backbone_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A hostile weight: the doctor goes back at least once in either run. Step 5 lies between two log lines.
     recipe = ADVERSARIAL | {
         "discriminator_weight": 1e3,
         "discriminator_adaptive": False,
         "doctor_margin": 0.05,
+        "discriminator": judge,
+        "lpips_backbone": "squeeze",
+        "lpips_file": str(backbone_weights),
     }
     trainer(pictures, tmp_path / "whole", recipe, lr=5e-3).run()
 

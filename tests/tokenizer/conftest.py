@@ -1,0 +1,23 @@
+"""What several tests of the tokenizer need."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from imgtf.tokenizer.perceptual import BACKBONE_FILES, import_with_torchvision
+
+
+@pytest.fixture(scope="session")
+def backbone_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a squeezenet, as torchvision names them."""
+    import_with_torchvision("lpips")
+    models = importlib.import_module("torchvision.models")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        path = tmp_path_factory.mktemp("hub") / BACKBONE_FILES["squeeze"]
+        torch.save(models.squeezenet1_1(weights=None).state_dict(), path)
+    return path
