@@ -36,13 +36,22 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.latent_width, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.conv_in(images)  # (B, width, H, W)
+        # Half precision picks other codes most of all where it rounds the pixels, and in the last steps before the
+        # codebook; there it saves nothing.
+        with torch.autocast(images.device.type, enabled=False):
+            x = self.conv_in(images.float())  # (B, width, H, W)
+        x = as_autocast(x)
         for level in self.levels:
             x = level(x)
-        x = self.middle(x)  # (B, width * multipliers[-1], h, w)
-        # Half precision in the last steps before the codebook picks other codes, and saves nothing down here.
         with torch.autocast(x.device.type, enabled=False):
-            return self.conv_out(F.silu(self.norm_out(x.float())))  # (B, latent_width, h, w)
+            x = self.middle(x.float())  # (B, width * multipliers[-1], h, w)
+            return self.conv_out(F.silu(self.norm_out(x)))  # (B, latent_width, h, w)
+
+
+def as_autocast(x: Tensor) -> Tensor:
+    """x in the type that autocast computes products in, where it is on: as a convolution under it gives it."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class Decoder(nn.Module):
