@@ -113,19 +113,16 @@ def test_the_quantizer_computes_in_float32_under_autocast() -> None:
 
 
 @torch.no_grad()
-def test_the_steps_before_the_codebook_stay_in_float32_under_autocast() -> None:
+def test_the_first_and_the_last_steps_of_the_encoder_stay_in_float32_under_autocast() -> None:
     seen = {}
     model = tiny().eval()
-    for name in ("encoder.middle", "encoder.conv_out", "to_codebook"):
+    names = ("encoder.conv_in", "encoder.levels.0", "encoder.middle", "encoder.conv_out", "to_codebook")
+    for name in names:
         module = model.get_submodule(name)
         module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out.dtype}))
     with torch.autocast("cpu", torch.bfloat16):
         model.encode(images())
-    assert seen == {
-        "encoder.middle": torch.bfloat16,
-        "encoder.conv_out": torch.float32,
-        "to_codebook": torch.float32,
-    }
+    assert seen == dict.fromkeys(names, torch.float32) | {"encoder.levels.0": torch.bfloat16}
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 1, 16, 16), (2, 3, 15, 16)])
