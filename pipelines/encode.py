@@ -93,6 +93,9 @@ def encode(
     info = describe(tokenizer, source, config, flips=flips, views=views, beside=beside, precision=precision)
     name = re.sub(r"\W+", "-", source.split).strip("-")
     target = folder / f"{name}-{source.fingerprint[:8]}{_suffix(info)}"
+    pictures = views * (1 + flips)
+    each = f", {pictures} pictures of each" if pictures > 1 else ""
+    logger.info("encoding %s: %d images%s, kept in %s", source.split, len(source), each, target)
     write_codes(target, info, _rows(tokenizer, source, config, info, beside, batch_size, precision))
     return target
 

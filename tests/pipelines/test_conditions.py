@@ -124,7 +124,9 @@ def test_flips_turn_the_source_with_the_image(pairs: Path, tokenized: Path, tmp_
         assert torch.equal(rows[key]["codes"], rows[key]["source"])
 
 
-def test_views_show_the_same_places_of_source_and_image(pairs: Path, tokenized: Path, tmp_path: Path) -> None:
+def test_views_show_the_same_places_of_source_and_image(
+    pairs: Path, tokenized: Path, tmp_path: Path, capsys: Any
+) -> None:
     crops = ("--crop", "random", "--crop-scale", "0.5", "--views", 3)
     model = train(tmp_path / "m", tokenized, "--source-column", "image", "--flip", *crops)
     caches = [
