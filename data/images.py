@@ -39,6 +39,8 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.augment, self.seed = augment, seed
         self.crop = config.crop if augment else "centre"
         self.flip = augment and flips(config)
+        self.smallest = config.crop_scale if self.crop == "random" else 1.0
+        """Share of the image's shorter side that is resized to `size`, at least: decoding may reduce the rest."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -77,7 +79,7 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return np.random.default_rng((self.seed % 2**64, epoch, index))
 
     def _image(self, row: int, index: int, epoch: int) -> torch.Tensor:
-        image = self.source.image(row, at_least=ceil(self.size / self.config.crop_scale))
+        image = self.source.image(row, at_least=ceil(self.size / self.smallest))
         try:
             return self._pixels(image, index, epoch)
         except BadImage as error:
@@ -109,6 +111,7 @@ class Views(ImageDataset):
     ) -> None:
         super().__init__(source, size, channels, config)
         self.views = views
+        self.smallest = config.crop_scale if views > 1 else 1.0
 
     def _pixels(self, image: Image.Image, index: int, epoch: int) -> torch.Tensor:
         streams = [np.random.default_rng((0, view, index)) for view in range(1, self.views)]

@@ -83,8 +83,8 @@ def encode(
     """Encodes every image of the source, and what is beside it, into `folder/<split>-<fingerprint>`; returns that.
 
     Images are cropped in the centre. Broken images are left out under the rule of `config.bad_images`.
-    With `views`, all but one more crops of each image are encoded as well, at random places and of random size as the
-    config says, the same every time; what lies beside is cropped at the same places. With `flips`, all again mirrored.
+    Of several `views` the others are crops at random places, of random size as the config says, the same every time;
+    what lies beside is cropped at the same places. With `flips`, each is encoded a second time mirrored.
 
     Raises:
         ConfigError: several views without random crops.

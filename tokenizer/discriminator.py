@@ -61,9 +61,8 @@ class FeatureDiscriminator(nn.Module):
 
     def __init__(self, perceptual: Perceptual, width: int) -> None:
         super().__init__()
-        self.backbone = [
-            perceptual
-        ]  # in a list, so that it is no part of this module: not trained and not saved
+        # In a list, so that it is no part of this module: neither trained nor saved.
+        self.backbone = [perceptual]
         self.heads = nn.ModuleList(
             nn.Sequential(
                 spectral_norm(nn.Conv2d(channels, width, 1)),

@@ -65,6 +65,24 @@ def test_views_are_the_middle_and_other_places_the_same_every_time(folder):
     assert torch.equal(item["image"][:2], Views(source, 8, 3, config, 2)[7]["image"])
 
 
+def test_small_crops_are_cut_from_more_pixels_and_centre_crops_are_not(tmp_path, noise, monkeypatch):
+    noise(128, 128).resize((512, 512)).save(tmp_path / "0.jpg")  # which Pillow can reduce while it decodes
+    config = DataConfig(data=str(tmp_path), held_out=0, crop="random", crop_scale=0.25)
+    source, asked = open_source(config)[0], []
+    decode = type(source).image
+
+    def spy(self, row, at_least):
+        asked.append(at_least)
+        return decode(self, row, at_least=at_least)
+
+    monkeypatch.setattr(type(source), "image", spy)
+    ImageDataset(source, 16, 3, config, augment=True)[0]
+    ImageDataset(source, 16, 3, config)[0]
+    Views(source, 16, 3, config, 3)[0]
+    Views(source, 16, 3, config)[0]
+    assert asked == [64, 16, 64, 16]
+
+
 def test_smaller_crops_must_be_random():
     with pytest.raises(ConfigError, match=r"crop_scale 0\.8 is of random crops: add --crop random"):
         DataConfig(crop_scale=0.8)
