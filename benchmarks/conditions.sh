@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What conditions are worth: the same prior with and without one, half an hour on two CPU cores in all.
+# What conditions are worth: the same prior with and without one, 40 minutes on two CPU cores in all.
 #     benchmarks/conditions.sh PART OUT DATA [TOKENIZER]
 # PART: facades  label map to photo, 64 px. DATA: a data set with columns image and conditioning_image
 #       zoom     16 px to 64 px. DATA: photographs; TOKENIZER: a model folder with a 64 px tokenizer of them
@@ -24,11 +24,14 @@ prior() {  # NAME TOKENIZER OPTIONS...: a prior of its own on the codes of a tok
 
 case $part in
 facades)
-    common="--data $data --image-size 64 --width 16 --norm-groups 8 --batch-size 16 --lr 2e-3 --no-middle-attention --flip"
-    $imgtf tokenizer train --model "$out/photos" --image-column image $common --multipliers 1,2,4,4 --codebook-size 128 --steps 700
-    $imgtf tokenizer train --model "$out/maps" --image-column conditioning_image $common --multipliers 1,2 --codebook-size 128 --steps 300
-    few="--data $data --image-column image --flip --width 128 --depth 3 --heads 4 --encoder-depth 0 --dropout 0.2 --batch-size 32
-        --lr 1.5e-3 --steps 250 --eval-every 25 --code-noise 0"
+    # 400 pairs: crops of each stretch them. LPIPS needs a backbone's weights: TORCH_HOME, or the download.
+    common="--data $data --image-size 64 --norm-groups 8 --batch-size 16 --lr 2e-3 --no-middle-attention --flip"
+    $imgtf tokenizer train --model "$out/photos" --image-column image $common --width 16 --multipliers 1,2,4,4 \
+        --codebook-size 128 --l2-weight 0 --lpips-weight 1 --lpips-backbone squeeze --steps 500
+    $imgtf tokenizer train --model "$out/maps" --image-column conditioning_image $common --width 16 --multipliers 1,2 \
+        --codebook-size 128 --steps 300
+    few="--data $data --image-column image --flip --crop random --crop-scale 0.78 --views 24 --width 128 --depth 3
+        --heads 4 --encoder-depth 1 --dropout 0.1 --batch-size 32 --lr 1.5e-3 --steps 1000 --eval-every 100 --code-noise 0"
     prior facades "$out/photos" $few --source-column conditioning_image --source-model "$out/maps"
     prior facades-none "$out/photos" $few
     ;;

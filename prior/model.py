@@ -67,10 +67,10 @@ class Prior(PretrainedModel):
             nn.init.normal_(module.learned, std=0.02)
         if module is self and self.unknown is not None:
             nn.init.normal_(self.unknown, std=0.02)
-        # What the source has at a place adds nothing at first (as in ControlNet, arXiv:2302.05543): it comes out of a
-        # norm, many times larger than the embeddings it is added to.
+        # What the source has at a place comes out of a norm: as large as the embeddings that it is added to. From zero
+        # it is learned ten times later, fifty times larger drowns the code before (docs/LOG.md).
         if isinstance(module, ConditionEncoder) and module.align is not None:
-            nn.init.zeros_(module.align.weight)
+            nn.init.normal_(module.align.weight, std=0.02 / math.sqrt(self.config.width))
         # All codes equally likely at the start: the first loss is ln V.
         if module is self and self.head is not None:
             nn.init.zeros_(self.head.weight)
