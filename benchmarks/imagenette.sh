@@ -22,12 +22,12 @@ branch() {  # name, steps, options
         --crop random "$@"
 }
 measure() { $imgtf tokenizer eval --model "$out/$1" --lpips-backbone squeeze --json | tee "$out/$1.json"; }
-features=(--discriminator features --discriminator-start 20 --discriminator-ramp 300 --discriminator-width 64
-    --discriminator-lr 1e-3 --no-discriminator-adaptive --discriminator-weight 0.11 --doctor-margin 1.6)
+features=(--discriminator features --discriminator-start 20 --discriminator-ramp 400 --discriminator-width 128
+    --discriminator-lr 1.5e-3 --no-discriminator-adaptive --discriminator-weight 0.08 --doctor-margin 1.6)
 hostile=(--discriminator-start 20 --discriminator-width 32 --discriminator-lr 4e-4 --discriminator-ramp 2 --discriminator-weight 100)
 start
-branch without 1200 --log-every 10 --eval-every 200 &
-branch with 1200 --log-every 10 --eval-every 200 "${features[@]}"
+branch without 1800 --log-every 10 --eval-every 200 &
+branch with 1800 --log-every 10 --eval-every 200 "${features[@]}"
 wait
 measure without
 measure with
