@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from .cache import KVCache
-from .choice import choose, drawn_shares, guidance, guide, probabilities, temperature
+from .choice import draw, drawn_shares, guidance, guide, temperature
 from .condition import Condition
 from .config import SamplingConfig
+from .fused import fused_draw
 from .model import Prior
 from .orders import drawing_order, group_sizes, step_count
 from .positions import Places
@@ -46,11 +47,12 @@ def draw_causal(
     weights = [guidance(settings, share) for share in shares]
     guided = not condition.empty and any(weight != 1 for weight in weights)
     network = _CachedRows(prior, condition, order, sizes, grid, B, guided)
+    steady = settings.final_temperature is None and max(sizes, default=1) == 1
+    choice = fused_draw if prior.fused and steady else draw
     for k, weight, share in zip(sizes, weights, shares, strict=True):
         logits = network.next_logits(codes, by_row, done, k, weight)  # (B, k, V)
         place = by_row[:, done : done + k]
-        p = probabilities(logits, settings, temperature(settings, share))
-        drawn = choose(p, uniforms[:, 0].gather(1, place))
+        drawn = choice(logits, uniforms[:, 0].gather(1, place), settings, temperature(settings, share))
         old = codes.gather(1, place)
         codes.scatter_(1, place, torch.where(old >= 0, old, drawn))
         done += k

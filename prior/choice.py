@@ -90,6 +90,11 @@ def keep_top_p(p: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(p).scatter(-1, index, ordered.masked_fill(before >= top_p, 0))
 
 
+def draw(logits: Tensor, uniform: Tensor, settings: SamplingConfig, temperature: float) -> Tensor:
+    """Logits (..., V) and uniform numbers (...) in [0, 1) to codes (...)."""
+    return choose(probabilities(logits, settings, temperature), uniform)
+
+
 def choose(p: Tensor, uniform: Tensor) -> Tensor:
     """Inverts the cumulative distribution: p (..., V), uniform (...) in [0, 1) to codes (...).
 

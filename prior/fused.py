@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..training.compiled import check_compiler
 from .cache import KVCache
+from .choice import draw
+from .config import SamplingConfig
 from .layers import Block, Context
 
 
@@ -55,6 +57,11 @@ def fused_blocks(blocks: Iterable[nn.Module], x: Tensor, context: Context, cache
 def fused_head(norm: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
     """Outputs (B, 1, D) to logits (B, 1, V), float32."""
     return _compiled(_head)(norm, head, x)
+
+
+def fused_draw(logits: Tensor, uniform: Tensor, settings: SamplingConfig, temperature: float) -> Tensor:
+    """As `draw`. Settings and temperature are compiled in: for those that stay the same from step to step."""
+    return cast(Tensor, _compiled(draw)(logits, uniform, settings, temperature))
 
 
 def _block(block: Block, x: Tensor, context: Context, keys: Tensor, values: Tensor, slot: Tensor) -> Tensor:

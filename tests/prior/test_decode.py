@@ -164,6 +164,12 @@ def test_compiled_steps_draw_the_same_codes_without_compiling_anew(monkeypatch: 
             graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
         assert graphs[0] == graphs[2] > 0
     assert not prior.fused
+    # A temperature that changes from step to step would be compiled anew each time: that choice stays as it is.
+    settings = SamplingConfig(cfg_scale=1.0, temperature=2.0, final_temperature=0.5)
+    uniforms = image_uniforms(0, 0, 1, 6)
+    expected = sample(prior, label, uniforms, settings)
+    assert torch.equal(sample(prior, label, uniforms, settings, compile=True), expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs[2]
 
 
 def test_where_nothing_compiles_sampling_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
