@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..interop.part import blueprint
-from ..prior.choice import choose, guide, probabilities
+from ..prior.choice import draw, guide
 from ..prior.condition import Condition
 from ..prior.config import PriorConfig, SamplingConfig
 from ..prior.linear import Linear, packable
@@ -142,8 +142,8 @@ def choice_bytes(
     guided: bool,
     dtype: torch.dtype = torch.float32,
 ) -> int:
-    """The most bytes while a step chooses its codes: logits with and without condition, tables of probabilities, and
-    what is left of the step before. A masked prior has logits for all codes and makes its choice image by image."""
+    """The most bytes while a step chooses its codes: logits with and without condition beside those of the step before,
+    or logits and tables of probabilities. A masked prior has logits for all codes and chooses image by image."""
     masked = config.objective == "masked"
     k, V = config.tokens if masked else most_codes(config, settings), config.codebook_size
     rows = (1 + guided) * images
@@ -151,12 +151,12 @@ def choice_bytes(
         logits = torch.empty(rows, k, V, device="meta")
         logits = guide(logits, settings.cfg_scale) if guided else logits
     with torch.no_grad(), LiveBytes([logits]) as choosing:
-        p = probabilities(logits[0] if masked else logits, settings, settings.temperature)
-        choose(p, torch.empty(p.shape[:-1], device="meta", dtype=torch.float64))
-    if masked:
-        return logits.nbytes + max(guiding.peak, pass_bytes(config, rows, dtype), choosing.peak)
-    before = logits.nbytes + p.nbytes
-    return before + max(guiding.peak, logits.nbytes + choosing.peak)
+        uniform = torch.empty(
+            logits.shape[1:-1] if masked else logits.shape[:-1], device="meta", dtype=torch.float64
+        )
+        draw(logits[0].clone() if masked else logits, uniform, settings, settings.temperature)
+    network = pass_bytes(config, rows, dtype) if masked else 0
+    return logits.nbytes + max(guiding.peak, network, choosing.peak)
 
 
 def most_codes(config: PriorConfig, settings: SamplingConfig) -> int:
