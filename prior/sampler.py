@@ -58,7 +58,7 @@ def sample(
             reads only those that come before.
         grid: another grid than the trained one, for priors whose positions are not learned.
         compile: run causal steps of one code an image compiled by `torch.compile` on a CPU, once for each number
-            of rows; other steps stay as they are.
+            of rows, and the choice of a code once for each settings; other steps stay as they are.
 
     The prior must be in evaluation mode. With guidance each image takes two rows, with its condition and without.
 

@@ -136,15 +136,16 @@ def test_reconstruct_draws_pairs(model: Path, images: Path, tmp_path: Path) -> N
         assert pair.width > 2 * pair.height * 0.9
 
 
+@pytest.mark.parametrize("crops", [[], ["--crop", "random", "--crop-scale", "0.5", "--views", "2"]])
 def test_encode_writes_a_cache_that_the_prior_takes(
-    model: Path, images: Path, tmp_path: Path, capsys: Any
+    crops: list[str], model: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     shutil.copytree(model / "tokenizer", tmp_path / "m" / "tokenizer")
-    assert run("tokenizer", "encode", "--model", tmp_path / "m", "--data", images, "--mirrored") == 0
+    assert run("tokenizer", "encode", "--model", tmp_path / "m", "--data", images, "--mirrored", *crops) == 0
     written = {Path(line): Path(line).stat().st_mtime_ns for line in capsys.readouterr().out.split()}
     assert len(written) == 2
     flags = ["--steps", "1", "--width", "16", "--depth", "1", "--heads", "2", "--batch-size", "4"]
-    assert run("prior", "train", "--model", tmp_path / "m", "--data", images, *flags) == 0
+    assert run("prior", "train", "--model", tmp_path / "m", "--data", images, *flags, *crops) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "m" / "codes").iterdir()} == written
 
 

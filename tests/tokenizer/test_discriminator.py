@@ -29,6 +29,16 @@ def images(n: int = 2) -> torch.Tensor:
     return torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
+def check_that_it_learns(one: Adversary, real: torch.Tensor, fake: torch.Tensor) -> None:
+    for _ in range(40):
+        loss, figures = one.losses(real, fake)
+        loss.backward()
+        one.trainee.optimizer.step()
+        one.trainee.optimizer.zero_grad()
+    assert figures["accuracy_real"] > 0.9
+    assert figures["accuracy_fake"] > 0.9
+
+
 @pytest.mark.parametrize("norm", ["spectral", "group"])
 def test_one_logit_a_patch(norm: str) -> None:
     (logits,) = Discriminator(1, 8, 3, norm)(torch.zeros(2, 1, 32, 64))
@@ -108,13 +118,7 @@ def test_lecam_remembers_the_mean_logits() -> None:
 def test_training_learns_to_tell_real_from_fake() -> None:
     one = adversary(discriminator_lr=3e-3)
     real, fake = images(8), images(8).roll(1, 0).lerp(torch.zeros(()), 0.7)
-    for _ in range(40):
-        loss, figures = one.losses(real, fake)
-        loss.backward()
-        one.trainee.optimizer.step()
-        one.trainee.optimizer.zero_grad()
-    assert figures["accuracy_real"] > 0.9
-    assert figures["accuracy_fake"] > 0.9
+    check_that_it_learns(one, real, fake)
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +154,7 @@ def test_features_teach_the_autoencoder_and_the_heads(backbone: Perceptual) -> N
     real, fake = images(8), images(8).roll(1, 0).lerp(torch.zeros(()), 0.7).requires_grad_()
     one.judgement(fake).backward()
     assert fake.grad.abs().sum() > 0
-    for _ in range(40):
-        loss, figures = one.losses(real, fake)
-        loss.backward()
-        one.trainee.optimizer.step()
-        one.trainee.optimizer.zero_grad()
-    assert figures["accuracy_real"] > 0.9
-    assert figures["accuracy_fake"] > 0.9
+    check_that_it_learns(one, real, fake)
 
 
 def test_its_rate_is_its_own_on_the_common_schedule() -> None:
