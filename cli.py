@@ -23,7 +23,7 @@ from .errors import ImgtfError, Interrupted
 from .options import build, field_types
 from .pipelines.bench.config import BenchConfig
 from .pipelines.settings import collect, load_presets, option_names
-from .prior.config import PriorConfig, PriorRecipe, SamplingConfig
+from .prior.config import DTYPES, PriorConfig, PriorRecipe, SamplingConfig
 from .tokenizer.config import TokenizerConfig, TokenizerRecipe
 from .training.config import TrainingConfig
 
@@ -331,9 +331,16 @@ def tokenizer_reconstruct(
     show_default=True,
     help="Random orders an image is averaged over (random and masked priors).",
 )
+@click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    default="fp32",
+    show_default=True,
+    help="Measure the prior as it samples in this type.",
+)
 @device_option
 @json_option
-def prior_eval(model: Path, orders: int, device: str, as_json: bool, **given: Any) -> None:
+def prior_eval(model: Path, orders: int, dtype: str, device: str, as_json: bool, **given: Any) -> None:
     """Measure the prior on held-out images: bits per token and per pixel, in all and by class."""
     data = _data(model, given, "prior")
     _speak()
@@ -341,7 +348,7 @@ def prior_eval(model: Path, orders: int, device: str, as_json: bool, **given: An
     from .pipelines.evaluate import evaluate_prior
     from .pipelines.pipeline import Pipeline
 
-    pair = Pipeline.from_pretrained(model, device)
+    pair = Pipeline.from_pretrained(model, device, dtype=dtype)
     held_out = open_source(data)[1]
     _report(evaluate_prior(model, pair.tokenizer, pair.prior, held_out, data, orders=orders), as_json)
 
@@ -391,23 +398,31 @@ def prior_eval(model: Path, orders: int, device: str, as_json: bool, **given: An
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
+    type=click.Choice(DTYPES),
     default="fp32",
     show_default=True,
-    help="What the prior samples in: bf16 is faster where the machine has it, and makes other images than fp32.",
+    help="What the prior samples in: bf16 is faster where the machine has it, int8 (weights alone) takes half of its "
+    "memory; both make other images than fp32.",
 )
 @click.option(
     "--compile",
     is_flag=True,
-    help="Run the steps of causal priors compiled, on a CPU: faster after half a minute; the same images in fp32 but "
-    "for rounding. Masked priors and several codes a step run as without.  [default: off]",
+    help="Run the steps of causal priors compiled: faster after half a minute; the same images in fp32 but for "
+    "rounding. Masked priors and several codes a step run as without.  [default: off]",
+)
+@click.option(
+    "--capture/--no-capture",
+    default=True,
+    show_default=True,
+    help="On a CUDA GPU: capture the steps of causal priors as CUDA graphs and replay them. A batch's memory is then "
+    "kept for the next.",
 )
 @device_option
 @json_option
 def sample(
     n: int, label: tuple[str, ...], text: tuple[str, ...], source: tuple[Path, ...], seed: int, first: int,
     batch_size: int | None, model: Path, out: Path | None, force: bool, dry_run: bool, dtype: str, compile: bool,
-    device: str, as_json: bool, **given: Any,
+    capture: bool, device: str, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Sample images: single PNGs, a labelled grid, and a samples.json to make any of them again.
 
@@ -429,7 +444,9 @@ def sample(
     sources = [load_image(str(path), str(path)) for path in source]
     _stop_on_terminate()
     with joined() as processes:
-        pipeline = Pipeline.from_pretrained(model, processes.device(device), dtype=dtype, compile=compile)
+        pipeline = Pipeline.from_pretrained(
+            model, processes.device(device), dtype=dtype, compile=compile, capture=capture
+        )
         out = out or processes.gather(free_folder(model / "samples"))[0]
         total, world = n * pipeline.prior.config.tokens, processes.world
         quiet = None if processes.is_first else True

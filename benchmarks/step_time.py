@@ -22,8 +22,9 @@ import torch
 from imgtf.pipelines.bench.machine import describe_machine
 from imgtf.pipelines.bench.run import random_networks
 from imgtf.pipelines.bench.sampling import random_condition, settings_of
-from imgtf.pipelines.pipeline import sampling_type
+from imgtf.pipelines.pipeline import TYPES, sampling_type
 from imgtf.prior.model import Prior
+from imgtf.prior.precision import cast
 from imgtf.prior.sampler import image_uniforms, sample
 
 PARTS = 8
@@ -76,12 +77,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--preset", default="llamagen-b")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--dtype", default="bf16", choices=("fp32", "bf16", "fp16"))
+    parser.add_argument("--dtype", default="bf16", choices=tuple(TYPES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     _, prior = random_networks(given.preset, torch.device("cpu"))
-    prior = prior.to(sampling_type(given.dtype)).eval()
+    prior = cast(prior, sampling_type(given.dtype)).eval()
     report: dict[str, Any] = {
         "machine": describe_machine(torch.device("cpu")), "preset": given.preset, "dtype": given.dtype,
         "ms a step": {images: by_position(prior, images, given.rounds) for images in given.batches},

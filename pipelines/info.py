@@ -105,9 +105,8 @@ def _by_batch(prior: PriorConfig, tokenizer: TokenizerConfig) -> dict[str, float
 
 
 def _in_mebibytes(memory: SamplingMemory) -> dict[str, float]:
-    return {name: mebibytes(count) for name, count in asdict(memory).items()} | {
-        "peak": mebibytes(memory.peak)
-    }
+    parts = {name: mebibytes(count) for name, count in asdict(memory).items() if name != "captured"}
+    return parts | {"peak": mebibytes(memory.peak)}
 
 
 def mebibytes(count: int) -> float:

@@ -25,6 +25,7 @@ from ..prior.config import PriorConfig, SamplingConfig
 from ..prior.linear import Linear, packable
 from ..prior.model import Prior
 from ..prior.orders import group_sizes, step_count
+from ..prior.precision import arithmetic, cast
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 
@@ -54,11 +55,14 @@ class SamplingMemory:
     """Finished pictures that wait for the contact sheet, and the sheet."""
     loading: int
     """While the weights are read: on a CPU the file of the prior is in memory beside them."""
+    captured: bool = False
+    """Whether what sampling holds is kept for the next batch, as CUDA graphs do."""
 
     @property
     def beyond_weights(self) -> int:
-        """What a batch needs once the models are loaded: the cache is given back before images are decoded."""
-        return max(self.cache + self.choice, self.decoder) + self.pictures
+        """What a batch needs once the models are loaded: the cache is given back before images are decoded, or kept."""
+        together = sum if self.captured else max
+        return together([self.cache + self.choice, self.decoder]) + self.pictures
 
     @property
     def peak(self) -> int:
@@ -83,36 +87,36 @@ def sampling_memory(
         settings: the prior's own by default; guidance doubles the rows.
         device: cpu or cuda. On a GPU pictures and loading are the host's affair and not counted, and neither is the
             workspace of its convolutions.
-        dtype: what the prior samples in, its cache too. The tokenizer stays in float32, and so does the prior while it
-            is read.
+        dtype: what the prior samples in, its cache too (bfloat16 with int8 weights). The tokenizer stays in float32,
+            and so does the prior while it is read.
     """
     on_cpu = device == "cpu"
     sampling = settings or prior.sampling
     guided = sampling.cfg_scale != 1 and bool(prior.conditions)
-    element = dtype.itemsize
+    element = arithmetic(dtype).itemsize
     parts = [weight_bytes(config) for config in (tokenizer, prior)]
     return SamplingMemory(
-        weights=parts[0] + weight_bytes(prior, element) + laid_out_bytes(prior, dtype) * on_cpu,
+        weights=parts[0] + weight_bytes(prior, dtype) + laid_out_bytes(prior, dtype) * on_cpu,
         cache=cache_bytes(prior, (1 + guided) * batch, element, most_codes(prior, sampling) - 1),
         choice=choice_bytes(prior, batch, sampling, guided, dtype),
         decoder=decoder_bytes(tokenizer, min(batch, decoded_at_once(tokenizer))) + KEPT_BACK * on_cpu,
         pictures=picture_bytes(tokenizer, batch, kept) * on_cpu,
         loading=max(2 * parts[0], parts[0] + 2 * parts[1]) if on_cpu else sum(parts),
+        captured=not on_cpu and prior.objective != "masked",
     )
 
 
 @cache
-def weight_bytes(config: TokenizerConfig | PriorConfig, element: int = 4) -> int:
+def weight_bytes(config: TokenizerConfig | PriorConfig, dtype: torch.dtype = torch.float32) -> int:
     """All tensors of a network, whether trained or not."""
-    tensors = blueprint(config).state_dict().values()
-    return sum(t.numel() * (element if t.is_floating_point() else t.element_size()) for t in tensors)
+    return sum(t.nbytes for t in cast(blueprint(config), dtype).state_dict().values())
 
 
 @cache
 def laid_out_bytes(config: PriorConfig, dtype: torch.dtype = torch.float32) -> int:
     """The second copy of a prior's matrices, see `prior.linear`; none in a type that this CPU's kernels do not have."""
     with torch.no_grad():
-        if not packable(torch.empty(0, dtype=dtype)):
+        if dtype == torch.int8 or not packable(torch.empty(0, dtype=dtype)):
             return 0
     layers = [layer for layer in blueprint(config).modules() if isinstance(layer, Linear)]
     return sum(layer.weight.numel() for layer in layers) * dtype.itemsize
@@ -142,8 +146,9 @@ def choice_bytes(
     guided: bool,
     dtype: torch.dtype = torch.float32,
 ) -> int:
-    """The most bytes while a step chooses its codes: logits with and without condition beside those of the step before,
-    or logits and tables of probabilities. A masked prior has logits for all codes and chooses image by image."""
+    """The most bytes while a step chooses its codes: logits with and without condition, or logits and tables of
+    probabilities. A masked prior has logits for all codes, beside those of the step before, and chooses image by image.
+    """
     masked = config.objective == "masked"
     k, V = config.tokens if masked else most_codes(config, settings), config.codebook_size
     rows = (1 + guided) * images
@@ -155,8 +160,12 @@ def choice_bytes(
             logits.shape[1:-1] if masked else logits.shape[:-1], device="meta", dtype=torch.float64
         )
         draw(logits[0].clone() if masked else logits, uniform, settings, settings.temperature)
-    network = pass_bytes(config, rows, dtype) if masked else 0
-    return logits.nbytes + max(guiding.peak, network, choosing.peak)
+    if masked:
+        return logits.nbytes + max(guiding.peak, pass_bytes(config, rows, dtype), choosing.peak)
+    head = 0
+    if dtype == torch.int8:  # turned back beside what it is multiplied to, in halves and then in float32
+        head = V * config.width * arithmetic(dtype).itemsize + rows * k * V * 6
+    return max(guiding.peak, logits.nbytes + choosing.peak, head)
 
 
 def most_codes(config: PriorConfig, settings: SamplingConfig) -> int:
@@ -167,7 +176,7 @@ def most_codes(config: PriorConfig, settings: SamplingConfig) -> int:
 @cache
 def pass_bytes(config: PriorConfig, rows: int, dtype: torch.dtype = torch.float32) -> int:
     """Activations and logits of a masked prior's pass over the whole grid."""
-    model = blueprint(config).to(dtype).eval()
+    model = cast(blueprint(config), dtype).eval()
     assert isinstance(model, Prior)
     codes = torch.full((rows, config.tokens), -1, device="meta")
     with torch.no_grad(), LiveBytes([*model.parameters(), *model.buffers()]) as live:

@@ -15,8 +15,9 @@ from ..data.image import to_pil, transform
 from ..errors import CheckpointError, ConfigError
 from ..options import build, check
 from ..prior.condition import Condition, caption_bytes
-from ..prior.config import PriorConfig, SamplingConfig
+from ..prior.config import DTYPES, PriorConfig, SamplingConfig
 from ..prior.model import Prior
+from ..prior.precision import cast
 from ..prior.sampler import Progress, image_uniforms, sample
 from ..tokenizer.coder import Coder
 from ..tokenizer.model import Tokenizer
@@ -30,8 +31,8 @@ __all__ = ["Labels", "Pipeline", "Progress", "Sample", "Sources", "Texts", "samp
 Labels = str | int | Sequence[str | int] | Tensor | None
 Texts = str | Sequence[str] | None
 Sources = Image.Image | Sequence[Image.Image] | None
-TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Types of the prior's weights and arithmetic in sampling."""
+TYPES = dict(zip(DTYPES, (torch.float32, torch.bfloat16, torch.float16, torch.int8), strict=True))
+"""Types of the prior's weights in sampling, see `prior.precision`."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ class Pipeline:
         self.tokenizer = tokenizer.eval()
         self.prior = prior.eval()
         self.source_tokenizer = (source_tokenizer or tokenizer).eval()
-        self.compile = False
+        self.compile, self.capture = False, True
+        self.dtype = self.prior.dtype
         self._sha256: str | None = None
         self._text_encoder: TextEncoder | None = None
 
@@ -87,13 +89,15 @@ class Pipeline:
         *,
         dtype: str = "fp32",
         compile: bool = False,
+        capture: bool = True,
     ) -> Self:
         """Loads `folder/tokenizer` and `folder/prior`.
 
         Args:
-            dtype: fp32, bf16 or fp16: what the prior samples in. The halves are faster where the machine has them,
-                and their images differ from those of fp32.
+            dtype: fp32, bf16, fp16 or int8: what the prior samples in. The halves are faster where the machine has
+                them, int8 takes half of their memory, and the images of all three differ from those of fp32.
             compile: whether sampling runs compiled, see `prior.sampler.sample`.
+            capture: whether it is captured as CUDA graphs where there is a GPU, see there too.
 
         Raises:
             ConfigError: for another dtype.
@@ -108,13 +112,14 @@ class Pipeline:
         pipeline = cls(tokenizer, prior, source)
         if kind != torch.float32:
             pipeline.cast(kind)
-        pipeline.compile = compile
+        pipeline.compile, pipeline.capture = compile, capture
         return pipeline
 
     def cast(self, dtype: torch.dtype) -> None:
         """Casts the prior's weights, for sampling only; `prior_sha256` stays that of the weights as they were."""
         self._sha256 = self.prior_sha256()
-        self.prior.to(dtype)
+        self.dtype = dtype
+        cast(self.prior, dtype)
 
     def prior_sha256(self) -> str:
         """Identity of the prior's weights as they were loaded."""
@@ -180,7 +185,15 @@ class Pipeline:
             captions = in_turn(texts, size, first + start) if texts else None
             starts = in_turn(sources, size, first + start) if sources else None
             condition = self.condition(own, captions, starts)
-            codes = sample(self.prior, condition, uniforms, sampling, progress, compile=self.compile)
+            codes = sample(
+                self.prior,
+                condition,
+                uniforms,
+                sampling,
+                progress,
+                compile=self.compile,
+                capture=self.capture,
+            )
             pictures = self.decode(codes)
             for row in range(size):
                 name = self.prior.config.class_names[int(own[row])] if own is not None else None
@@ -242,7 +255,7 @@ class Pipeline:
         prior, tokenizer, device = self.prior.config, self.tokenizer.config, self.prior.device
         free = free_memory(device, processes if device.type == "cpu" else 1)
         return auto_batch(
-            prior, tokenizer, n, free, settings=settings, device=device.type, dtype=self.prior.dtype,
+            prior, tokenizer, n, free, settings=settings, device=device.type, dtype=self.dtype,
             processes=processes,
         )  # fmt: skip
 

@@ -102,8 +102,9 @@ def _describe(pipeline: Pipeline, settings: SamplingConfig) -> Row:
         "settings": asdict(settings),
         "tokenizer_sha256": pipeline.tokenizer.weights_sha256(),
         "prior_sha256": pipeline.prior_sha256(),
-        "dtype": str(pipeline.prior.dtype).removeprefix("torch."),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
         "compile": pipeline.compile,
+        "capture": pipeline.capture and pipeline.prior.device.type == "cuda",
     }
 
 

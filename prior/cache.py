@@ -11,6 +11,8 @@ STRIDE = 32
 """On a CPU the slots in use grow by so many. A matrix product over the first slots of longer rows takes up to five
 times as long as one over whole rows (bf16, 64 x 12 heads of 64, AMD Zen 5, torch 2.13); moving the rows apart seldom
 costs little."""
+GRAPH_STRIDE = 128
+"""The same on a GPU, where each room in use is captured once (see `capture`)."""
 
 
 class KVCache:
@@ -31,16 +33,20 @@ class KVCache:
         shape = (config.depth, rows * self.heads * slots * self.width)
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
-        self.stride = STRIDE if device.type == "cpu" else slots
+        self.stride = STRIDE if device.type == "cpu" else GRAPH_STRIDE
         self.used: list[tuple[Tensor, Tensor]] = [self._empty(rows, layer) for layer in range(config.depth)]
         """By layer the keys and values of the slots in use, (rows, key_heads, room, head_width), without gaps."""
         self.memory: list[tuple[Tensor, Tensor]] = []
         self.part = slice(None)
-        self._unfilled = torch.empty(0, device=device, dtype=dtype), 0
+
+    @property
+    def room(self) -> int:
+        """Slots in use, filled or not yet."""
+        return self.used[0][0].shape[2]
 
     def reserve(self, end: int) -> None:
         """Makes room for the slots up to `end` in every layer."""
-        if end > self.used[0][0].shape[2]:
+        if end > self.room:
             room = min(self.slots, -(-end // self.stride) * self.stride)
             for layer, (keys, values) in enumerate(self.used):
                 self.used[layer] = (
@@ -48,31 +54,22 @@ class KVCache:
                     self._moved(values, self.values[layer], room),
                 )
 
-    def put(self, layer: int, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores keys and values (rows, key_heads, n, head_width) from `slot` on; returns those of all slots in use.
-
-        Behind the new ones are slots of the past or zeros. Room for them must be there.
-        """
-        end = slot + keys.shape[2]
-        k, v = self.layer(layer)
-        k[:, :, slot:end] = keys
-        v[:, :, slot:end] = values
-        return k, v
-
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the slots in use in one layer, (rows, key_heads, room, head_width) each."""
+        """Keys and values of the slots in use in one layer, (rows, key_heads, room, head_width) each.
+
+        Behind the filled ones are slots of the past or zeros.
+        """
         k, v = self.used[layer]
         return (k, v) if self.part == slice(None) else (k[self.part], v[self.part])
 
-    def unfilled(self, end: int) -> Tensor:
-        """Added to the scores of the slots in use it hides those from `end` on, (room,): zeros, then -inf."""
-        bias, known = self._unfilled
-        room = self.used[0][0].shape[2]
-        if len(bias) != room or known != end:
-            bias = torch.zeros(room, device=self.keys.device, dtype=self.keys.dtype)
-            bias[end:] = -torch.inf
-            self._unfilled = bias, end
-        return bias
+    def past(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of cross-attention in one layer, where there is any."""
+        return self.memory[layer] if self.memory else None
+
+    def clear(self) -> None:
+        """Forgets all slots; the memory stays."""
+        rows = self.used[0][0].shape[0]
+        self.used = [self._empty(rows, layer) for layer in range(len(self.used))]
 
     def rows(self, start: int, end: int) -> KVCache:
         """The same memory, seen as a cache of some of the rows."""

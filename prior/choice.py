@@ -41,20 +41,21 @@ def temperature(settings: SamplingConfig, share: float) -> float:
     return settings.temperature + (end - settings.temperature) * min(1.0, share)
 
 
-def guide(logits: Tensor, scale: float) -> Tensor:
+def guide(logits: Tensor, scale: float | Tensor) -> Tensor:
     """Logits (2B, ...), first with the condition and then without, to guided logits (B, ...)."""
     conditional, unconditional = logits.chunk(2)
     return unconditional + scale * (conditional - unconditional)
 
 
-def probabilities(logits: Tensor, settings: SamplingConfig, temperature: float) -> Tensor:
+def probabilities(logits: Tensor, settings: SamplingConfig, temperature: float | Tensor | None) -> Tensor:
     """Logits (..., V) to the probabilities left by temperature, top-k, min-p and top-p, in that order, float32.
 
+    A temperature of None is 1; as a tensor (1,) it may change from step to step of a captured graph.
     Of the passes over all V those that would change nothing are left out: with top-k alone, 64 rows of 16,384 take 3.5
     ms instead of 5.6 (two Zen 5 cores), of a step's 67.
     """
     logits = logits.float()
-    if temperature != 1:
+    if isinstance(temperature, Tensor) or temperature not in (None, 1):
         logits = logits / temperature
     if 0 < settings.top_k < logits.shape[-1]:
         logits = torch.where(logits < kth_largest(logits, settings.top_k), -torch.inf, logits)
@@ -90,7 +91,9 @@ def keep_top_p(p: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(p).scatter(-1, index, ordered.masked_fill(before >= top_p, 0))
 
 
-def draw(logits: Tensor, uniform: Tensor, settings: SamplingConfig, temperature: float) -> Tensor:
+def draw(
+    logits: Tensor, uniform: Tensor, settings: SamplingConfig, temperature: float | Tensor | None
+) -> Tensor:
     """Logits (..., V) and uniform numbers (...) in [0, 1) to codes (...)."""
     return choose(probabilities(logits, settings, temperature), uniform)
 

@@ -8,6 +8,8 @@ from ..errors import ConfigError
 from ..options import option
 
 OBJECTIVES = ("raster", "random", "masked")
+DTYPES = ("fp32", "bf16", "fp16", "int8")
+"""What a prior can sample in, see `precision`."""
 ORDERS = {
     "raster": ("raster",),
     "random": ("random", "raster", "halton"),

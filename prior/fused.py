@@ -5,21 +5,18 @@ One compiled block serves all layers and every length of the cache; each number 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
 from ..training.compiled import check_compiler
-from .cache import KVCache
 from .choice import draw
 from .config import SamplingConfig
-from .layers import Block, Context
+from .layers import Context
 
 
 @contextmanager
@@ -27,11 +24,9 @@ def fused(prior: Any, wanted: bool) -> Iterator[None]:
     """In the block the prior's steps of one slot run compiled, where that is wanted.
 
     Raises:
-        ConfigError: on another device than a CPU, or without a C++ compiler.
+        ConfigError: without a C++ compiler (CPU) or Triton (GPU).
     """
     if wanted:
-        if prior.device.type != "cpu":
-            raise ConfigError("compile: sampling is compiled on a CPU only. Go without --compile")
         check_compiler(prior.device)
     before, prior.fused = prior.fused, wanted
     try:
@@ -40,33 +35,29 @@ def fused(prior: Any, wanted: bool) -> Iterator[None]:
         prior.fused = before
 
 
-def fused_blocks(blocks: Iterable[nn.Module], x: Tensor, context: Context, cache: KVCache) -> Tensor:
-    """Input (B, 1, D) of one slot to the output of the last block. Blocks without cross-attention only."""
-    slot = torch.tensor([context.slot])
-    context = replace(context, cache=None, slot=0)  # numbers and lists would be compiled in
-    assert context.unfilled is not None
-    torch._dynamo.maybe_mark_dynamic(context.unfilled, 0)
-    for layer, block in enumerate(blocks):
-        keys, values = cache.layer(layer)
-        for tensor in (keys, values):
-            torch._dynamo.maybe_mark_dynamic(tensor, 2)
-        x = _compiled(_block)(block, x, context, keys, values, slot)
-    return x
+def fused_block(block: nn.Module, x: Tensor, context: Context) -> Tensor:
+    """One block (B, 1, D) -> (B, 1, D); `context` holds nothing of the step but tensors."""
+    assert context.past is not None
+    assert context.bias is not None
+    for tensor, dim in ((context.past[0], 2), (context.past[1], 2), (context.bias, -1)):
+        torch._dynamo.maybe_mark_dynamic(tensor, dim % tensor.dim())
+    return cast(Tensor, _compiled(_block)(block, x, context))
 
 
 def fused_head(norm: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
     """Outputs (B, 1, D) to logits (B, 1, V), float32."""
-    return _compiled(_head)(norm, head, x)
+    return cast(Tensor, _compiled(_head)(norm, head, x))
 
 
-def fused_draw(logits: Tensor, uniform: Tensor, settings: SamplingConfig, temperature: float) -> Tensor:
-    """As `draw`. Settings and temperature are compiled in: for those that stay the same from step to step."""
+def fused_draw(
+    logits: Tensor, uniform: Tensor, settings: SamplingConfig, temperature: Tensor | None
+) -> Tensor:
+    """As `draw`; the settings are compiled in, the temperature is not."""
     return cast(Tensor, _compiled(draw)(logits, uniform, settings, temperature))
 
 
-def _block(block: Block, x: Tensor, context: Context, keys: Tensor, values: Tensor, slot: Tensor) -> Tensor:
-    x = x + block.attention.one_slot(block.attention_norm(x), context, keys, values, slot)
-    return x + block.feed_forward(block.feed_forward_norm(x))
+def _block(block: nn.Module, x: Tensor, context: Context) -> Tensor:
+    return cast(Tensor, block(x, context))
 
 
 def _head(norm: nn.Module, head: nn.Module, x: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cache import KVCache
 from .config import PriorConfig
 from .linear import Linear
 from .positions import rotate
@@ -30,14 +29,19 @@ class Context:
     """(B or 1, 1, n, keys): which keys each slot reads. Needed only where causality does not say it all."""
     causal: bool = True
     """Without a mask: each slot reads itself and those before it, or all."""
-    cache: KVCache | None = None
-    """Where the slots before are; these are added to them."""
+    past: tuple[Tensor, Tensor] | None = None
+    """Keys and values (B, key_heads, room, head_width) of one layer's slots before, see `KVCache.layer`; those of the
+    pass are written into them."""
     slot: int = 0
     """Number of slots before."""
-    unfilled: Tensor | None = None
-    """(slots in use,), for a single slot on a CPU: what hides those of the cache that are not filled."""
+    at: Tensor | None = None
+    """The same as (1,) int64, for a pass of one slot in a step that is a function of tensors."""
+    bias: Tensor | None = None
+    """(room,) or (B, 1, 1, room), with `at`: added to the scores it hides slots that are not there to be read."""
     memory: Tensor | None = None
-    """(B, M, D) for cross-attention; with a cache its keys and values are there."""
+    """(B, M, D) for cross-attention, where there is no cache."""
+    memory_past: tuple[Tensor, Tensor] | None = None
+    """Its keys and values (B, key_heads, M, head_width) in one layer, where there is one."""
     memory_mask: Tensor | None = None
     """(B, 1, 1, M)."""
     target: Tensor | None = None
@@ -49,9 +53,8 @@ class Context:
 class Attention(nn.Module):
     """Multi-head self-attention, with grouped-query heads where `kv_heads` says so (arXiv:2305.13245)."""
 
-    def __init__(self, config: PriorConfig, layer: int) -> None:
+    def __init__(self, config: PriorConfig) -> None:
         super().__init__()
-        self.layer = layer
         self.heads, self.key_heads, self.dropout = config.heads, config.key_heads, config.attention_dropout
         rows = (config.heads + 2 * config.key_heads) * config.head_width
         self.normed = config.qk_norm
@@ -63,18 +66,8 @@ class Attention(nn.Module):
         """x (B, n, D): the whole sequence, or with a cache the slots that come next."""
         qkv = self.qkv(x).unflatten(-1, (self.heads + 2 * self.key_heads, -1)).transpose(1, 2)
         q, k, v = self._turned(qkv, context)  # (B, heads, n, head_width)
-        y = self._attend(q, k, v, context) if context.cache is None else self._decode(q, k, v, context)
+        y = self._attend(q, k, v, context) if context.past is None else self._decode(q, k, v, context)
         return self.proj(y.transpose(1, 2).flatten(2))  # (B, n, D)
-
-    def one_slot(self, x: Tensor, context: Context, keys: Tensor, values: Tensor, slot: Tensor) -> Tensor:
-        """x (B, 1, D) with `context.unfilled`; its key and value go to `slot` (1,) of those in use."""
-        assert context.unfilled is not None
-        qkv = self.qkv(x).unflatten(-1, (self.heads + 2 * self.key_heads, -1)).transpose(1, 2)
-        q, k, v = self._turned(qkv, context)
-        keys.index_copy_(2, slot, k)
-        values.index_copy_(2, slot, v)
-        y = attend_one(q, keys, values, context.unfilled)
-        return self.proj(y.transpose(1, 2).flatten(2))  # (B, 1, D)
 
     def _turned(self, qkv: Tensor, context: Context) -> tuple[Tensor, ...]:
         """Queries, keys and values, normalised and turned as the configuration has it."""
@@ -94,20 +87,23 @@ class Attention(nn.Module):
 
     def _decode(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
         """The same with the keys and values of the slots before."""
-        assert context.cache is not None
+        assert context.past is not None
+        keys, values = context.past
+        if context.at is not None and context.bias is not None:
+            keys.index_copy_(2, context.at, k)
+            values.index_copy_(2, context.at, v)
+            return attend_one(q, keys, values, context.bias)
         end = context.slot + q.shape[2]
-        k, v = context.cache.put(self.layer, context.slot, k, v)  # (B, key_heads, room, head_width)
-        if context.unfilled is not None:
-            return attend_one(q, k, v, context.unfilled)
-        return self._attend(q, k[:, :, :end], v[:, :, :end], context)
+        keys[:, :, context.slot : end] = k
+        values[:, :, context.slot : end] = v
+        return self._attend(q, keys[:, :, :end], values[:, :, :end], context)
 
 
 class CrossAttention(nn.Module):
     """Attention of every slot to the memory of the condition (Vaswani et al. 2017, arXiv:1706.03762)."""
 
-    def __init__(self, config: PriorConfig, layer: int) -> None:
+    def __init__(self, config: PriorConfig) -> None:
         super().__init__()
-        self.layer = layer
         self.heads, self.key_heads, self.dropout = config.heads, config.key_heads, config.attention_dropout
         self.q = Linear(config.width, config.width, bias=config.bias)
         self.kv = Linear(config.width, 2 * config.key_heads * config.head_width, bias=config.bias)
@@ -128,8 +124,8 @@ class CrossAttention(nn.Module):
         )  # (B, heads, n, head_width)
         if context.memory_turns is not None and context.target is not None:
             q = rotate(q, context.target)
-        if context.cache is not None:
-            k, v = context.cache.memory[self.layer]
+        if context.memory_past is not None:
+            k, v = context.memory_past
         else:
             assert context.memory is not None
             k, v = self.keys_values(context.memory, context.memory_turns)
@@ -148,11 +144,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, d
 
 
 def attend_one(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention of one slot q (B, heads, 1, head_width) to k, v (B, key_heads, keys, head_width), bias (keys,).
+    """Attention of one slot q (B, heads, 1, head_width) to k, v (B, key_heads, keys, head_width).
 
-    On a CPU two plain batched products read the keys at the speed of memory, several times faster than torch's fused
-    attention (64 x 12 heads of 64, 256 keys, bf16: 4 ms against 21), which is made for many queries.
+    `bias` (keys,) or (B, 1, 1, keys) is added to the scores. On a CPU two plain batched products read the keys at the
+    speed of memory, several times faster than torch's fused attention (64 x 12 heads of 64, 256 keys, bf16: 4 ms
+    against 21), which is made for many queries.
     """
+    if bias.dim() > 1:
+        bias = bias.expand(-1, k.shape[1], -1, -1).flatten(0, 1)  # (B * key_heads, 1, keys)
     k, v = k.flatten(0, 1), v.flatten(0, 1)
     rows = (q * q.shape[-1] ** -0.5).view(len(k), -1, q.shape[-1])  # (B * key_heads, groups, head_width)
     weights = torch.bmm(rows, k.mT).add_(bias).softmax(-1)
@@ -236,9 +235,9 @@ class Block(nn.Module):
     def __init__(self, config: PriorConfig, layer: int, *, cross: bool = False) -> None:
         super().__init__()
         self.attention_norm = make_norm(config)
-        self.attention = Attention(config, layer)
+        self.attention = Attention(config)
         self.cross_norm = make_norm(config) if cross else None
-        self.cross = CrossAttention(config, layer) if cross else None
+        self.cross = CrossAttention(config) if cross else None
         self.feed_forward_norm = make_norm(config)
         self.feed_forward = make_feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)

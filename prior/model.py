@@ -7,6 +7,8 @@ Shapes: B batch, h, w grid, T = h*w tokens in raster order, S condition slots (1
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +20,13 @@ from ..pretrained import PretrainedModel
 from .cache import KVCache
 from .condition import Condition, ConditionEncoder, Encoded, at_places, prefix_mask
 from .config import PriorConfig
-from .fused import fused_blocks, fused_head
+from .fused import fused_block, fused_head
 from .layers import Attention, Block, Context, CrossAttention, FeedForward, GeluFeedForward, make_norm
 from .linear import Linear
 from .positions import Places, Positions
+
+if TYPE_CHECKING:
+    from .capture import CapturedSteps
 
 
 class Prior(PretrainedModel):
@@ -37,6 +42,10 @@ class Prior(PretrainedModel):
     config: PriorConfig
     fused: bool = False
     """Whether steps of one slot run compiled; `fused.fused` sets it."""
+    captures: bool = False
+    """Whether they are captured and replayed; `capture.capturing` sets it."""
+    recording: CapturedSteps | None = None
+    """The captured steps of the last batch."""
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__(config)
@@ -184,7 +193,29 @@ class Prior(PretrainedModel):
 
         The cache holds the slots before. Without a mask, n slots in front are causal, and later one at a time.
         """
-        return self._blocks(x, places, encoded, cache=cache, slot=slot, mask=mask)
+        cache.reserve(slot + x.shape[1])
+        if mask is None and encoded.visible is not None:
+            mask = prefix_mask(encoded.visible, slot, x.shape[1], causal=True)
+        return self._blocks(x, places, encoded, mask=mask, cache=cache, slot=slot)
+
+    def one_step(self, x: Tensor, places: Places, encoded: Encoded, cache: KVCache, slot: Tensor) -> Tensor:
+        """The same for one slot (B, 1, D), whose number (1,) is a tensor; the cache has room for it.
+
+        All that depends on how far the sequence has come is in tensors, so that the step can be captured.
+        """
+        return self._blocks(x, places, encoded, cache=cache, at=slot, bias=self._bias(encoded, cache, slot))
+
+    def _bias(self, encoded: Encoded, cache: KVCache, slot: Tensor) -> Tensor:
+        """Hides the slots behind `slot`, and those of the prefix that are padding, (room,) or (B, 1, 1, room)."""
+        key = torch.arange(cache.room, device=slot.device)
+        seen = key <= slot
+        if encoded.visible is not None:
+            S = encoded.visible.shape[1]
+            seen = seen & F.pad(encoded.visible, (0, cache.room - S), value=True)[:, None, None] | (
+                key == slot
+            )
+        zero = torch.zeros((), dtype=cache.keys.dtype, device=slot.device)
+        return torch.where(seen, zero, -torch.inf)
 
     def logits(self, x: Tensor) -> Tensor:
         """Outputs (..., D) of the blocks to logits (..., V), float32."""
@@ -197,9 +228,14 @@ class Prior(PretrainedModel):
         """An empty cache for sequences under this condition, where and as the weights are."""
         rows, dtype = len(encoded.prefix), self.code_embedding.weight.dtype
         cache = KVCache(self.config, rows, slots, self.device, dtype)
-        if encoded.memory is not None:
-            cache.memory = [block.cross.keys_values(encoded.memory, encoded.turns) for block in self.blocks]  # type: ignore
+        cache.memory = self.memory(encoded)
         return cache
+
+    def memory(self, encoded: Encoded) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of cross-attention by layer, (B, key_heads, M, head_width) each; none without a memory."""
+        if encoded.memory is None:
+            return []
+        return [block.cross.keys_values(encoded.memory, encoded.turns) for block in self.blocks]  # type: ignore
 
     def _blocks(
         self,
@@ -208,32 +244,35 @@ class Prior(PretrainedModel):
         encoded: Encoded,
         *,
         causal: bool = True,
+        mask: Tensor | None = None,
         cache: KVCache | None = None,
         slot: int = 0,
-        mask: Tensor | None = None,
+        at: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> Tensor:
         if places.added is not None:
             x = x + places.added.to(x.dtype)
         if encoded.aligned is not None:
             x = x + at_places(encoded.aligned, places.place)
-        if mask is None and encoded.visible is not None:
-            mask = prefix_mask(encoded.visible, slot, x.shape[1], causal)
-        unfilled = None
-        if cache is not None:
-            cache.reserve(slot + x.shape[1])
-            if x.shape[1] == 1 and mask is None and x.device.type == "cpu":
-                unfilled = cache.unfilled(slot + 1)
+        if mask is None and encoded.visible is not None and cache is None:
+            mask = prefix_mask(encoded.visible, 0, x.shape[1], causal)
         context = Context(
-            places.query, places.key, mask, causal, cache, slot, unfilled, encoded.memory, encoded.memory_mask,
+            places.query, places.key, mask, causal, None, slot, at, bias, encoded.memory, None, encoded.memory_mask,
             places.target, encoded.turns,
         )  # fmt: skip
-        if self.fused and unfilled is not None and encoded.memory is None:
-            assert cache is not None
-            return fused_blocks(self.blocks, x, context, cache)
         x = self.dropout(x)
         recompute = self.training and self.config.gradient_checkpointing
-        for block in self.blocks:
-            x = checkpoint(block, x, context, use_reentrant=False) if recompute else block(x, context)
+        run = fused_block if self.fused and at is not None else _run
+        for layer, block in enumerate(self.blocks):
+            if cache is not None:
+                context = replace(
+                    context, past=cache.layer(layer), memory=None, memory_past=cache.past(layer)
+                )
+            x = (
+                checkpoint(run, block, x, context, use_reentrant=False)
+                if recompute
+                else run(block, x, context)
+            )
         return x
 
     def _sequence(self, codes: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -256,6 +295,14 @@ class Prior(PretrainedModel):
             raise DataError(f"an order names each of the {codes.shape[1]} places once")
         return order
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies capture their own steps."""
+        return self.__dict__ | {"recording": None}
+
     def extra_repr(self) -> str:
         h, w = self.config.grid
         return f"{h}x{w} grid, {self.config.codebook_size} codes, {self.parameter_count():,} parameters"
+
+
+def _run(block: nn.Module, x: Tensor, context: Context) -> Tensor:
+    return cast(Tensor, block(x, context))

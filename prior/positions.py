@@ -5,6 +5,7 @@ A place is the raster index of a code, -1 that of the condition.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -28,6 +29,37 @@ class Places(NamedTuple):
     """The same for the keys."""
     target: Tensor | None
     """The same by the place to be predicted: for the queries of cross-attention."""
+
+    def slice(self, start: int, end: int) -> Places:
+        """Those of the slots from `start` to `end`."""
+        return self._each(lambda t, dim: t.narrow(dim, start, end - start))
+
+    def select(self, slot: Tensor) -> Places:
+        """Those of one slot, whose number is a tensor (1,)."""
+        return self._each(lambda t, dim: t.index_select(dim, slot))
+
+    def repeat(self, rows: int) -> Places:
+        """Where they are by row: for rows that hold the batch once or several times."""
+        if self.place.dim() == 1 or rows == len(self.place):
+            return self
+        return self._each(lambda t, dim: torch.cat([t] * (rows // len(self.place))))
+
+    def join(self, more: Places) -> Places:
+        """Of these slots and then of more."""
+        pairs = zip(self, more, _SLOT_DIM, strict=True)
+        return Places(*(a if a is None or b is None else torch.cat([a, b], dim) for a, b, dim in pairs))  # type: ignore
+
+    def _each(self, act: Callable[[Tensor, int], Tensor]) -> Places:
+        """Acts on each part, given the dimension of its slots; what is one tensor stays one."""
+        place, added, query, key, target = (
+            None if t is None else act(t, dim) for t, dim in zip(self, _SLOT_DIM, strict=True)
+        )
+        assert place is not None
+        return Places(place, added, key if self.query is self.key else query, key, target)
+
+
+_SLOT_DIM = (-1, -2, -3, -3, -3)
+"""Dimension of the slots in the parts of `Places`."""
 
 
 class Positions(nn.Module):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
+from .capture import capturing
 from .causal import draw_causal
 from .condition import Condition
 from .config import ORDERS, PriorConfig, SamplingConfig
@@ -49,6 +50,7 @@ def sample(
     given: Tensor | None = None,
     grid: tuple[int, int] | None = None,
     compile: bool = False,
+    capture: bool = False,
 ) -> Tensor:
     """Codes (B, T) int64 for uniforms (B, 2, T).
 
@@ -57,8 +59,10 @@ def sample(
         given: codes (B, T) that are to stay, -1 for those to draw; the same places in every row. A raster prior
             reads only those that come before.
         grid: another grid than the trained one, for priors whose positions are not learned.
-        compile: run causal steps of one code an image compiled by `torch.compile` on a CPU, once for each number
-            of rows, and the choice of a code once for each settings; other steps stay as they are.
+        compile: run causal steps of one code an image compiled by `torch.compile`, once for each number of rows, and
+            the choice of a code once for each settings; other steps stay as they are.
+        capture: on a CUDA GPU, capture these steps as CUDA graphs and replay them. Graphs and their memory are kept
+            with the prior, for the next batch of the same shape and settings.
 
     The prior must be in evaluation mode. With guidance each image takes two rows, with its condition and without.
 
@@ -77,7 +81,7 @@ def sample(
     if not torch.equal(codes >= 0, known.expand(B, T)):
         raise DataError("the given codes must stand at the same places in every row")
     draw = draw_masked if prior.config.objective == "masked" else draw_causal
-    with laid_out(prior), fused(prior, compile):
+    with laid_out(prior), fused(prior, compile), capturing(prior, capture and prior.device.type == "cuda"):
         return draw(prior, condition, uniforms, settings, progress or (lambda _: None), codes, known, grid)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...options import option
+from ...prior.config import DTYPES
 
 PARTS = ("sampling", "training", "tokenizer", "loader")
 
@@ -30,7 +31,9 @@ class BenchConfig:
         choices=("none", "transformers"),
     )
     dtype: str = option(
-        "fp32", "sampling: type of the prior's weights, ours and theirs.", choices=("fp32", "bf16", "fp16")
+        "fp32",
+        "sampling: type of the prior's weights, ours and theirs (with int8 theirs are bf16).",
+        choices=DTYPES,
     )
     compile: bool = option(False, "sampling: also time ours compiled, as `imgtf sample --compile` does it.")
     training_batch: int = option(8, "training: images a step.", minimum=1)

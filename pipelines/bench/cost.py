@@ -17,6 +17,7 @@ from ...interop.part import blueprint
 from ...prior.config import PriorConfig, SamplingConfig
 from ...prior.model import Prior
 from ...prior.orders import group_sizes, step_count
+from ...prior.precision import arithmetic
 from ...tokenizer.config import TokenizerConfig
 from ...tokenizer.model import Tokenizer
 from ..memory import cache_bytes
@@ -32,8 +33,8 @@ class Cost:
 
     def limit(self, limits: Limits, dtype: torch.dtype) -> tuple[float, str]:
         """The seconds that the machine needs at least, and which limit says so."""
-        memory, arithmetic = self.bytes / limits.read, self.flops / limits.flops[dtype]
-        return (memory, "memory") if memory >= arithmetic else (arithmetic, "arithmetic")
+        moving, computing = self.bytes / limits.read, self.flops / limits.flops[arithmetic(dtype)]
+        return (moving, "memory") if moving >= computing else (computing, "arithmetic")
 
 
 def sampling_cost(config: PriorConfig, rows: int, settings: SamplingConfig, dtype: torch.dtype) -> Cost:
@@ -48,7 +49,7 @@ def sampling_cost(config: PriorConfig, rows: int, settings: SamplingConfig, dtyp
     if config.objective == "masked":
         work = 2 * (blocks * config.slots + head * config.tokens) + pair_flops(config) * config.slots**2
         return Cost(read, rows * len(sizes) * work)
-    slot_bytes = cache_bytes(config, rows, dtype.itemsize) / (config.slots + config.memory_slots)
+    slot_bytes = cache_bytes(config, rows, arithmetic(dtype).itemsize) / (config.slots + config.memory_slots)
     flops, filled, new = 0.0, 0, config.condition_slots
     for size in sizes:
         filled += new

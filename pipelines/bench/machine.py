@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from ..pipeline import TYPES
 from .timing import seconds_of
 
 PACKAGES = ("imgtf", "torch", "accelerate", "transformers")
@@ -99,5 +100,5 @@ def processor_name() -> str:
 
 
 def type_name(dtype: torch.dtype) -> str:
-    """fp32, bf16, fp16."""
-    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, str(dtype))
+    """fp32, bf16, fp16, int8."""
+    return {kind: name for name, kind in TYPES.items()}[dtype]

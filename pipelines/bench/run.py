@@ -16,6 +16,7 @@ from ...errors import ConfigError
 from ...options import build
 from ...prior.config import PriorConfig
 from ...prior.model import Prior
+from ...prior.precision import arithmetic, cast
 from ...tokenizer.config import TokenizerConfig
 from ...tokenizer.model import Tokenizer
 from ...training.device import pick_device, pick_precision
@@ -52,7 +53,7 @@ def bench(
     """
     place = pick_device(device)
     tokenizer, prior = _networks(model, preset, place)
-    types = {torch.float32, torch.bfloat16, sampling_type(config.dtype)}
+    types = {torch.float32, torch.bfloat16, arithmetic(sampling_type(config.dtype))}
     precision = pick_precision(config.precision, place)
     types.add(TYPES.get(precision, torch.float32))
     logger.info("bench: measuring the machine's limits")
@@ -65,7 +66,7 @@ def bench(
         "limits": _in_words(limits),
     }
     if "sampling" in config.parts:
-        sampled = deepcopy(prior).to(sampling_type(config.dtype))  # training keeps float32
+        sampled = cast(deepcopy(prior), sampling_type(config.dtype))  # training keeps float32
         report["sampling"] = bench_sampling(sampled, limits, config)
     if "tokenizer" in config.parts:
         report["tokenizer coding"] = bench_coding(tokenizer, limits, config)

@@ -11,8 +11,10 @@ from ...prior.condition import BYTES, Condition
 from ...prior.config import PriorConfig, SamplingConfig
 from ...prior.model import Prior
 from ...prior.orders import step_count
+from ...prior.precision import arithmetic
 from ...prior.sampler import image_uniforms, sample
 from ...prior.train import spread_labels
+from ..pipeline import sampling_type
 from .config import BenchConfig
 from .cost import sampling_cost
 from .machine import Limits, type_name
@@ -45,26 +47,32 @@ class Case:
 
 def ways(prior: Prior, config: BenchConfig) -> list[Way]:
     """Ours, and the one it is set against."""
-    dtype = prior.code_embedding.weight.dtype
+    dtype = sampling_type(config.dtype)
+    hows = {"eager": (False, False), "captured": (False, True), "compiled": (True, True)}
+    if prior.device.type != "cuda":
+        del hows["captured"]
+    if not config.compile:
+        del hows["compiled"]
     found = [
-        Way(f"imgtf, {how}, {type_name(dtype)}", drawer(prior, config, how == "compiled"), dtype)
-        for how in (("eager", "compiled") if config.compile else ("eager",))
+        Way(f"imgtf, {how}, {type_name(dtype)}", drawer(prior, config, *asked), dtype)
+        for how, asked in hows.items()
     ]
     if config.against == "transformers":
-        generate = llama(prior.config, config.top_k, prior.device, dtype)
-        name = f"transformers generate, {type_name(dtype)}"
-        found.append(Way(name, lambda images, guidance: generate(images), dtype, guides=False))
+        theirs = arithmetic(dtype)
+        generate = llama(prior.config, config.top_k, prior.device, theirs)
+        name = f"transformers generate, {type_name(theirs)}"
+        found.append(Way(name, lambda images, guidance: generate(images), theirs, guides=False))
     return found
 
 
-def drawer(prior: Prior, config: BenchConfig, compile: bool) -> Callable[[int, float], object]:
+def drawer(prior: Prior, config: BenchConfig, compile: bool, capture: bool) -> Callable[[int, float], object]:
     """Our own sampling, as the pipeline does it."""
 
     def draw(images: int, guidance: float) -> object:
         uniforms = image_uniforms(0, 0, images, prior.config.tokens)
         condition = random_condition(prior.config, images)
         settings = settings_of(prior.config, config.top_k, guidance)
-        return sample(prior, condition, uniforms, settings, compile=compile)
+        return sample(prior, condition, uniforms, settings, compile=compile, capture=capture)
 
     return draw
 

@@ -220,16 +220,20 @@ def test_sampling_is_measured_in_the_type_that_is_asked_for(capsys: Any) -> None
     sizes = ["--parts", "sampling", "--rounds", "1", "--batch-sizes", "1", "--guidance", "1"]
     assert run("bench", *sizes, "--dtype", "bf16", "--json") == 0
     assert [row["way"] for row in json.loads(capsys.readouterr().out)["sampling"]] == ["imgtf, eager, bf16"]
+    assert run("bench", *sizes, "--dtype", "int8", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["sampling"]
+    assert row["way"] == "imgtf, eager, int8"
+    assert 0 < row["share of limit"] < 1
 
 
 def test_compiled_sampling_is_one_more_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-    monkeypatch.setattr(sampling, "sample", lambda *args, compile: asked.append(compile))
+    asked: list[tuple[bool, bool]] = []
+    monkeypatch.setattr(sampling, "sample", lambda *args, compile, capture: asked.append((compile, capture)))
     found = ways(Prior(PRIOR).eval(), BenchConfig(compile=True))
     assert [way.name for way in found] == ["imgtf, eager, fp32", "imgtf, compiled, fp32"]
     for way in found:
         way.draw(1, 1.0)
-    assert asked == [False, True]
+    assert asked == [(False, False), (True, True)]  # captured only where there is a GPU
 
 
 def test_bench_measures_only_what_is_asked_for(capsys: Any) -> None:

@@ -25,6 +25,7 @@ from imgtf.pipelines.memory import (
 )
 from imgtf.prior.condition import Condition
 from imgtf.prior.config import PriorConfig, SamplingConfig
+from imgtf.prior.precision import cast
 from imgtf.prior.sampler import image_uniforms, sample
 from imgtf.tokenizer.config import TokenizerConfig
 
@@ -73,11 +74,11 @@ def test_what_sampling_holds_is_what_is_stated(
 
 
 @pytest.mark.parametrize(("objective", "steps"), [("raster", None), ("random", 8), ("masked", 4)])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8])
 def test_what_halves_hold_is_what_is_stated(objective: str, steps: int | None, dtype: torch.dtype) -> None:
     own = SamplingConfig(cfg_scale=2.0, sampling_steps=steps)
     config = replace(PRIOR, objective=objective, rotary=None, width=64, codebook_size=1024, sampling=own)
-    prior = Prior(config).to(dtype).eval()
+    prior = cast(Prior(config), dtype).eval()
     with LiveBytes([*prior.parameters(), *prior.buffers()]) as live:
         sample(prior, Condition(torch.zeros(8, dtype=torch.long)), image_uniforms(0, 0, 8, 64), own)
     stated = sampling_memory(config, TOKENIZER, 8, dtype=dtype)
@@ -93,7 +94,21 @@ def test_halves_are_read_whole_and_the_tokenizer_stays_so() -> None:
         weights = weight_bytes(TOKENIZER) + sum(t.nbytes for t in prior)
         assert half.weights == weights + laid_out_bytes(PRIOR, dtype)
         assert (half.loading, half.decoder) == (whole.loading, whole.decoder)
-    assert laid_out_bytes(PRIOR, torch.float16) == 0
+    assert laid_out_bytes(PRIOR, torch.float16) == laid_out_bytes(PRIOR, torch.int8) == 0
+
+
+def test_int8_weights_are_counted_as_they_are_kept() -> None:
+    config = replace(PRIOR, width=64, codebook_size=1024)
+    tensors = cast(Prior(config), torch.int8).state_dict().values()
+    assert weight_bytes(config, torch.int8) == sum(t.nbytes for t in tensors)
+    assert weight_bytes(config, torch.int8) < 0.7 * weight_bytes(config, torch.bfloat16)
+
+
+def test_captured_steps_keep_their_memory_while_images_are_decoded() -> None:
+    on_gpu = sampling_memory(PRIOR, TOKENIZER, 8, device="cuda")
+    assert on_gpu.beyond_weights == on_gpu.cache + on_gpu.choice + on_gpu.decoder
+    masked = sampling_memory(replace(PRIOR, objective="masked"), TOKENIZER, 8, device="cuda")
+    assert masked.beyond_weights == max(masked.choice, masked.decoder)
 
 
 @pytest.mark.parametrize("config", [TOKENIZER, VIT])

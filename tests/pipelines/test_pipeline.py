@@ -128,6 +128,10 @@ def test_prior_eval_gives_bits_in_all_and_by_class(model: Path, tmp_path: Path, 
     assert figures["bits_per_token"] == pytest.approx(best["bits_per_token"], abs=1e-3)
     assert figures["bits_per_pixel"] == pytest.approx(figures["bits_per_token"] * 64 / 256)
     assert set(figures["by_class"]) <= {"blue", "green", "red"}
+    assert run("prior", "eval", "--model", tmp_path / "m", "--dtype", "int8", "--json") == 0
+    rounded = json.loads(capsys.readouterr().out)["bits_per_token"]
+    assert rounded != figures["bits_per_token"]
+    assert rounded == pytest.approx(figures["bits_per_token"], abs=0.02)
 
 
 def test_reconstruct_draws_pairs(model: Path, images: Path, tmp_path: Path) -> None:
@@ -272,7 +276,7 @@ def test_reconstruct_keeps_images_of_the_same_name_apart(model: Path, images: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0-2.png", "0-3.png", "0.png"]
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "int8"])
 def test_a_cast_prior_samples_and_keeps_its_identity(model: Path, tmp_path: Path, dtype: str) -> None:
     whole, cast = Pipeline.from_pretrained(model), Pipeline.from_pretrained(model, dtype=dtype)
     assert cast.prior.dtype.itemsize == 2
@@ -288,18 +292,27 @@ def test_an_unknown_dtype_is_refused(model: Path) -> None:
         Pipeline.from_pretrained(model, dtype="int4")
 
 
-@pytest.mark.parametrize("wanted", [False, True])
-def test_compile_reaches_the_sampler_and_the_record(
-    wanted: bool, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "compile", "capture"), [([], False, True), (["--compile", "--no-capture"], True, False)]
+)
+def test_compile_and_capture_reach_the_sampler_and_the_record(
+    options: list[str],
+    compile: bool,
+    capture: bool,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[bool] = []
+    asked: list[dict[str, bool]] = []
 
-    def draw(*args: Any, compile: bool) -> Tensor:
-        asked.append(compile)
+    def draw(*args: Any, **named: bool) -> Tensor:
+        asked.append(named)
         return sample(*args)
 
     monkeypatch.setattr(pipeline_module, "sample", draw)
     out = tmp_path / "out"
-    assert run("sample", "--model", model, "--n", "1", "--out", out, *["--compile"][: int(wanted)]) == 0
-    assert asked == [wanted]
-    assert json.loads((out / "samples.json").read_text())["compile"] is wanted
+    assert run("sample", "--model", model, "--n", "1", "--out", out, *options) == 0
+    assert asked == [{"compile": compile, "capture": capture}]
+    record = json.loads((out / "samples.json").read_text())
+    assert record["compile"] is compile
+    assert record["capture"] is False  # there is no GPU: nothing was captured

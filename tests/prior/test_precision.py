@@ -1,0 +1,85 @@
+"""8-bit weights: what is rounded, that all ways of multiplying agree, and that the prior hardly notices."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from imgtf.prior.condition import Condition
+from imgtf.prior.config import SamplingConfig
+from imgtf.prior.linear import Linear
+from imgtf.prior.precision import KERNEL_ROWS, Int8Linear, cast
+from imgtf.prior.sampler import image_uniforms, sample
+
+from .test_model import tiny
+from .test_objectives import some_codes
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler"
+)
+
+
+def weights_of(layer: Int8Linear) -> torch.Tensor:
+    return layer.weight.float() * layer.scale.float()[:, None]
+
+
+def test_each_weight_is_rounded_to_the_nearest_step_of_its_row() -> None:
+    layer = Linear(64, 48)
+    with torch.no_grad():
+        layer.weight[3] = 0
+        layer.weight[4] *= 100
+    rounded = Int8Linear(layer)
+    error = (weights_of(rounded) - layer.weight).abs()
+    step = layer.weight.abs().amax(1) / 127
+    assert (error <= 0.51 * step[:, None] + 0.005 * layer.weight.abs()).all()  # the scale itself is rounded
+    assert error.max() > 0
+    assert not error[3].any()
+    assert not list(rounded.parameters())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@torch.no_grad()
+def test_few_rows_and_many_give_the_product_of_the_rounded_weights(bias: bool) -> None:
+    layer = Linear(64, 48, bias=bias)
+    rounded = Int8Linear(layer)
+    for shape in [(1, 1, 64), (KERNEL_ROWS, 64), (KERNEL_ROWS + 1, 1, 64), (3, 20, 64)]:
+        x = torch.randn(shape).bfloat16()
+        expected = F.linear(x.float(), weights_of(rounded), layer.bias)
+        y = rounded(x)
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y.float(), expected, atol=0.02, rtol=0.02)
+
+
+@needs_compiler
+@torch.no_grad()
+def test_compiled_sums_of_one_row_give_the_same_product() -> None:
+    rounded = Int8Linear(Linear(64, 48, bias=True))
+    x = torch.randn(1, 1, 64).bfloat16()
+    y = torch.compile(rounded)(x)
+    torch.testing.assert_close(y, rounded(x), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("objective", ["raster", "random", "masked"])
+@torch.no_grad()
+def test_an_int8_prior_is_a_fourth_as_large_and_almost_as_sure(objective: str) -> None:
+    whole, rounded = (tiny(objective=objective, width=64) for _ in range(2))
+    rounded.load_state_dict(whole.state_dict())
+    cast(rounded, torch.int8)
+    blocks = [sum(t.nbytes for t in prior.blocks.state_dict().values()) for prior in (whole, rounded)]
+    assert 3.5 < blocks[0] / blocks[1] < 4
+    label = torch.tensor([0, 1, 2, 1])
+    codes = some_codes(whole)
+    bits = [prior.log_prob(codes, label).mean() for prior in (whole, rounded)]
+    assert bits[0] != bits[1]
+    torch.testing.assert_close(bits[1], bits[0], atol=0.03, rtol=0)
+
+
+@needs_compiler
+def test_compiled_int8_steps_sample() -> None:
+    prior, uniforms = cast(tiny(grid=(3, 4)), torch.int8), image_uniforms(0, 0, 1, 12)
+    codes = sample(prior, Condition(), uniforms, SamplingConfig(top_k=5), compile=True)
+    assert codes.shape == (1, 12)
+    assert 0 <= int(codes.min()) <= int(codes.max()) < 16
