@@ -6,7 +6,8 @@ they got, and later repeats them: what was a number then is the same number in a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -198,3 +199,45 @@ def test_without_a_gpu_nothing_is_captured() -> None:
     codes = partial(sample, prior, Condition(), uniforms, SamplingConfig())
     assert torch.equal(codes(capture=True), codes())
     assert prior.recording is None
+
+
+def test_capturing_waits_for_the_steps_before_and_plays_on_its_own_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What of `torch.cuda` is called, and in which order; a stand-in takes the calls."""
+    calls: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str = "side") -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            calls.append(f"{self.name} waits for {other.name}")
+
+    class Graph:
+        def replay(self) -> None:
+            calls.append("replay")
+
+    @contextmanager
+    def within(thing: object) -> Iterator[None]:
+        name = "capture" if isinstance(thing, Graph) else getattr(thing, "name", str(thing))
+        calls.append(f"enter {name}")
+        yield
+        calls.append(f"leave {name}")
+
+    for name, stand_in in {
+        "CUDAGraph": Graph, "Stream": Stream, "current_stream": lambda: Stream("own"),
+        "device": within, "stream": within, "graph": within,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    gpu = torch.device("cuda:1")
+    capture.warm_up(lambda: calls.append("step"), gpu)
+    assert calls == [
+        "enter cuda:1", "side waits for own", "enter side", "step", "leave side", "own waits for side", "leave cuda:1",
+    ]  # fmt: skip
+    calls.clear()
+    replay = capture.record(lambda: calls.append("step"), gpu)
+    assert calls == ["enter cuda:1", "enter capture", "step", "leave capture", "leave cuda:1"]
+    calls.clear()
+    replay()
+    assert calls == ["enter cuda:1", "replay", "leave cuda:1"]
