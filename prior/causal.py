@@ -98,12 +98,11 @@ class _CachedRows:
             self.steps.draw(guided)
             self.filled[: 1 + guided] = [self.S + done] * (1 + guided)
             return
-        codes, place = self.state.codes, self.state.order[:, done : done + k]
+        place = self.state.order[:, done : done + k]
         logits = self._next_logits(done, k, weight, guided)  # (B, k, V)
-        drawn = draw(logits, self.state.uniforms.gather(1, place), self.settings, temperature)
-        old = codes.gather(1, place)
-        codes.scatter_(1, place, torch.where(old >= 0, old, drawn))
-        self.state.done.add_(k)
+        self.state.settle(
+            place, draw(logits, self.state.uniforms.gather(1, place), self.settings, temperature)
+        )
 
     def _next_logits(self, done: int, k: int, weight: float, guided: bool) -> Tensor:
         """Guided logits (B, k, V) of the k places after the first `done` of the order, whose codes are known."""

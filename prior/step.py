@@ -52,6 +52,12 @@ class State:
         """Whether each image has a second row, without its condition."""
         return len(self.encoded.prefix) > len(self.codes)
 
+    def settle(self, place: Tensor, drawn: Tensor) -> None:
+        """Puts the codes drawn (B, k) to their places (B, k), the next ones of the order, unless some are there."""
+        there = self.codes.gather(1, place)
+        self.codes.scatter_(1, place, torch.where(there >= 0, there, drawn))
+        self.done.add_(place.shape[1])
+
     def tensors(self) -> list[Tensor]:
         """All of them."""
         own = (self.codes, self.uniforms, self.order, self.done, self.weights, self.temperatures)
@@ -83,7 +89,4 @@ def draw_next(
         logits = guide(logits, state.weights.index_select(0, done))
     temperature = state.temperatures.index_select(0, done) if tempered else None
     choice = fused_draw if prior.fused else draw
-    drawn = choice(logits, state.uniforms.gather(1, place), settings, temperature)  # (B, 1)
-    there = state.codes.gather(1, place)
-    state.codes.scatter_(1, place, torch.where(there >= 0, there, drawn))
-    done.add_(1)
+    state.settle(place, choice(logits, state.uniforms.gather(1, place), settings, temperature))
