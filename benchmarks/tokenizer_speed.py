@@ -1,6 +1,6 @@
 """How fast the `base` tokenizer encodes and decodes in bf16 against plain fp32, and what the codes lose by it.
 
-    python benchmarks/tokenizer_speed.py [--model DIR] [--data SRC] [--batch 2] [--rounds 5]
+    python benchmarks/tokenizer_speed.py [--model DIR] [--data SRC] [--side PX] [--batch 2] [--rounds 5]
 
 Ways: `fp32`, the module as built, eager; `bf16`, what `--precision bf16` does (tokenizer/coder.py). They take turns,
 so that a change of the machine's pace meets both. Without `--model` the weights are random: speeds hold, but codes and
@@ -29,15 +29,12 @@ from imgtf.tokenizer.coder import Coder
 from imgtf.tokenizer.metrics import psnr
 
 
-def load_images(data: str, model: Tokenizer, n: int) -> Tensor:
-    """n held-out images (n, C, H, W), or noise where no source is named."""
-    config = model.config
+def load_images(data: str, channels: int, side: int, n: int) -> Tensor:
+    """n held-out images (n, C, side, side), or noise where no source is named."""
     if not data:
-        return torch.rand(n, config.channels, config.image_size, config.image_size) * 2 - 1
+        return torch.rand(n, channels, side, side) * 2 - 1
     settings = DataConfig(data=data)
-    dataset = ImageDataset(
-        open_source(settings)[1], config.image_size, config.channels, settings, augment=False, seed=0
-    )
+    dataset = ImageDataset(open_source(settings)[1], side, channels, settings, augment=False, seed=0)
     return torch.cat([batch["image"] for batch in eval_batches(dataset, n, limit=n)])
 
 
@@ -77,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--model", help="folder of a trained model")
     parser.add_argument("--data", default="", help="source of images; noise without it")
+    parser.add_argument("--side", type=int, help="side of the images, the model's unless given")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=4, help="images for codes and PSNR")
@@ -87,7 +85,8 @@ def main() -> None:
     if given.model:
         model = Tokenizer.from_pretrained(Path(given.model) / "tokenizer")
     all_ways = coding_ways(model.to(device))
-    images = load_images(given.data, model, max(given.batch, given.images)).to(device)
+    side = given.side or model.config.image_size
+    images = load_images(given.data, model.config.channels, side, max(given.batch, given.images)).to(device)
     speeds = time_in_turns(all_ways, images[: given.batch], given.rounds)
     losses = quality(all_ways, images, given.batch)
     result = {name: speeds[name] | losses[name] for name in all_ways}
@@ -99,7 +98,7 @@ def main() -> None:
     header = {
         "machine": machine, "threads": torch.get_num_threads(), "torch": torch.__version__, "batch": given.batch,
         "weights": given.model or "random: codes_equal and psnr say nothing",
-        "parameters": model.parameter_count(), "side": model.config.image_size,
+        "parameters": model.parameter_count(), "side": side,
     }  # fmt: skip
     print(json.dumps(header | result, indent=2))
 
