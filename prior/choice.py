@@ -58,7 +58,10 @@ def probabilities(logits: Tensor, settings: SamplingConfig, temperature: float |
     if isinstance(temperature, Tensor) or temperature not in (None, 1):
         logits = logits / temperature
     if 0 < settings.top_k < logits.shape[-1]:
-        logits = torch.where(logits < kth_largest(logits, settings.top_k), -torch.inf, logits)
+        nothing = logits.new_full(
+            (), -torch.inf
+        )  # a number alone would come from the host, which a graph cannot ask
+        logits = torch.where(logits < kth_largest(logits, settings.top_k), nothing, logits)
     p = logits.softmax(-1)
     if settings.min_p > 0:
         p = p.masked_fill(p < settings.min_p * p.amax(-1, keepdim=True), 0)

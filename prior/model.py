@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -203,6 +203,8 @@ class Prior(PretrainedModel):
 
         All that depends on how far the sequence has come is in tensors, so that the step can be captured.
         """
+        if encoded.memory_mask is not None:
+            encoded = replace(encoded, memory_mask=hiding(encoded.memory_mask, x.dtype))
         return self._blocks(x, places, encoded, cache=cache, at=slot, bias=self._bias(encoded, cache, slot))
 
     def _bias(self, encoded: Encoded, cache: KVCache, slot: Tensor) -> Tensor:
@@ -214,8 +216,7 @@ class Prior(PretrainedModel):
             seen = seen & F.pad(encoded.visible, (0, cache.room - S), value=True)[:, None, None] | (
                 key == slot
             )
-        zero = torch.zeros((), dtype=cache.keys.dtype, device=slot.device)
-        return torch.where(seen, zero, -torch.inf)
+        return hiding(seen, cache.keys.dtype)
 
     def logits(self, x: Tensor) -> Tensor:
         """Outputs (..., D) of the blocks to logits (..., V), float32."""
@@ -262,17 +263,16 @@ class Prior(PretrainedModel):
         )  # fmt: skip
         x = self.dropout(x)
         recompute = self.training and self.config.gradient_checkpointing
-        run = fused_block if self.fused and at is not None else _run
+        compiled = self.fused and at is not None
         for layer, block in enumerate(self.blocks):
             if cache is not None:
                 context = replace(
                     context, past=cache.layer(layer), memory=None, memory_past=cache.past(layer)
                 )
-            x = (
-                checkpoint(run, block, x, context, use_reentrant=False)
-                if recompute
-                else run(block, x, context)
-            )
+            if recompute:
+                x = checkpoint(block, x, context, use_reentrant=False)
+            else:
+                x = fused_block(block, x, context) if compiled else block(x, context)
         return x
 
     def _sequence(self, codes: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -304,5 +304,7 @@ class Prior(PretrainedModel):
         return f"{h}x{w} grid, {self.config.codebook_size} codes, {self.parameter_count():,} parameters"
 
 
-def _run(block: nn.Module, x: Tensor, context: Context) -> Tensor:
-    return cast(Tensor, block(x, context))
+def hiding(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Added to scores it hides what is not `seen`: 0 or -inf, made on the device, for a graph cannot ask the host."""
+    zero = torch.zeros((), dtype=dtype, device=seen.device)
+    return torch.where(seen, zero, torch.full_like(zero, -torch.inf))

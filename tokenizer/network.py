@@ -36,20 +36,21 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.latent_width, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Half precision picks other codes most of all where it rounds the pixels, and in the last steps before the
-        # codebook; there it saves next to nothing. In training, where codes need not be those of float32, the last
-        # level is not spared it: in a network of three levels that is a third of the encoder.
-        spared = 0 if self.training else 1
-        levels = list(self.levels)
+        """Under autocast the ends stay in float32, in evaluation mode the last level too.
+
+        Half precision picks other codes most of all where it rounds the pixels, and in the last steps before the
+        codebook; there it saves next to nothing. In training codes need not be those of float32, and the last of three
+        levels is a third of the encoder.
+        """
+        *halved, last = self.levels
         with torch.autocast(images.device.type, enabled=False):
             x = self.conv_in(images.float())  # (B, width, H, W)
         x = as_autocast(x)
-        for level in levels[: len(levels) - spared]:
+        for level in halved:
             x = level(x)
+        x = last(x) if self.training else x.float()
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
-            for level in levels[len(levels) - spared :]:
-                x = level(x)
+            x = x.float() if self.training else last(x)
             x = self.middle(x)  # (B, width * multipliers[-1], h, w)
             return self.conv_out(F.silu(self.norm_out(x)))  # (B, latent_width, h, w)
 

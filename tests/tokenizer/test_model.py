@@ -116,13 +116,17 @@ def test_the_quantizer_computes_in_float32_under_autocast() -> None:
 def test_the_first_and_the_last_steps_of_the_encoder_stay_in_float32_under_autocast() -> None:
     seen = {}
     model = tiny().eval()
-    names = ("encoder.conv_in", "encoder.levels.0", "encoder.middle", "encoder.conv_out", "to_codebook")
+    half, last = "encoder.levels.0", f"encoder.levels.{len(model.encoder.levels) - 1}"  # type: ignore[arg-type]
+    names = ("encoder.conv_in", half, last, "encoder.middle", "encoder.conv_out", "to_codebook")
     for name in names:
         module = model.get_submodule(name)
         module.register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out.dtype}))
     with torch.autocast("cpu", torch.bfloat16):
         model.encode(images())
-    assert seen == dict.fromkeys(names, torch.float32) | {"encoder.levels.0": torch.bfloat16}
+    assert seen == dict.fromkeys(names, torch.float32) | {half: torch.bfloat16}
+    with torch.autocast("cpu", torch.bfloat16):
+        model.train().encode(images())
+    assert seen == dict.fromkeys(names, torch.float32) | {half: torch.bfloat16, last: torch.bfloat16}
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 1, 16, 16), (2, 3, 15, 16)])
