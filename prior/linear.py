@@ -29,8 +29,8 @@ class Linear(nn.Linear):
             return F.linear(x, self.weight, self.bias)
         if not torch.compiler.is_compiling():
             return _product(x, self.packed, self.bias, len(self.weight))
-        if x.numel() == x.shape[-1]:  # one row: sums that read the weights as they are, faster than oneDNN's
-            y = (x.float().view(1, -1) * self.weight.float()).sum(-1)
+        if x.numel() == x.shape[-1]:  # reads the weights as they are, faster than oneDNN does
+            y = one_row(x, self.weight)
             y = y if self.bias is None else y + self.bias
             return y.to(x.dtype).view(*x.shape[:-1], -1)
         return torch.ops.imgtf.packed_linear(x, self.packed, self.bias, len(self.weight))
@@ -45,6 +45,16 @@ class Linear(nn.Linear):
     def __getstate__(self) -> dict[str, Any]:
         """Copies of a module lay out their own weights."""
         return self.__dict__ | {"packed": None, "kept": None}
+
+
+def one_row(x: Tensor, weight: Tensor) -> Tensor:
+    """The product of one row x (..., in) with weights (out, in) as (out,) float32 sums, which inductor makes loops of.
+
+    `as_strided` has x written down before them: else what it is made of, such as a norm, would be computed again for
+    each row of the weights.
+    """
+    x = x.float().contiguous().as_strided((1, x.numel()), (x.numel(), 1))
+    return (x * weight.float()).sum(-1)
 
 
 def _product(x: Tensor, packed: Tensor, bias: Tensor | None, out: int) -> Tensor:

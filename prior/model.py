@@ -20,7 +20,7 @@ from ..pretrained import PretrainedModel
 from .cache import KVCache
 from .condition import Condition, ConditionEncoder, Encoded, at_places, prefix_mask
 from .config import PriorConfig
-from .fused import fused_block, fused_head
+from .fused import fused_blocks, fused_head
 from .layers import Attention, Block, Context, CrossAttention, FeedForward, GeluFeedForward, make_norm
 from .linear import Linear
 from .positions import Places, Positions
@@ -263,16 +263,16 @@ class Prior(PretrainedModel):
         )  # fmt: skip
         x = self.dropout(x)
         recompute = self.training and self.config.gradient_checkpointing
-        compiled = self.fused and at is not None
-        for layer, block in enumerate(self.blocks):
-            if cache is not None:
-                context = replace(
-                    context, past=cache.layer(layer), memory=None, memory_past=cache.past(layer)
-                )
-            if recompute:
-                x = checkpoint(block, x, context, use_reentrant=False)
-            else:
-                x = fused_block(block, x, context) if compiled else block(x, context)
+        contexts = [context] * len(self.blocks)
+        if cache is not None:
+            contexts = [
+                replace(context, past=cache.layer(layer), memory=None, memory_past=cache.past(layer))
+                for layer in range(len(self.blocks))
+            ]
+        if self.fused and at is not None:
+            return fused_blocks(list(self.blocks), x, contexts)
+        for block, seen in zip(self.blocks, contexts, strict=True):
+            x = checkpoint(block, x, seen, use_reentrant=False) if recompute else block(x, seen)
         return x
 
     def _sequence(self, codes: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from imgtf.errors import ConfigError
-from imgtf.prior import cache
+from imgtf.prior import cache, fused
 from imgtf.prior.choice import BLOCK, SPLIT, choose, kth_largest, probabilities
 from imgtf.prior.condition import Condition
 from imgtf.prior.config import SamplingConfig
@@ -152,8 +152,9 @@ def test_halves_sample_every_kind_of_prior(dtype: torch.dtype, changes: dict[str
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 def test_compiled_steps_draw_the_same_codes_without_compiling_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "STRIDE", 2)  # the room grows many times
+    monkeypatch.setattr(fused, "GROUP", 3)
     torch._dynamo.reset()
-    prior = tiny(class_names=("a", "b"), depth=3)
+    prior = tiny(class_names=("a", "b"), depth=4)  # two groups of two blocks
     label = Condition(torch.tensor([1]))
     for scale in (1.0, 3.0):  # one row, and two
         settings = SamplingConfig(cfg_scale=scale, cfg_schedule="constant")
