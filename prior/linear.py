@@ -10,6 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SUM_ROWS = 2
+"""Up to so many rows compiled sums over the weights as they are beat oneDNN's product: four layers and the head of
+`llamagen-b` 7.05 ms a step against 4.79 at 2 rows, 6.63 against 7.01 at 4 (two Zen 5 cores, bf16, torch 2.13)."""
+
 
 class Linear(nn.Linear):
     """`nn.Linear`, which inside `laid_out` reads weights in the order that oneDNN's kernels want.
@@ -29,8 +33,8 @@ class Linear(nn.Linear):
             return F.linear(x, self.weight, self.bias)
         if not torch.compiler.is_compiling():
             return _product(x, self.packed, self.bias, len(self.weight))
-        if x.numel() == x.shape[-1]:  # reads the weights as they are, faster than oneDNN does
-            y = one_row(x, self.weight)
+        if x.numel() <= SUM_ROWS * x.shape[-1]:
+            y = row_sums(x, self.weight)
             y = y if self.bias is None else y + self.bias
             return y.to(x.dtype).view(*x.shape[:-1], -1)
         return torch.ops.imgtf.packed_linear(x, self.packed, self.bias, len(self.weight))
@@ -47,14 +51,16 @@ class Linear(nn.Linear):
         return self.__dict__ | {"packed": None, "kept": None}
 
 
-def one_row(x: Tensor, weight: Tensor) -> Tensor:
-    """The product of one row x (..., in) with weights (out, in) as (out,) float32 sums, which inductor makes loops of.
+def row_sums(x: Tensor, weight: Tensor) -> Tensor:
+    """The product of a few rows x (..., in) with weights (out, in) as (rows, out) float32 sums, which inductor makes
+    one loop of that reads the weights once.
 
-    `as_strided` has x written down before them: else what it is made of, such as a norm, would be computed again for
+    `as_strided` has x written down before it: else what it is made of, such as a norm, would be computed again for
     each row of the weights.
     """
-    x = x.float().contiguous().as_strided((1, x.numel()), (x.numel(), 1))
-    return (x * weight.float()).sum(-1)
+    width = x.shape[-1]
+    rows = x.float().contiguous().as_strided((x.numel() // width, width), (width, 1))
+    return torch.stack([(row * weight.float()).sum(-1) for row in rows.unbind()])
 
 
 def _product(x: Tensor, packed: Tensor, bias: Tensor | None, out: int) -> Tensor:

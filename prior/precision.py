@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .linear import Linear, one_row
+from .linear import SUM_ROWS, Linear, row_sums
 
 KERNEL_ROWS = 12
 """Up to so many rows torch's product with int8 weights is the faster one on a CPU, beyond it that with weights turned
@@ -39,8 +39,8 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) to (..., out)."""
         rows = x.numel() // x.shape[-1]
-        if rows == 1 and torch.compiler.is_compiling():  # reads the integers as they are
-            y = one_row(x, self.weight) * self.scale.float()
+        if rows <= SUM_ROWS and torch.compiler.is_compiling():  # reads the integers as they are
+            y = row_sums(x, self.weight) * self.scale.float()
             y = y.to(x.dtype).view(*x.shape[:-1], -1)
         elif rows <= KERNEL_ROWS and x.device.type == "cpu":
             y = torch._weight_int8pack_mm(x.reshape(rows, -1), self.weight, self.scale)

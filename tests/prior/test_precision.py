@@ -10,9 +10,10 @@ import torch.nn.functional as F
 
 from imgtf.prior.condition import Condition
 from imgtf.prior.config import SamplingConfig
-from imgtf.prior.linear import Linear
+from imgtf.prior.linear import Linear, laid_out
 from imgtf.prior.precision import KERNEL_ROWS, Int8Linear, cast
 from imgtf.prior.sampler import image_uniforms, sample
+from imgtf.training.compiled import check_compiler
 
 from .test_model import tiny
 from .test_objectives import some_codes
@@ -54,12 +55,16 @@ def test_few_rows_and_many_give_the_product_of_the_rounded_weights(bias: bool) -
 
 
 @needs_compiler
+@pytest.mark.parametrize("rows", [1, 2])
 @torch.no_grad()
-def test_compiled_sums_of_one_row_give_the_same_product() -> None:
-    rounded = Int8Linear(Linear(64, 48, bias=True))
-    x = torch.randn(1, 1, 64).bfloat16()
-    y = torch.compile(rounded)(x)
-    torch.testing.assert_close(y, rounded(x), atol=0.02, rtol=0.02)
+def test_compiled_sums_of_a_few_rows_give_the_same_product(rows: int) -> None:
+    check_compiler(torch.device("cpu"))  # takes the warnings of inductor's first import
+    layer = Linear(64, 48, bias=True).bfloat16()
+    x = torch.randn(rows, 2, 64).bfloat16()[:, 1:]  # not one after the other
+    for module in (layer, Int8Linear(layer)):
+        with laid_out(module):
+            y = torch.compile(module)(x)
+            torch.testing.assert_close(y, module(x), atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("objective", ["raster", "random", "masked"])
