@@ -112,6 +112,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, key, title in (
@@ -130,6 +131,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                     textcoords="offset points",
                 )
         axis.set(xscale="log", xlabel="seconds for 64 images (numbers: steps)", title=title)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=110)

@@ -60,7 +60,7 @@ def probabilities(logits: Tensor, settings: SamplingConfig, temperature: float |
     if 0 < settings.top_k < logits.shape[-1]:
         nothing = logits.new_full(
             (), -torch.inf
-        )  # a number alone would come from the host, which a graph cannot ask
+        )  # a number alone comes from the host: no graph could hold it
         logits = torch.where(logits < kth_largest(logits, settings.top_k), nothing, logits)
     p = logits.softmax(-1)
     if settings.min_p > 0:

@@ -41,11 +41,13 @@ def fused(prior: Any, wanted: bool) -> Iterator[None]:
 
 def fused_blocks(blocks: Sequence[nn.Module], x: Tensor, contexts: Sequence[Context]) -> Tensor:
     """All blocks, (B, 1, D) -> (B, 1, D); the contexts hold nothing of the step but tensors."""
+    bias = contexts[0].bias  # the same in all
+    assert bias is not None
+    torch._dynamo.maybe_mark_dynamic(bias, bias.dim() - 1)
     for context in contexts:
         assert context.past is not None
-        assert context.bias is not None
-        for tensor, dim in ((context.past[0], 2), (context.past[1], 2), (context.bias, -1)):
-            torch._dynamo.maybe_mark_dynamic(tensor, dim % tensor.dim())
+        for tensor in context.past:
+            torch._dynamo.maybe_mark_dynamic(tensor, 2)
     size = max(n for n in range(1, GROUP + 1) if len(blocks) % n == 0)
     for first in range(0, len(blocks), size):
         group = slice(first, first + size)

@@ -48,9 +48,12 @@ class Encoder(nn.Module):
         x = as_autocast(x)
         for level in halved:
             x = level(x)
-        x = last(x) if self.training else x.float()
+        if self.training:
+            x = last(x)
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float() if self.training else last(x)
+            x = x.float()
+            if not self.training:
+                x = last(x)
             x = self.middle(x)  # (B, width * multipliers[-1], h, w)
             return self.conv_out(F.silu(self.norm_out(x)))  # (B, latent_width, h, w)
 

@@ -7,10 +7,11 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._inductor.utils import run_and_get_code
 
 from imgtf.prior.condition import Condition
 from imgtf.prior.config import SamplingConfig
-from imgtf.prior.linear import Linear, laid_out
+from imgtf.prior.linear import Linear, laid_out, row_sums
 from imgtf.prior.precision import KERNEL_ROWS, Int8Linear, cast
 from imgtf.prior.sampler import image_uniforms, sample
 from imgtf.training.compiled import check_compiler
@@ -65,6 +66,22 @@ def test_compiled_sums_of_a_few_rows_give_the_same_product(rows: int) -> None:
         with laid_out(module):
             y = torch.compile(module)(x)
             torch.testing.assert_close(y, module(x), atol=0.02, rtol=0.02)
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [1, 2])
+@torch.no_grad()
+def test_compiled_sums_read_weights_once_and_rows_that_are_written_down(rows: int) -> None:
+    """A norm in front of the product must not be computed again for each of its rows of weights."""
+    check_compiler(torch.device("cpu"))
+    norm, weight = torch.nn.RMSNorm(96), torch.randn(48, 96)
+    product = torch.compile(lambda x: row_sums(norm(x), weight))
+    _, (code,) = run_and_get_code(product, torch.randn(rows, 1, 96))
+    loops = code.split("async_compile.wait")[0].split("for(int64_t")
+    reading = [loop for loop in loops if "96L*x0" in loop and f"tmp_acc{rows - 1}_vec" in loop]
+    assert len(reading) == 1
+    assert any("sqrt" in loop for loop in loops)
+    assert "sqrt" not in reading[0]
 
 
 @pytest.mark.parametrize("objective", ["raster", "random", "masked"])
