@@ -24,15 +24,17 @@ prior() {  # NAME TOKENIZER OPTIONS...: a prior of its own on the codes of a tok
 
 case $part in
 facades)
-    # 400 pairs: crops of each stretch them. LPIPS needs a backbone's weights: TORCH_HOME, or the download.
-    common="--data $data --image-size 64 --norm-groups 8 --batch-size 16 --lr 2e-3 --no-middle-attention --flip"
-    $imgtf tokenizer train --model "$out/photos" --image-column image $common --width 16 --multipliers 1,2,4,4 \
-        --codebook-size 128 --l2-weight 0 --lpips-weight 1 --lpips-backbone squeeze --steps 500
-    $imgtf tokenizer train --model "$out/maps" --image-column conditioning_image $common --width 16 --multipliers 1,2 \
-        --codebook-size 128 --steps 300
-    few="--data $data --image-column image --flip --crop random --crop-scale 0.78 --views 24 --width 128 --depth 3
-        --heads 4 --encoder-depth 1 --dropout 0.1 --batch-size 32 --lr 1.5e-3 --steps 1000 --eval-every 100 --code-noise 0"
-    prior facades "$out/photos" $few --source-column conditioning_image --source-model "$out/maps"
+    # 400 pairs: crops of each stretch them, and nothing is told of where a place is, for the maps are learned by heart.
+    crops="--data $data --flip --crop random --crop-scale 0.78"
+    common="$crops --image-size 64 --batch-size 16 --lr 2e-3 --codebook-distance euclidean --lpips-weight 0
+        --discriminator-weight 0 --eval-every 100"
+    $imgtf tokenizer train --model "$out/photos" --image-column image $common --network vit --patch 4 --width 64 \
+        --depth 1 --heads 2 --codebook-size 16 --steps 400
+    $imgtf tokenizer train --model "$out/maps" --image-column conditioning_image $common --width 16 --multipliers 1 \
+        --blocks 1 --norm-groups 4 --no-middle-attention --codebook-size 64 --steps 300
+    few="$crops --image-column image --views 24 --width 128 --depth 3 --heads 4 --encoder-depth 1 --positions none
+        --dropout 0.1 --batch-size 32 --lr 1.5e-3 --steps 1200 --eval-every 100 --code-noise 0"
+    prior facades "$out/photos" $few --source-column conditioning_image --source-model "$out/maps" --source-reach 3
     prior facades-none "$out/photos" $few
     ;;
 zoom)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from math import prod
 from typing import Self
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import DataError
 from .config import PriorConfig
 from .layers import Block, Context, make_norm
-from .positions import grid_places, rotary_table
+from .source import SourceEmbedding, memory_turns, patches, source_at, within_reach
 
 BYTES = 257
 """Bytes of UTF-8, counted from 1; 0 is padding."""
@@ -115,7 +114,7 @@ class ConditionEncoder(nn.Module):
             FeatureEmbedding(config.feature_width, config.feature_slots, config.width) if prefix else None
         )
         self.label = None if prefix else LabelEmbedding(config.classes, config.width)
-        self.memory = MemoryEncoder(config) if config.memory_slots else None
+        self.memory = MemoryEncoder(config) if config.encoder_slots else None
         self.align = nn.Linear(config.width, config.width, bias=False) if config.source_grid else None
 
     def forward(
@@ -135,10 +134,15 @@ class ConditionEncoder(nn.Module):
             prefix = self.label(condition.label, hidden)
         if self.memory is None:
             return Encoded(prefix, visible, None, None)
-        memory, mask = self.memory(condition, hidden)
-        aligned = self.align(source_at(memory, mask, self.config, grid)) if self.align is not None else None
         turns = memory_turns(self.config, grid, device)
-        return Encoded(prefix, visible, memory, mask, aligned, turns)
+        memory, mask = self.memory(condition, hidden, turns)
+        aligned = self.align(source_at(memory, mask, self.config, grid)) if self.align is not None else None
+        if not self.config.source_reach:
+            return Encoded(prefix, visible, memory, mask, aligned, turns)
+        M = self.config.memory_slots
+        if not M:
+            return Encoded(prefix, visible, None, None, aligned)
+        return Encoded(prefix, visible, memory[:, :M], mask[..., :M], aligned)
 
     def without(self, condition: Condition) -> Condition:
         """The condition that says nothing, for guidance: no features still have the length of the given ones."""
@@ -210,7 +214,8 @@ class FeatureEmbedding(nn.Module):
 class MemoryEncoder(nn.Module):
     """The encoder of an encoder-decoder transformer: captions, features and source codes to one sequence.
 
-    Slot 0 is a learned "nothing", always there to be read; a hidden or missing part is masked out.
+    Slot 0 is a learned "nothing", always there to be read; a hidden or missing part is masked out. With `source_reach`
+    all that the source's slots know of where they are is how far they are from each other.
     """
 
     def __init__(self, config: PriorConfig) -> None:
@@ -221,20 +226,31 @@ class MemoryEncoder(nn.Module):
         features = config.feature_width and not config.feature_prefix
         self.features = nn.Linear(config.feature_width, config.width) if features else None
         self.source = SourceEmbedding(config) if config.source_grid else None
-        self.position = nn.Parameter(torch.randn(config.memory_slots, config.width) * 0.02)
+        placed = max(1, config.memory_slots) if config.source_reach else config.encoder_slots
+        self.position = nn.Parameter(torch.randn(placed, config.width) * 0.02)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.encoder_depth))
         self.norm = make_norm(config)
 
-    def forward(self, condition: Condition, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, M, D) and which of them may be read, (B, 1, 1, M)."""
+    def forward(self, condition: Condition, hidden: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, M, D) and which of them may be read, (B, 1, 1, M); `turns` as `memory_turns` gives them."""
         B = len(hidden)
         visible = torch.cat([torch.ones_like(hidden)[:, None], *self._visible(condition, hidden)], dim=1)
         mask = visible[:, None, None]
         parts = [self.null.expand(B, 1, -1), *self._embedded(condition, B)]
-        x = torch.cat([part.to(self.null.dtype) for part in parts], dim=1) + self.position  # (B, M, D)
+        x = torch.cat([part.to(self.null.dtype) for part in parts], dim=1)  # (B, M, D)
+        x = x + F.pad(self.position, (0, 0, 0, x.shape[1] - len(self.position)))
+        context = self._context(mask, turns)
         for block in self.blocks:
-            x = block(x, Context(mask=mask, causal=False))
+            x = block(x, context)
         return self.norm(x), mask
+
+    def _context(self, mask: Tensor, turns: Tensor | None) -> Context:
+        """All slots read what is visible; or those of the source what is near them, told by its distance."""
+        if not self.config.source_reach:
+            return Context(mask=mask, causal=False)
+        near = within_reach(self.config).to(mask.device)
+        itself = torch.eye(len(near), dtype=torch.bool, device=mask.device)  # hidden slots read something too
+        return Context(turns, turns, mask & near | itself, causal=False)
 
     def _embedded(self, condition: Condition, B: int) -> Iterator[Tensor]:
         given = (condition.text, condition.features, condition.source)
@@ -269,73 +285,6 @@ class MemoryEncoder(nn.Module):
     def _whole(self, source: Tensor) -> Tensor:
         """Which slots of the source have all their codes, (B, h' * w')."""
         return (patches(source, self.config) >= 0).all(-1)
-
-
-class SourceEmbedding(nn.Module):
-    """Codes of a source picture to slots, the codes of a patch side by side through one matrix (as a ViT's patches).
-
-    A source that is finer than the grid costs no more slots than the grid has, and loses nothing of where it has what.
-    """
-
-    def __init__(self, config: PriorConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.codes = nn.Embedding(config.source_codebook_size, config.width)
-        size = prod(config.source_patch)
-        self.join = nn.Linear(size * config.width, config.width, bias=False) if size > 1 else nn.Identity()
-
-    def forward(self, source: Tensor) -> Tensor:
-        """Codes (B, H', W') or (B, H' * W') to (B, h' * w', D)."""
-        return self.join(self.codes(patches(source, self.config)).flatten(2))
-
-
-def patches(source: Tensor, config: PriorConfig) -> Tensor:
-    """Codes (B, H', W') or (B, H' * W') by slot, (B, h' * w', codes of a slot).
-
-    Raises:
-        DataError: another number of codes than the prior was trained with.
-    """
-    flat, grid = source.flatten(1), config.source_grid
-    if flat.shape[1] != prod(grid):
-        raise DataError(f"a source of {flat.shape[1]} codes, the prior was trained with {prod(grid)}")
-    (h, w), (down, across) = config.source_cells, config.source_patch
-    return flat.view(-1, h, down, w, across).transpose(2, 3).flatten(3).flatten(1, 2)
-
-
-def source_at(memory: Tensor, mask: Tensor, config: PriorConfig, grid: tuple[int, int]) -> Tensor:
-    """The memory of the source's slot on each place of the grid, (B, T, D); of several the average; where the source is
-    hidden, "nothing".
-
-    Cross-attention could find them, but has to learn where they lie; here each slot is told, as ControlAR fuses control
-    and image tokens place by place (arXiv:2410.02705). What the sum alone is worth has not been measured; docs/LOG.md
-    has figures with and without a source.
-    """
-    h, w = config.source_cells
-    there = mask[:, 0, 0, -h * w :, None]
-    source = torch.where(there, memory[:, -h * w :], memory[:, :1])  # (B, h' * w', D)
-    cells = F.adaptive_avg_pool2d(source.mT.unflatten(-1, (h, w)), grid)  # (B, D, h, w)
-    return cells.flatten(2).mT
-
-
-def at_places(table: Tensor, place: Tensor) -> Tensor:
-    """Rows of a table (B, T, D) by place (n,) or (B, n), (B, n, D); zeros where a place is negative."""
-    index = place.clamp_min(0).expand(len(table), -1)[..., None].expand(-1, -1, table.shape[-1])
-    return table.gather(1, index) * (place >= 0)[..., None]
-
-
-def memory_turns(config: PriorConfig, grid: tuple[int, int], device: torch.device) -> Tensor | None:
-    """Rotary angles of the memory's keys, (M, head_width / 2, 2): a slot of the source turns by the place it lies on.
-
-    So cross-attention knows how far it is from the place to be predicted. All else is not turned.
-    """
-    if config.rotary == "none" or not config.source_grid:
-        return None
-    h, w = config.source_cells
-    places = grid_places((h, w), grid)
-    turned = rotary_table(places, config.head_width, config.rope_base)
-    unturned = torch.zeros(config.memory_slots - h * w, *turned.shape[1:])
-    unturned[..., 0] = 1.0
-    return torch.cat([unturned, turned]).to(device)
 
 
 def prefix_mask(visible: Tensor, slot: int, n: int, causal: bool) -> Tensor:

@@ -124,6 +124,12 @@ class PriorConfig:
     encoder_depth: int = option(
         2, "Blocks of the encoder of captions, features and source pictures.", minimum=0
     )
+    source_reach: int = option(
+        0,
+        "Source pictures: each place is told what lies so many places around it (by each block of their encoder), and "
+        "no more; 0: all may be attended to. Few pairs are learned by heart from their whole sources.",
+        minimum=0,
+    )
     norm: str = option("rms", "RMSNorm, or LayerNorm as in GPT-2.", choices=("rms", "layer"))
     feed_forward: str = option(
         "swiglu", "Feed-forward layer: gated, or one exact GELU as in GPT-2.", choices=("swiglu", "gelu")
@@ -176,6 +182,10 @@ class PriorConfig:
             raise ConfigError(
                 "objective random needs rotary positions: without them a code's place is unknown"
             )
+        if self.source_reach and not self.source_grid:
+            raise ConfigError("source_reach is of source pictures: add --source-column or --source-size")
+        if self.source_reach and self.rotary == "none":
+            raise ConfigError("source_reach needs rotary positions: they tell which way a place lies")
         if self.sampling.order not in (None, *ORDERS[self.objective]):
             raise ConfigError(
                 f"order {self.sampling.order} is not of {self.objective} priors; "
@@ -198,11 +208,24 @@ class PriorConfig:
         return self.condition_slots + self.tokens - (self.objective != "masked")
 
     @property
-    def memory_slots(self) -> int:
-        """M, slots attended to across: a null one and those of captions, features and source; 0 without any."""
-        features = self.feature_slots if self.feature_width and not self.feature_prefix else 0
-        slots = self.text_length + features + self.source_cells[0] * self.source_cells[1]
+    def encoder_slots(self) -> int:
+        """M, slots of the condition's encoder: a null one and those of captions, features and source; 0 without any."""
+        slots = self._said_slots + self.source_cells[0] * self.source_cells[1]
         return slots + 1 if slots else 0
+
+    @property
+    def memory_slots(self) -> int:
+        """How many of them, the first, are attended to across: not the source where it is told place by place."""
+        if not self.source_reach:
+            return self.encoder_slots
+        return self._said_slots + 1 if self._said_slots else 0
+
+    @property
+    def _said_slots(self) -> int:
+        """Slots of captions and features beside the sequence."""
+        return self.text_length + (
+            self.feature_slots if self.feature_width and not self.feature_prefix else 0
+        )
 
     @property
     def source_patch(self) -> tuple[int, int]:

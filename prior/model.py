@@ -18,12 +18,13 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import DataError
 from ..pretrained import PretrainedModel
 from .cache import KVCache
-from .condition import Condition, ConditionEncoder, Encoded, at_places, prefix_mask
+from .condition import Condition, ConditionEncoder, Encoded, prefix_mask
 from .config import PriorConfig
 from .fused import fused_blocks, fused_head
 from .layers import Attention, Block, Context, CrossAttention, FeedForward, GeluFeedForward, make_norm
 from .linear import Linear
 from .positions import Places, Positions
+from .source import at_places
 
 if TYPE_CHECKING:
     from .capture import CapturedSteps

@@ -98,7 +98,7 @@ class PriorStage(Stage):
     def preview(self, path: Path) -> None:
         """Samples with the model's own settings: labels spread evenly, other conditions those of held-out images."""
         config = self.model.config
-        if config.memory_slots:
+        if config.encoder_slots:
             self._preview_beside(path)
             return
         label = spread_labels(PREVIEW_IMAGES, config.classes)

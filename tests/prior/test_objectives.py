@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from imgtf.errors import ConfigError, DataError
-from imgtf.prior.condition import Condition, caption_bytes, patches
+from imgtf.prior.condition import Condition, caption_bytes
 from imgtf.prior.config import PriorConfig, PriorRecipe, SamplingConfig
 from imgtf.prior.model import Prior
 from imgtf.prior.objectives import log_likelihood, random_mask, share_random, training_loss, training_orders
 from imgtf.prior.sampler import image_uniforms, sample
+from imgtf.prior.source import patches
 
 from .test_model import some_codes, tiny
 
@@ -31,6 +32,14 @@ KINDS: dict[str, dict[str, object]] = {
         "feature_slots": 4,
         "source_grid": (2, 2),
         "source_codebook_size": 7,
+    },
+    "image near": {"class_names": (), "source_grid": (4, 6), "source_codebook_size": 7, "source_reach": 1},
+    "text and image near": {
+        "text_length": 8,
+        "source_grid": (4, 6),
+        "source_codebook_size": 7,
+        "source_reach": 1,
+        "positions": "none",
     },
 }
 
@@ -318,6 +327,48 @@ def test_the_source_at_a_place_reaches_the_slot_that_predicts_it(objective: str)
     differs = ~torch.isclose(before, after, atol=1e-6).all(-1).all(0)  # (T,), by place
     assert not differs[when[:first]].any()
     assert differs[1]
+
+
+@pytest.mark.parametrize(("reach", "depth"), [(1, 0), (1, 1), (1, 2), (2, 1), (3, 2)])
+@torch.no_grad()
+def test_a_place_is_told_of_the_source_within_reach_only(reach: int, depth: int) -> None:
+    """Also where a caption is encoded beside it, which all read."""
+    told_of = {"text_length": 8, "source_grid": (1, 8), "source_codebook_size": 7}
+    prior = tiny(grid=(1, 8), source_reach=reach, encoder_depth=depth, **told_of)
+    codes, text = torch.randint(16, (2, 8)), caption_bytes(["ab", "xyz"], 8)
+    source = torch.zeros(2, 1, 8, dtype=torch.long)
+    changed = source.clone()
+    changed[..., -1] = 3
+    before, after = (prior(codes, text=text, source=given) for given in (source, changed))
+    differs = ~torch.isclose(before, after, rtol=0, atol=1e-6).all(-1).all(0)
+    first = 7 - reach * depth
+    assert differs.tolist() == [place >= first for place in range(8)]
+
+
+@torch.no_grad()
+def test_sources_within_reach_are_told_apart_by_how_far_they_are_not_by_where() -> None:
+    """A source moved by a place tells each place what it told its neighbour."""
+    prior = tiny(
+        grid=(3, 4),
+        class_names=(),
+        source_grid=(3, 4),
+        source_codebook_size=7,
+        source_reach=1,
+        encoder_depth=1,
+    )
+    source = torch.randint(7, (1, 3, 4), generator=torch.Generator().manual_seed(0))
+    told_of, moved = (
+        prior.encode(Condition(source=given), 1).aligned.view(3, 4, -1)
+        for given in (source, source.roll(1, -1))
+    )
+    torch.testing.assert_close(told_of[:, 1:2], moved[:, 2:3], atol=1e-5, rtol=1e-4)
+
+
+def test_a_reach_without_sources_or_rotary_positions_is_refused() -> None:
+    with pytest.raises(ConfigError, match="source_reach is of source pictures: add --source-column"):
+        tiny(source_reach=1)
+    with pytest.raises(ConfigError, match="source_reach needs rotary positions"):
+        tiny(rotary="none", **KINDS["image near"])
 
 
 @torch.no_grad()
