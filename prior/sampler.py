@@ -77,7 +77,9 @@ def sample(
     check_order(prior.config, settings)
     uniforms = uniforms.to(prior.device)
     codes = torch.full((B, T), -1, device=prior.device) if given is None else given.to(prior.device).clone()
-    known = (codes[:1] >= 0).all(0) if B else torch.zeros(T, dtype=torch.bool)
+    if not B:
+        return codes
+    known = (codes[:1] >= 0).all(0)
     if not torch.equal(codes >= 0, known.expand(B, T)):
         raise DataError("the given codes must stand at the same places in every row")
     draw = draw_masked if prior.config.objective == "masked" else draw_causal

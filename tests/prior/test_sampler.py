@@ -58,6 +58,13 @@ def test_an_image_is_the_same_in_any_batch() -> None:
         assert torch.equal(together, torch.cat(parts))
 
 
+@pytest.mark.parametrize("objective", ["raster", "random", "masked"])
+def test_no_rows_are_no_codes(objective: str) -> None:
+    codes = sample(tiny(objective=objective), Condition(), image_uniforms(0, 0, 0, 6), SamplingConfig())
+    assert codes.shape == (0, 6)
+    assert codes.dtype == torch.int64
+
+
 def test_uniforms_belong_to_seed_and_image() -> None:
     rows = image_uniforms(5, 0, 8, 32)
     assert torch.equal(rows[3:6], image_uniforms(5, 3, 3, 32))
