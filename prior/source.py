@@ -53,8 +53,7 @@ def source_at(memory: Tensor, mask: Tensor, config: PriorConfig, grid: tuple[int
     hidden, "nothing".
 
     Cross-attention could find them, but has to learn where they lie; here each slot is told, as ControlAR fuses control
-    and image tokens place by place (arXiv:2410.02705). What the sum alone is worth has not been measured; docs/LOG.md
-    has figures with and without a source.
+    and image tokens place by place (arXiv:2410.02705). With `source_reach` it is all that the prior is told of the source.
     """
     h, w = config.source_cells
     there = mask[:, 0, 0, -h * w :, None]
@@ -70,9 +69,9 @@ def within_reach(config: PriorConfig) -> Tensor:
     The others are not turned: how far a slot of the source is from them would tell where it is.
     """
     places = grid_places(config.source_cells)
-    far = (places[:, None] - places[None]).abs().amax(-1)
+    apart = (places[:, None] - places[None]).abs().amax(-1)
     others = torch.ones([config.encoder_slots - len(places)] * 2, dtype=torch.bool)
-    return torch.block_diag(others, far <= config.source_reach)
+    return torch.block_diag(others, apart <= config.source_reach)
 
 
 def memory_turns(config: PriorConfig, grid: tuple[int, int], device: torch.device) -> Tensor | None:
