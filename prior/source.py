@@ -53,7 +53,7 @@ def source_at(memory: Tensor, mask: Tensor, config: PriorConfig, grid: tuple[int
     hidden, "nothing".
 
     Cross-attention could find them, but has to learn where they lie; here each slot is told, as ControlAR fuses control
-    and image tokens place by place (arXiv:2410.02705). With `source_reach` it is all that the prior is told of the source.
+    and image tokens place by place (arXiv:2410.02705). With `source_reach` it is all that is told of the source.
     """
     h, w = config.source_cells
     there = mask[:, 0, 0, -h * w :, None]
