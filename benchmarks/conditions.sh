@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What conditions are worth: the same prior with and without one. On two CPU cores facades takes 40 minutes (two threads, tests beside).
+# What conditions are worth: the same prior with and without one. On two CPU cores facades takes 40 minutes.
 #     benchmarks/conditions.sh PART OUT DATA [TOKENIZER]
 # PART: facades  label map to photo, 64 px. DATA: a data set with columns image and conditioning_image
 #       zoom     16 px to 64 px. DATA: photographs; TOKENIZER: a model folder with a 64 px tokenizer of them

@@ -332,11 +332,11 @@ def test_the_source_at_a_place_reaches_the_slot_that_predicts_it(objective: str)
 @pytest.mark.parametrize(("reach", "depth"), [(1, 0), (1, 1), (1, 2), (2, 1), (3, 2)])
 @torch.no_grad()
 def test_a_place_is_told_of_the_source_within_reach_only(reach: int, depth: int) -> None:
-    """Also where a caption is encoded beside it, which all read."""
+    """Also with a caption in the same encoder, which every place attends to."""
     told_of = {"text_length": 8, "source_grid": (1, 8), "source_codebook_size": 7}
     prior = tiny(grid=(1, 8), source_reach=reach, encoder_depth=depth, **told_of)
-    codes, text = torch.randint(16, (2, 8)), caption_bytes(["ab", "xyz"], 8)
-    source = torch.zeros(2, 1, 8, dtype=torch.long)
+    codes, text = some_codes(prior), caption_bytes(["ab", "xyz", "q", ""], 8)
+    source = torch.zeros(4, 1, 8, dtype=torch.long)
     changed = source.clone()
     changed[..., -1] = 3
     before, after = (prior(codes, text=text, source=given) for given in (source, changed))
