@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .bench.config import BenchConfig
 from .data.config import DataConfig
 from .errors import ImgtfError, Interrupted
 from .options import build, field_types
-from .pipelines.bench.config import BenchConfig
 from .pipelines.settings import collect, load_presets, option_names
 from .prior.config import DTYPES, PriorConfig, PriorRecipe, SamplingConfig
 from .tokenizer.config import TokenizerConfig, TokenizerRecipe
@@ -30,7 +30,7 @@ from .training.config import TrainingConfig
 if TYPE_CHECKING:
     from .tokenizer.inception import Inception
     from .tokenizer.perceptual import Perceptual
-    from .training.loop import Outcome
+    from .training.loop import TrainingResult
 
 TOKENIZER_CLASSES = (DataConfig, TokenizerConfig, TokenizerRecipe, TrainingConfig)
 PRIOR_CLASSES = (DataConfig, PriorConfig, PriorRecipe, SamplingConfig, TrainingConfig)
@@ -230,7 +230,7 @@ def prior_train(model: Path, config: Path | None, resume: bool, force: bool, **g
 )
 @click.option("--mirrored", is_flag=True, help="Encode every image mirrored as well.  [default: off]")
 @click.option(
-    "--views",
+    "--crops-per-image",
     type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
@@ -246,8 +246,8 @@ def tokenizer_encode(
     _speak()
     from .data.source import open_source
     from .pipelines.encode import encode
+    from .runtime.device import pick_device
     from .tokenizer.model import Tokenizer
-    from .training.device import pick_device
 
     loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
     for source, crops in zip(open_source(data), (views, 1), strict=True):  # one crop is measured on
@@ -286,8 +286,8 @@ def tokenizer_eval(
     _speak()
     from .data.source import open_source
     from .pipelines.evaluate import evaluate_tokenizer
+    from .runtime.device import pick_device
     from .tokenizer.model import Tokenizer
-    from .training.device import pick_device
 
     loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
     held_out = open_source(data)[1]
@@ -313,8 +313,8 @@ def tokenizer_reconstruct(
     """Draw each image beside what is left of it after encoding and decoding."""
     _speak()
     from .pipelines.evaluate import reconstruct
+    from .runtime.device import pick_device
     from .tokenizer.model import Tokenizer
-    from .training.device import pick_device
 
     loaded = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
     for path in reconstruct(loaded, images, out, background, precision):
@@ -547,8 +547,8 @@ def bench(
     data = collect("tokenizer", (DataConfig,), _of(DataConfig, named)).part(DataConfig)
     config = build(BenchConfig, _of(BenchConfig, named), "bench")
     _speak()
-    from .pipelines.bench.report import save, targets, to_markdown
-    from .pipelines.bench.run import bench as measure
+    from .bench.report import save, targets, to_markdown
+    from .bench.run import bench as measure
 
     if out:
         targets(out, force)
@@ -678,7 +678,7 @@ def _stop_on_terminate() -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _report_run(folder: Path, outcome: Outcome) -> None:
+def _report_run(folder: Path, outcome: TrainingResult) -> None:
     if not _is_first_process():
         return
     figures = ", ".join(f"{k} {v:.4g}" for k, v in outcome.figures.items())

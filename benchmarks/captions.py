@@ -24,7 +24,7 @@ from imgtf.data.image import to_pil
 from imgtf.data.images import ImageDataset
 from imgtf.data.loader import eval_batches
 from imgtf.data.source import ImageSource, open_source
-from imgtf.prior.sampler import image_uniforms, sample
+from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.tokenizer.perceptual import Perceptual
 
 BATCH = 64

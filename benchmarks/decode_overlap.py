@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imgtf.pipelines.bench.config import BenchConfig
-from imgtf.pipelines.bench.machine import describe_machine
-from imgtf.pipelines.bench.run import random_networks
-from imgtf.pipelines.bench.sampling import drawer
-from imgtf.pipelines.bench.timing import Act, ratio_of, take_turns
+from imgtf.bench.config import BenchConfig
+from imgtf.bench.machine import describe_machine
+from imgtf.bench.run import random_networks
+from imgtf.bench.sampling import drawer
+from imgtf.bench.timing import Measurement, ratio_of, take_turns
 from imgtf.pipelines.pipeline import Pipeline
 
 
@@ -52,10 +52,10 @@ def main() -> None:
 
     drawn = codes()
     acts = [
-        Act("one after the other", one_after_the_other),
-        Act("overlapping", overlapping),
-        Act("sampling alone", codes),
-        Act("decoding alone", lambda: pipeline.decode(drawn)),
+        Measurement("one after the other", one_after_the_other),
+        Measurement("overlapping", overlapping),
+        Measurement("sampling alone", codes),
+        Measurement("decoding alone", lambda: pipeline.decode(drawn)),
     ]
     timings = take_turns(acts, given.rounds, device)
     seconds = {act.name: timing.median for act, timing in zip(acts, timings, strict=True)}

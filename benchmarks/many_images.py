@@ -17,7 +17,7 @@ from statistics import median
 
 import torch
 
-from imgtf.pipelines.bench.machine import describe_machine
+from imgtf.bench.machine import describe_machine
 from imgtf.pipelines.pipeline import Pipeline
 from imgtf.pipelines.write import write_samples
 

@@ -26,7 +26,7 @@ from imgtf.data.config import DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.loader import eval_batches, train_batches
 from imgtf.data.source import ImageSource, open_source
-from imgtf.prior.sampler import image_uniforms, sample
+from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.tokenizer.metrics import frechet_distance
 from imgtf.tokenizer.perceptual import Perceptual
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from imgtf.pipelines.bench.machine import describe_machine
-from imgtf.pipelines.bench.run import random_networks
+from imgtf.bench.machine import describe_machine
+from imgtf.bench.run import random_networks
 from imgtf.pipelines.memory import sampling_memory
 from imgtf.pipelines.pipeline import Pipeline
 from imgtf.prior.config import SamplingConfig

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from imgtf.pipelines.bench.machine import describe_machine
-from imgtf.pipelines.bench.run import random_networks
-from imgtf.pipelines.bench.sampling import random_condition, settings_of
+from imgtf.bench.machine import describe_machine
+from imgtf.bench.run import random_networks
+from imgtf.bench.sampling import random_condition, settings_of
 from imgtf.pipelines.pipeline import TYPES, sampling_type
+from imgtf.prior.decoding.quantized import cast
+from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.prior.model import Prior
-from imgtf.prior.precision import cast
-from imgtf.prior.sampler import image_uniforms, sample
 
 PARTS = 8
 

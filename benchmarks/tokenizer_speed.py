@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from imgtf import Tokenizer
+from imgtf.bench.coding import coding_ways
+from imgtf.bench.run import tokenizer_config
+from imgtf.bench.timing import Measurement, take_turns
 from imgtf.data.config import DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.loader import eval_batches
 from imgtf.data.source import open_source
-from imgtf.pipelines.bench.coding import coding_ways
-from imgtf.pipelines.bench.run import tokenizer_config
-from imgtf.pipelines.bench.timing import Act, take_turns
-from imgtf.tokenizer.coder import Coder
+from imgtf.tokenizer.codec import Codec
 from imgtf.tokenizer.metrics import psnr
 
 
@@ -38,21 +38,21 @@ def load_images(data: str, channels: int, side: int, n: int) -> Tensor:
     return torch.cat([batch["image"] for batch in eval_batches(dataset, n, limit=n)])
 
 
-def time_in_turns(all_ways: dict[str, Coder], images: Tensor, rounds: int) -> dict[str, dict[str, float]]:
+def time_in_turns(all_ways: dict[str, Codec], images: Tensor, rounds: int) -> dict[str, dict[str, float]]:
     """Images a second of encoding and of decoding: medians over the rounds, after one that does not count."""
     codes = all_ways["fp32"].encode(images)
     cases = [(name, half) for name in all_ways for half in ("encode", "decode")]
     acts = []
     for name, half in cases:
         given = images if half == "encode" else codes
-        acts.append(Act(name, lambda w=all_ways[name], h=half, x=given: getattr(w, h)(x)))  # type: ignore[misc]
+        acts.append(Measurement(name, lambda w=all_ways[name], h=half, x=given: getattr(w, h)(x)))  # type: ignore[misc]
     speeds: dict[str, dict[str, float]] = {name: {} for name in all_ways}
     for (name, half), timing in zip(cases, take_turns(acts, rounds, images.device), strict=True):
         speeds[name][f"{half}_images_per_s"] = len(images) / timing.median
     return speeds
 
 
-def quality(all_ways: dict[str, Coder], images: Tensor, batch: int) -> dict[str, dict[str, float]]:
+def quality(all_ways: dict[str, Codec], images: Tensor, batch: int) -> dict[str, dict[str, float]]:
     """Share of codes equal to those of fp32, and PSNR in dB with each way's own codes."""
     codes: dict[str, list[Tensor]] = {name: [] for name in all_ways}
     figures: dict[str, list[Tensor]] = {name: [] for name in all_ways}

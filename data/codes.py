@@ -37,10 +37,10 @@ class CodesInfo:
     preprocessing: str
     source_of: str = ""
     """What the source pictures' codes were made from; empty where there are none."""
-    source_sha256: str = ""
+    image_sha256: str = ""
     """Identity of the tokenizer of the source pictures."""
-    source_grid: tuple[int, ...] = ()
-    source_codebook_size: int = 0
+    image_grid: tuple[int, ...] = ()
+    image_codebook_size: int = 0
     text_encoder: str = ""
     """What made features of the captions; empty where there are none."""
     feature_shape: tuple[int, ...] = ()
@@ -53,7 +53,7 @@ class CodesInfo:
     @property
     def source_tokens(self) -> int:
         """Codes of a source picture."""
-        return self.source_grid[0] * self.source_grid[1] if self.source_grid else 0
+        return self.image_grid[0] * self.image_grid[1] if self.image_grid else 0
 
 
 def write_codes(folder: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -144,7 +144,7 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
             "index": index,
             "bad": "",
         }
-        if self.info.source_grid:
+        if self.info.image_grid:
             item["source"] = self._row("source" + suffix, index)
         if self.info.text_encoder:
             item["features"] = self._row("features", index).view(self.info.feature_shape)
@@ -158,7 +158,7 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Whether these codes are what encoding with `info` would give (the flipped ones may be to spare)."""
         same = (
             "tokenizer_sha256", "fingerprint", "split", "image_size", "preprocessing", "class_names",
-            "source_of", "source_sha256", "text_encoder", "precision", "views",
+            "source_of", "image_sha256", "text_encoder", "precision", "views",
         )  # fmt: skip
         if any(getattr(self.info, name) != getattr(info, name) for name in same):
             return False
@@ -187,7 +187,7 @@ def ending(view: int, mirrored: bool) -> str:
 def _code_columns(info: CodesInfo) -> dict[str, int]:
     """The columns of codes by name, with their lengths."""
     columns = {"codes": info.grid[0] * info.grid[1]}
-    if info.source_grid:
+    if info.image_grid:
         columns["source"] = info.source_tokens
     endings = [
         ending(view, mirrored) for view in range(info.views) for mirrored in (False, True)[: 1 + info.flips]
@@ -196,7 +196,7 @@ def _code_columns(info: CodesInfo) -> dict[str, int]:
 
 
 def _codebook(info: CodesInfo, column: str) -> int:
-    return info.source_codebook_size if column.startswith("source") else info.codebook_size
+    return info.image_codebook_size if column.startswith("source") else info.codebook_size
 
 
 def _reopen(folder: Path, augment: bool, views: int, seed: int) -> CodesDataset:

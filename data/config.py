@@ -38,12 +38,12 @@ class DataConfig:
     image_column: str | None = option(None, "Column of the images.", auto="found by its type")
     label_column: str | None = option(None, "Column of the class labels.", auto="found by its type")
     text_column: str | None = option(None, "Column of the captions.", auto="found by its type")
-    source_column: str | None = option(
+    conditioning_column: str | None = option(
         None,
         "Column of the source pictures that the images are made from (translation).",
         auto="no source pictures",
     )
-    source_size: int | None = option(
+    conditioning_size: int | None = option(
         None,
         "The source pictures are the images themselves, reduced to this many pixels (super-resolution).",
         minimum=1,

@@ -89,7 +89,7 @@ def _lost(naming: ModuleType, model: Tokenizer | Prior, tensors: Mapping[str, Te
     if isinstance(config, TokenizerConfig):
         again = naming.read_tokenizer(tensors, Hints(image_size=config.image_size))
     else:
-        config = replace(config, hidden=config.feed_forward_width)
+        config = replace(config, intermediate_size=config.mlp_width)
         hints = Hints(heads=config.heads, classes=config.classes, side=config.grid[0])
         again = naming.read_prior(tensors, hints)
     settings = [f.name for f in fields(config) if f.name not in FREE]

@@ -64,23 +64,23 @@ def read_prior(tensors: Mapping[str, Tensor], hints: Hints) -> Part:
 
 def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
     codebook_size, width = shape_of(tensors, "tok_embeddings.weight", 2)
-    feature_slots, feature_width, classes = 120, 0, 0
+    feature_length, feature_width, classes = 120, 0, 0
     if "cls_embedding.uncond_embedding" in tensors:
-        feature_slots, feature_width = shape_of(tensors, "cls_embedding.uncond_embedding", 2)
+        feature_length, feature_width = shape_of(tensors, "cls_embedding.uncond_embedding", 2)
     else:
         # The last row stands for "no label".
         classes = shape_of(tensors, "cls_embedding.embedding_table.weight", 2)[0] - 1
-    side = _grid_side(tensors, hints, feature_slots if feature_width else 1)
+    side = _grid_side(tensors, hints, feature_length if feature_width else 1)
     return PriorConfig(
         grid=(side, side),
         codebook_size=codebook_size,
         class_names=number_names(classes),
         feature_width=feature_width,
-        feature_slots=feature_slots,
+        feature_length=feature_length,
         width=width,
         depth=count(tensors, "layers."),
         heads=pick_heads(width, HEADS, hints.heads),
-        hidden=shape_of(tensors, "layers.0.feed_forward.w1.weight", 2)[0],
+        intermediate_size=shape_of(tensors, "layers.0.feed_forward.w1.weight", 2)[0],
         feature_prefix=feature_width > 0,
         positions="none",
         zero_condition=True,

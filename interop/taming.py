@@ -114,7 +114,7 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
         width=width,
         depth=count(tensors, "blocks."),
         heads=pick_heads(width, HEADS, heads),
-        hidden=shape_of(tensors, "blocks.0.mlp.0.weight", 2)[0],
+        intermediate_size=shape_of(tensors, "blocks.0.mlp.0.weight", 2)[0],
         norm="layer",
         feed_forward="gelu",
         bias=True,

@@ -15,7 +15,7 @@ from ..data.config import DataConfig
 from ..data.source import ImageSource, open_source
 from ..errors import CheckpointError, ConfigError
 from ..prior.config import PriorConfig, PriorRecipe
-from ..tokenizer.coder import Coder
+from ..tokenizer.codec import Codec
 from ..tokenizer.model import Tokenizer
 from .text import TextEncoder
 
@@ -43,9 +43,9 @@ class Beside:
             reduced = f" reduced to {self.size} px" if self.size else ""
             info |= {
                 "source_of": self.sources.fingerprint + reduced,
-                "source_sha256": self.tokenizer.weights_sha256(),
-                "source_grid": self.tokenizer.config.grid,
-                "source_codebook_size": self.tokenizer.config.codebook_size,
+                "image_sha256": self.tokenizer.weights_sha256(),
+                "image_grid": self.tokenizer.config.grid,
+                "image_codebook_size": self.tokenizer.config.codebook_size,
             }
         if self.text is not None:
             info |= {"text_encoder": self.text.name, "feature_shape": (self.text.slots, self.text.width)}
@@ -55,13 +55,13 @@ class Beside:
         """The fields of `PriorConfig` that tell of it, and those that say what is not there."""
         source, text = self.tokenizer, self.text
         return {
-            "source_grid": source.config.grid if source is not None else (),
-            "source_codebook_size": source.config.codebook_size if source is not None else 0,
-            "source_sha256": source.weights_sha256() if source is not None else "",
-            "source_size": self.size,
+            "image_grid": source.config.grid if source is not None else (),
+            "image_codebook_size": source.config.codebook_size if source is not None else 0,
+            "image_sha256": source.weights_sha256() if source is not None else "",
+            "image_reduced_size": self.size,
             "feature_width": text.width if text is not None else 0,
-            "feature_slots": text.slots if text is not None else 0,
-            "feature_encoder": text.name if text is not None else "",
+            "feature_length": text.slots if text is not None else 0,
+            "text_encoder": text.name if text is not None else "",
         }
 
 
@@ -74,13 +74,13 @@ def choose_conditions(recipe: PriorRecipe, data: DataConfig, source: ImageSource
     Raises:
         ConfigError: for a condition that the data or the other options do not provide.
     """
-    has_source = data.source_column is not None or data.source_size is not None
+    has_source = data.conditioning_column is not None or data.conditioning_size is not None
     has_text = any(source.text(i) for i in range(min(100, len(source))))
     there = {
         "class": (len(source.class_names) > 1, "the images have no labels, or one only"),
         "text": (has_text, "the images have no captions; see --text-column"),
         "features": (has_text and recipe.text_encoder is not None, "it needs captions and --text-encoder"),
-        "image": (has_source, "it needs --source-column or --source-size"),
+        "image": (has_source, "it needs --conditioning-column or --conditioning-size"),
         "none": (True, ""),
     }
     if recipe.conditions is None:
@@ -102,15 +102,15 @@ def open_beside(
     text = TextEncoder(str(recipe.text_encoder), tokenizer.device) if "features" in conditions else None
     if "image" not in conditions:
         return Beside(text=text), Beside(text=text)
-    if data.source_column is not None and data.source_size is not None:
-        raise ConfigError("--source-column and --source-size exclude each other")
-    if recipe.source_model is not None:
-        tokenizer = Tokenizer.from_pretrained(Path(recipe.source_model) / "tokenizer", tokenizer.device)
+    if data.conditioning_column is not None and data.conditioning_size is not None:
+        raise ConfigError("--conditioning-column and --conditioning-size exclude each other")
+    if recipe.conditioning_model is not None:
+        tokenizer = Tokenizer.from_pretrained(Path(recipe.conditioning_model) / "tokenizer", tokenizer.device)
     sources = images
-    if data.source_column is not None:
+    if data.conditioning_column is not None:
         # The same rows with the other column in the images' place.
-        sources = open_source(dataclasses.replace(data, image_column=data.source_column))
-    train, held_out = (Beside(s, tokenizer, data.source_size or 0, text) for s in sources)
+        sources = open_source(dataclasses.replace(data, image_column=data.conditioning_column))
+    train, held_out = (Beside(s, tokenizer, data.conditioning_size or 0, text) for s in sources)
     return train, held_out
 
 
@@ -124,31 +124,33 @@ def beside_of(
     """
     text = None
     if config.feature_width:
-        text = TextEncoder(config.feature_encoder, tokenizer.device)
-    if not config.source_grid:
+        text = TextEncoder(config.text_encoder, tokenizer.device)
+    if not config.image_grid:
         return Beside(text=text)
     sources = images
-    if not config.source_size:
-        if data.source_column is None:
-            raise ConfigError("this prior reads source pictures: name their column with --source-column")
-        sources = open_source(dataclasses.replace(data, image_column=data.source_column))[1]
-    return Beside(sources, source_tokenizer(folder, config, tokenizer), config.source_size, text)
+    if not config.image_reduced_size:
+        if data.conditioning_column is None:
+            raise ConfigError(
+                "this prior reads source pictures: name their column with --conditioning-column"
+            )
+        sources = open_source(dataclasses.replace(data, image_column=data.conditioning_column))[1]
+    return Beside(sources, source_tokenizer(folder, config, tokenizer), config.image_reduced_size, text)
 
 
 def source_tokenizer(folder: Path, config: PriorConfig, tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer of a prior's source pictures: the images' own, or the one in `folder/source`."""
-    if config.source_sha256 == tokenizer.weights_sha256():
+    if config.image_sha256 == tokenizer.weights_sha256():
         return tokenizer
     found = Tokenizer.from_pretrained(folder / SOURCE_FOLDER, tokenizer.device)
-    if found.weights_sha256() != config.source_sha256:
+    if found.weights_sha256() != config.image_sha256:
         raise CheckpointError(
-            f"{folder / SOURCE_FOLDER}: the prior read codes of another tokenizer (SHA-256 {config.source_sha256}) "
+            f"{folder / SOURCE_FOLDER}: the prior read codes of another tokenizer (SHA-256 {config.image_sha256}) "
             f"than this one ({found.weights_sha256()})"
         )
     return found
 
 
-def encode_sources(coder: Coder, pixels: Tensor, size: int) -> Tensor:
+def encode_sources(coder: Codec, pixels: Tensor, size: int) -> Tensor:
     """Source pictures (B, C, H, W) in [-1, 1], reduced to `size` px where it is not 0, to codes (B, h' * w')."""
     if size:
         pixels = reduced(pixels, size)

@@ -20,7 +20,7 @@ from ..data.images import BadImages, Views
 from ..data.loader import eval_batches
 from ..data.source import ImageSource
 from ..errors import CheckpointError
-from ..tokenizer.coder import Coder, coding_precision
+from ..tokenizer.codec import Codec, codec_precision
 from ..tokenizer.model import Tokenizer
 from .conditions import NOTHING, Beside, encode_sources
 
@@ -50,7 +50,7 @@ def describe(
         views=views,
         image_size=tokenizer.config.image_size,
         preprocessing=preprocessing(config, views),
-        precision=coding_precision(precision, tokenizer),
+        precision=codec_precision(precision, tokenizer),
         **beside.codes_info(),
     )
 
@@ -109,10 +109,10 @@ def _rows(
     batch_size: int,
     precision: str,
 ) -> Iterator[dict[str, Any]]:
-    images, coder = _dataset(tokenizer, source, config, info.views), Coder(tokenizer, precision)
+    images, coder = _dataset(tokenizer, source, config, info.views), Codec(tokenizer, precision)
     read = None
     if beside.tokenizer is not None:
-        read = partial(encode_sources, Coder(beside.tokenizer, precision), size=beside.size)
+        read = partial(encode_sources, Codec(beside.tokenizer, precision), size=beside.size)
     bad_images = BadImages(len(images), config.bad_images)
     with tqdm(total=len(source), desc=f"encode {source.split}", unit="image", disable=None) as bar:
         for batch, other in zip(
@@ -137,7 +137,7 @@ def _rows(
 def _suffix(info: CodesInfo) -> str:
     """Of the folder's name: caches of the same images with other things beside them lie side by side."""
     views = f" {info.views} {info.preprocessing}" if info.views > 1 else ""
-    beside = f"{info.source_of} {info.source_sha256} {info.text_encoder}{views}"
+    beside = f"{info.source_of} {info.image_sha256} {info.text_encoder}{views}"
     return "-" + hashlib.sha256(beside.encode()).hexdigest()[:4] if beside.strip() else ""
 
 

@@ -23,11 +23,12 @@ from ..errors import DataError
 from ..prior.model import Prior
 from ..prior.objectives import log_likelihood
 from ..prior.train import condition_of
-from ..tokenizer.coder import Coder
+from ..runtime.optional import import_with_torchvision
+from ..tokenizer.codec import Codec
 from ..tokenizer.inception import Inception
 from ..tokenizer.metrics import frechet_distance
 from ..tokenizer.model import Tokenizer
-from ..tokenizer.perceptual import Perceptual, import_with_torchvision
+from ..tokenizer.perceptual import Perceptual
 from ..tokenizer.train import evaluate as evaluate_images
 from .conditions import beside_of
 from .encode import describe, encode, find_codes
@@ -61,7 +62,7 @@ def evaluate_tokenizer(
             yield batch["image"].to(tokenizer.device)
 
     weights = {"l1": 1.0, "l2": 1.0, "lpips": 1.0}
-    figures = evaluate_images(Coder(tokenizer, precision), batches(), weights, perceptual, similarity.add)
+    figures = evaluate_images(Codec(tokenizer, precision), batches(), weights, perceptual, similarity.add)
     figures.pop("loss")
     return {"images": float(len(source)), **figures, **similarity.figures()}
 
@@ -169,7 +170,7 @@ def reconstruct(
     Images are brought to the tokenizer's size (shorter side, then centre crop). Where image or tokenizer are of 16 bits
     and grey, so is what is written.
     """
-    coder = Coder(tokenizer, precision)
+    coder = Codec(tokenizer, precision)
     out.mkdir(parents=True, exist_ok=True)
     written = []
     used: Counter[str] = Counter()

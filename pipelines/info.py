@@ -8,11 +8,11 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..prior.config import PriorConfig
+from ..prior.decoding.orders import step_count
 from ..prior.model import Prior
-from ..prior.orders import step_count
+from ..runtime.device import pick_device
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
-from ..training.device import pick_device
 from .conditions import describe_conditions
 from .memory import SamplingMemory, auto_batch, cache_bytes, free_memory, parameter_count, sampling_memory
 from .pipeline import sampling_settings, sampling_type

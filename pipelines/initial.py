@@ -117,15 +117,15 @@ def check_conditions(loaded: PriorConfig, config: PriorConfig, folder: Path) -> 
     if (set(loaded.conditions) ^ set(config.conditions)) - {"class"}:
         raise ConfigError(
             f"{folder / 'prior'} was told {describe_conditions(loaded)}, this run tells "
-            f"{describe_conditions(config)}: only classes may differ; see --conditions and --source-column"
+            f"{describe_conditions(config)}: only classes may differ; see --conditions and --conditioning-column"
         )
     if loaded.feature_prefix and config.classes:
         raise ConfigError(
             f"{folder / 'prior'} takes features in a label's place: train it with --conditions features"
         )
-    if loaded.source_sha256 not in ("", config.source_sha256):
+    if loaded.image_sha256 not in ("", config.image_sha256):
         raise ConfigError(
-            f"{folder / 'prior'} read source pictures coded by another tokenizer: name its model with --source-model"
+            f"{folder / 'prior'} read source pictures coded by another tokenizer: name its model with --conditioning-model"
         )
 
 

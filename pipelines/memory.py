@@ -19,13 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..interop.part import blueprint
-from ..prior.choice import draw, guide
-from ..prior.condition import Condition
+from ..prior.conditions.encoder import Condition
 from ..prior.config import PriorConfig, SamplingConfig
-from ..prior.linear import Linear, packable
+from ..prior.decoding.filters import draw, guide
+from ..prior.decoding.orders import group_sizes, step_count
+from ..prior.decoding.packed import Linear, packable
+from ..prior.decoding.quantized import arithmetic, cast
 from ..prior.model import Prior
-from ..prior.orders import group_sizes, step_count
-from ..prior.precision import arithmetic, cast
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 
@@ -134,7 +134,7 @@ def cache_bytes(config: PriorConfig, rows: int, element: int = 4, beside: int = 
     """
     if config.objective == "masked":
         return 0
-    slots = config.slots + beside + config.memory_slots
+    slots = config.sequence_length + beside + config.encoder_length
     return 2 * config.depth * rows * slots * config.key_heads * config.head_width * element
 
 
@@ -204,7 +204,7 @@ def decoder_bytes(config: TokenizerConfig, images: int) -> int:
     model = blueprint(config).eval()
     assert isinstance(model, Tokenizer)
     h, w = config.grid
-    latents = torch.empty(images, config.codebook_dim, h, w // config.codes_per_place, device="meta")
+    latents = torch.empty(images, config.codebook_dim, h, w // config.codes_per_latent, device="meta")
     with torch.no_grad(), LiveBytes([*model.parameters(), *model.buffers()]) as live:
         model.decode_vectors(latents).clamp(-1, 1)
     return live.peak

@@ -14,14 +14,14 @@ from torch import Tensor
 from ..data.image import to_pil, transform
 from ..errors import CheckpointError, ConfigError
 from ..options import build, check
-from ..prior.condition import Condition, caption_bytes
+from ..prior.conditions.encoder import Condition, caption_bytes
 from ..prior.config import DTYPES, PriorConfig, SamplingConfig
+from ..prior.decoding.quantized import cast
+from ..prior.decoding.sampler import Progress, image_uniforms, sample
 from ..prior.model import Prior
-from ..prior.precision import cast
-from ..prior.sampler import Progress, image_uniforms, sample
-from ..tokenizer.coder import Coder
+from ..runtime.device import pick_device
+from ..tokenizer.codec import Codec
 from ..tokenizer.model import Tokenizer
-from ..training.device import pick_device
 from .conditions import SOURCE_FOLDER, encode_sources, in_turn, source_tokenizer
 from .memory import auto_batch, decoded_at_once, free_memory
 from .text import TextEncoder
@@ -67,7 +67,7 @@ class Pipeline:
             raise CheckpointError(
                 f"the tokenizer has {tokenizer.config.codebook_size} codes, the prior {prior.config.codebook_size}"
             )
-        read = prior.config.source_sha256
+        read = prior.config.image_sha256
         if read and read != (source_tokenizer.weights_sha256() if source_tokenizer is not None else own):
             raise CheckpointError(
                 f"the prior reads source pictures coded by another tokenizer (SHA-256 {read}): pass it as "
@@ -108,7 +108,7 @@ class Pipeline:
         folder = Path(folder)
         tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", place)
         prior = Prior.from_pretrained(folder / "prior", place)
-        source = source_tokenizer(folder, prior.config, tokenizer) if prior.config.source_grid else None
+        source = source_tokenizer(folder, prior.config, tokenizer) if prior.config.image_grid else None
         pipeline = cls(tokenizer, prior, source)
         if kind != torch.float32:
             pipeline.cast(kind)
@@ -232,14 +232,16 @@ class Pipeline:
 
     def _features(self, captions: Sequence[str]) -> Tensor:
         self._text_encoder = self._text_encoder or TextEncoder(
-            self.prior.config.feature_encoder, self.prior.device
+            self.prior.config.text_encoder, self.prior.device
         )
         return self._text_encoder(captions)
 
     def _source_codes(self, pictures: Sequence[Image.Image]) -> Tensor:
         config = self.source_tokenizer.config
         pixels = torch.stack([transform(p, config.image_size, config.channels) for p in pictures])
-        return encode_sources(Coder(self.source_tokenizer, "fp32"), pixels, self.prior.config.source_size)
+        return encode_sources(
+            Codec(self.source_tokenizer, "fp32"), pixels, self.prior.config.image_reduced_size
+        )
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> list[Image.Image]:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import ImgtfError
-from ..training.device import pick_device
+from ..runtime.device import pick_device
 
 PATIENCE = timedelta(hours=6)
 """How long a process waits for the others, which have as many images to make, give or take a batch."""

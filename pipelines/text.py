@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
-from ..tokenizer.perceptual import import_with_torchvision
+from ..runtime.optional import import_with_torchvision
 
 MOST_SLOTS = 128
 """Tokens of a caption at most; CLIP takes 77."""
@@ -69,7 +69,7 @@ def _text_model(transformers: Any, name: str) -> Any:
     """Of a model with two halves only the one that reads text. Safetensors only: no pickle is read."""
     kind = transformers.AutoConfig.from_pretrained(name).model_type
     halves = {
-        "clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "siglip": "SiglipTextModel",
+        "grad_clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "siglip": "SiglipTextModel",
         "t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel",
     }  # fmt: skip
     cls = getattr(transformers, halves.get(kind, "AutoModel"))

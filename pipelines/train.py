@@ -30,10 +30,10 @@ from ..tokenizer.config import TokenizerRecipe
 from ..tokenizer.metrics import CodeCounts
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.train import TokenizerStage
+from ..training.accelerator import make_accelerator
 from ..training.checkpoint import latest_state
 from ..training.config import TrainingConfig
-from ..training.device import make_accelerator
-from ..training.loop import Outcome, Trainer
+from ..training.loop import Trainer, TrainingResult
 from ..training.report import LOG_FILE
 from .card import write_card
 from .conditions import SOURCE_FOLDER, Beside, choose_conditions, describe_conditions, open_beside
@@ -50,7 +50,7 @@ RUN_FILE = "train.toml"
 
 def train_tokenizer(
     folder: Path, settings: Settings, *, resume: bool = False, force: bool = False
-) -> Outcome:
+) -> TrainingResult:
     """Trains `folder/tokenizer` on images.
 
     Raises:
@@ -87,14 +87,16 @@ def train_tokenizer(
     return _finish(trainer, stage, folder)
 
 
-def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force: bool = False) -> Outcome:
+def train_prior(
+    folder: Path, settings: Settings, *, resume: bool = False, force: bool = False
+) -> TrainingResult:
     """Trains `folder/prior` on the codes that `folder/tokenizer` makes of images, encoding them first if need be.
 
     Raises as `train_tokenizer`.
     """
     data, training = settings.part(DataConfig), settings.part(TrainingConfig)
     recipe = settings.part(PriorRecipe)
-    check_views(data, recipe.views)
+    check_views(data, recipe.crops_per_image)
     _check_free(folder, "prior", resume, force)
     if not (folder / "tokenizer" / "config.json").exists():
         raise CheckpointError(
@@ -117,7 +119,9 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
         model = new_prior(settings, tokenizer, train, conditions, beside[0])
     with accelerator.main_process_first():
         encoded = partial(codes_of, folder, tokenizer, data=data, precision=training.precision)
-        train_codes = encoded(train, beside=beside[0], augment=True, views=recipe.views, seed=training.seed)
+        train_codes = encoded(
+            train, beside=beside[0], augment=True, views=recipe.crops_per_image, seed=training.seed
+        )
         held_out_codes = None
         if len(held_out):
             held_out_codes = encoded(held_out, beside=beside[1], augment=False, seed=0)
@@ -131,7 +135,7 @@ def train_prior(folder: Path, settings: Settings, *, resume: bool = False, force
     )  # fmt: skip
     parts = (data, config, recipe, config.sampling, training)
     trainer = _start(stage, folder, accelerator, settings, parts, resume)
-    if accelerator.is_main_process and recipe.source_model and beside[0].tokenizer is not None:
+    if accelerator.is_main_process and recipe.conditioning_model and beside[0].tokenizer is not None:
         beside[0].tokenizer.save_pretrained(folder / SOURCE_FOLDER)
     return _finish(trainer, stage, folder)
 
@@ -162,7 +166,7 @@ def _start(
     return trainer
 
 
-def _finish(trainer: Trainer, stage: TokenizerStage | PriorStage, folder: Path) -> Outcome:
+def _finish(trainer: Trainer, stage: TokenizerStage | PriorStage, folder: Path) -> TrainingResult:
     outcome = trainer.run()
     if trainer.accelerator.is_main_process:
         write_card(folder)

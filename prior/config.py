@@ -64,8 +64,8 @@ class SamplingConfig:
     )
     step_schedule: str = option(
         "cosine",
-        "Codes a step: even, or few at first and more later (cosine, arccos).",
-        choices=("even", "cosine", "arccos"),
+        "Codes per step: even, or few at first and more later (cosine).",
+        choices=("even", "cosine"),
     )
     confidence_noise: float = option(
         4.5, "Noise on the confidence by which masked priors keep codes; it fades to 0.", minimum=0
@@ -88,19 +88,19 @@ class PriorConfig:
     """Bytes of a caption read at most; 0: the prior reads none."""
     feature_width: int = 0
     """Width of a text encoder's features; 0: the prior takes none."""
-    feature_slots: int = 120
+    feature_length: int = 120
     """Length of the features."""
     feature_prefix: bool = False
     """The features stand in front of the codes (LlamaGen), in a label's place; else they are attended to."""
-    feature_encoder: str = ""
+    text_encoder: str = ""
     """Name or path of the text encoder that makes the features; empty when unknown."""
-    source_grid: tuple[int, ...] = ()
+    image_grid: tuple[int, ...] = ()
     """Grid (h', w') of the source picture's codes; empty: the prior takes no source."""
-    source_codebook_size: int = 0
+    image_codebook_size: int = 0
     """Codes of the tokenizer of the source pictures."""
-    source_sha256: str = ""
+    image_sha256: str = ""
     """Identity of the tokenizer of the source pictures."""
-    source_size: int = 0
+    image_reduced_size: int = 0
     """Sources are the pictures themselves reduced to this many pixels (super-resolution); 0: pictures of their own."""
 
     objective: str = option(
@@ -115,7 +115,7 @@ class PriorConfig:
     kv_heads: int | None = option(
         None, "Heads of keys and values, shared by groups of query heads.", minimum=1, auto="as many as heads"
     )
-    hidden: int | None = option(
+    intermediate_size: int | None = option(
         None,
         "Width of the feed-forward layer.",
         minimum=1,
@@ -123,12 +123,6 @@ class PriorConfig:
     )
     encoder_depth: int = option(
         2, "Blocks of the encoder of captions, features and source pictures.", minimum=0
-    )
-    source_reach: int = option(
-        0,
-        "Source pictures: each place is told what lies so many places around it (by each block of their encoder), and "
-        "no more; 0: all may be attended to. Few pairs are learned by heart from their whole sources.",
-        minimum=0,
     )
     norm: str = option("rms", "RMSNorm, or LayerNorm as in GPT-2.", choices=("rms", "layer"))
     feed_forward: str = option(
@@ -157,7 +151,6 @@ class PriorConfig:
         auto="target for random priors, else held",
     )
     qk_norm: bool = option(False, "Normalise queries and keys (steadier at high learning rates).")
-    tied_head: bool = option(False, "Share the embedding with the output layer.")
     rope_base: float = option(10000.0, "Base of the 2-D rotary positions.", minimum=1)
     zero_condition: bool = False
     """The condition's queries and keys are zero, not just unturned: LlamaGen's rotary table is zero there."""
@@ -182,10 +175,6 @@ class PriorConfig:
             raise ConfigError(
                 "objective random needs rotary positions: without them a code's place is unknown"
             )
-        if self.source_reach and not self.source_grid:
-            raise ConfigError("source_reach is of source pictures: add --source-column or --source-size")
-        if self.source_reach and self.rotary == "none":
-            raise ConfigError("source_reach needs rotary positions: they tell which way a place lies")
         if self.sampling.order not in (None, *ORDERS[self.objective]):
             raise ConfigError(
                 f"order {self.sampling.order} is not of {self.objective} priors; "
@@ -198,54 +187,47 @@ class PriorConfig:
         return self.grid[0] * self.grid[1]
 
     @property
-    def condition_slots(self) -> int:
+    def prefix_length(self) -> int:
         """S, slots in front of the codes: one for a label, or the features."""
-        return self.feature_slots if self.feature_width and self.feature_prefix else 1
+        return self.feature_length if self.feature_width and self.feature_prefix else 1
 
     @property
-    def slots(self) -> int:
+    def sequence_length(self) -> int:
         """Length of the sequence. A causal prior does not read the last code, which nothing follows."""
-        return self.condition_slots + self.tokens - (self.objective != "masked")
+        return self.prefix_length + self.tokens - (self.objective != "masked")
 
     @property
-    def encoder_slots(self) -> int:
+    def encoder_length(self) -> int:
         """M, slots of the condition's encoder: a null one and those of captions, features and source; 0 without any."""
-        slots = self._said_slots + self.source_cells[0] * self.source_cells[1]
+        slots = self._said_slots + self.image_cells[0] * self.image_cells[1]
         return slots + 1 if slots else 0
-
-    @property
-    def memory_slots(self) -> int:
-        """How many of them, the first, are attended to across: not the source where it is told place by place."""
-        if not self.source_reach:
-            return self.encoder_slots
-        return self._said_slots + 1 if self._said_slots else 0
 
     @property
     def _said_slots(self) -> int:
         """Slots of captions and features beside the sequence."""
         return self.text_length + (
-            self.feature_slots if self.feature_width and not self.feature_prefix else 0
+            self.feature_length if self.feature_width and not self.feature_prefix else 0
         )
 
     @property
-    def source_patch(self) -> tuple[int, int]:
+    def image_patch(self) -> tuple[int, int]:
         """Codes of the source, down and across, that make one slot: those on one place, where it is finer and fits."""
-        if not self.source_grid or any(s % g for s, g in zip(self.source_grid, self.grid, strict=True)):
+        if not self.image_grid or any(s % g for s, g in zip(self.image_grid, self.grid, strict=True)):
             return 1, 1
-        return self.source_grid[0] // self.grid[0], self.source_grid[1] // self.grid[1]
+        return self.image_grid[0] // self.grid[0], self.image_grid[1] // self.grid[1]
 
     @property
-    def source_cells(self) -> tuple[int, int]:
+    def image_cells(self) -> tuple[int, int]:
         """Grid (h', w') of the source's slots."""
-        if not self.source_grid:
+        if not self.image_grid:
             return 0, 0
-        return self.source_grid[0] // self.source_patch[0], self.source_grid[1] // self.source_patch[1]
+        return self.image_grid[0] // self.image_patch[0], self.image_grid[1] // self.image_patch[1]
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """What the prior can be told: of class, text, features, image."""
         given = {
-            "class": self.classes, "text": self.text_length, "features": self.feature_width, "image": self.source_grid,
+            "class": self.classes, "text": self.text_length, "features": self.feature_width, "image": self.image_grid,
         }  # fmt: skip
         return tuple(name for name, there in given.items() if there)
 
@@ -265,10 +247,10 @@ class PriorConfig:
         return self.kv_heads or self.heads
 
     @property
-    def feed_forward_width(self) -> int:
+    def mlp_width(self) -> int:
         """Width of the feed-forward layer, computed where it is not given."""
         default = 4 * self.width if self.feed_forward == "gelu" else -(-8 * self.width // 3 // 64) * 64
-        return self.hidden or default
+        return self.intermediate_size or default
 
 
 @dataclass(frozen=True)
@@ -279,16 +261,16 @@ class PriorRecipe:
         None,
         "What the prior is told: class, text (captions, read as bytes), features (captions through --text-encoder), "
         "image (a source picture), or none; several with commas.",
-        auto="class where the images have labels; image too with --source-column or --source-size",
+        auto="class where the images have labels; image too with --conditioning-column or --conditioning-size",
     )
     caption_bytes: int = option(128, "Bytes of a caption that are read; the rest is cut off.", minimum=1)
     text_encoder: str | None = option(
         None, "Text encoder for `features`: a transformers name or folder (extra `text`).", auto="none"
     )
-    source_model: str | None = option(
+    conditioning_model: str | None = option(
         None, "Model folder whose tokenizer encodes the source pictures.", auto="the images' own tokenizer"
     )
-    views: int = option(
+    crops_per_image: int = option(
         1,
         "Crops of each image to train on: its middle, and others at random places (--crop random). For few images.",
         minimum=1,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import PriorConfig
-from .linear import Linear
+from .decoding.packed import Linear
 from .positions import rotate
 
 SHORT = 128
@@ -192,9 +192,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
-        self.gate = Linear(config.width, config.feed_forward_width, bias=config.bias)
-        self.up = Linear(config.width, config.feed_forward_width, bias=config.bias)
-        self.down = Linear(config.feed_forward_width, config.width, bias=config.bias)
+        self.gate = Linear(config.width, config.mlp_width, bias=config.bias)
+        self.up = Linear(config.width, config.mlp_width, bias=config.bias)
+        self.down = Linear(config.mlp_width, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -205,8 +205,8 @@ class GeluFeedForward(nn.Module):
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
-        self.up = Linear(config.width, config.feed_forward_width, bias=config.bias)
-        self.down = Linear(config.feed_forward_width, config.width, bias=config.bias)
+        self.up = Linear(config.width, config.mlp_width, bias=config.bias)
+        self.down = Linear(config.mlp_width, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x)))

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .condition import Condition
+from .conditions.encoder import Condition
 from .config import PriorConfig, PriorRecipe
+from .decoding.orders import random_orders
 from .model import Prior
-from .orders import random_orders
 
 Network = Callable[..., Tensor]
 """The prior, or what Accelerate made of it."""

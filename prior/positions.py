@@ -69,7 +69,7 @@ class Positions(nn.Module):
         super().__init__()
         self.config = config
         learned = config.positions == "learned"
-        rows = config.condition_slots - (config.objective != "masked") + config.tokens
+        rows = config.prefix_length - (config.objective != "masked") + config.tokens
         self.learned = nn.Parameter(torch.empty(rows, config.width)) if learned else None
 
     def forward(self, held: Tensor, target: Tensor, grid: tuple[int, int], device: torch.device) -> Places:

@@ -17,11 +17,11 @@ from ..data.loader import eval_batches, train_batches
 from ..errors import CheckpointError
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, Stage, mean_over
-from .condition import Condition, caption_bytes
+from .conditions.encoder import Condition, caption_bytes
 from .config import PriorConfig, PriorRecipe
+from .decoding.sampler import image_uniforms, sample
 from .model import Prior
 from .objectives import log_likelihood, training_loss
-from .sampler import image_uniforms, sample
 
 PREVIEW_IMAGES = 16
 
@@ -56,7 +56,7 @@ class PriorStage(Stage):
         return [self.model.positions, self.model.conditions]
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
-        parts = self.config.accumulate
+        parts = self.config.gradient_accumulation_steps
         return train_batches(
             self.train_set,
             self.config.batch_size // parts,
@@ -70,20 +70,20 @@ class PriorStage(Stage):
         device = self.accelerator.device
         codes = batch["codes"].to(device, non_blocking=True)
         condition = condition_of(batch, self.model.config).to(device)
-        progress = self.done / self.config.steps
+        progress = self.completed_steps / self.config.steps
         figures = training_loss(self.network, self.model.config, self.recipe, codes, condition, progress)
         norm = self.update(figures["loss"])
         return figures | {"gradient_norm": norm}
 
     def state(self) -> dict[str, Any]:
         config = self.model.config
-        return {"tokenizer_sha256": config.tokenizer_sha256, "source_sha256": config.source_sha256}
+        return {"tokenizer_sha256": config.tokenizer_sha256, "image_sha256": config.image_sha256}
 
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Raises CheckpointError where the run learned other codes than those it would go on with."""
         for name, own in self.state().items():
             if state.get(name, own) != own:  # older states lack that of the sources
-                of = " of the source pictures" if name == "source_sha256" else ""
+                of = " of the source pictures" if name == "image_sha256" else ""
                 raise CheckpointError(
                     f"the prior's run learned the codes of another tokenizer{of} than the one that is there now: "
                     f"put that one back, or start anew with --force"
@@ -98,7 +98,7 @@ class PriorStage(Stage):
     def preview(self, path: Path) -> None:
         """Samples with the model's own settings: labels spread evenly, other conditions those of held-out images."""
         config = self.model.config
-        if config.encoder_slots:
+        if config.encoder_length:
             self._preview_beside(path)
             return
         label = spread_labels(PREVIEW_IMAGES, config.classes)
@@ -129,7 +129,7 @@ def condition_of(batch: Batch, config: PriorConfig) -> Condition:
         label=batch["label"] if config.classes else None,
         text=caption_bytes(batch["text"], config.text_length) if config.text_length else None,
         features=batch["features"] if config.feature_width else None,
-        source=batch["source"] if config.source_grid else None,
+        source=batch["source"] if config.image_grid else None,
     )
 
 

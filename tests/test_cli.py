@@ -12,8 +12,8 @@ from typing import Any
 import click
 import pytest
 
+from imgtf.bench.config import BenchConfig
 from imgtf.cli import PRIOR_CLASSES, TOKENIZER_CLASSES, cli, main
-from imgtf.pipelines.bench.config import BenchConfig
 from imgtf.pipelines.settings import option_names
 
 

@@ -159,7 +159,7 @@ class TokenizerConfig:
         return self.patch if self.network == "vit" else 2 ** (len(self.multipliers) - 1)
 
     @property
-    def codes_per_place(self) -> int:
+    def codes_per_latent(self) -> int:
         """Codes of one latent: q."""
         return self.residual_codes if self.quantizer == "residual_vq" else 1
 
@@ -167,10 +167,10 @@ class TokenizerConfig:
     def grid(self) -> tuple[int, int]:
         """Grid (h, w) of a training image's codes, w = q * W/f: the q codes of a latent stand side by side."""
         side = self.image_size // self.factor
-        return side, side * self.codes_per_place
+        return side, side * self.codes_per_latent
 
     @property
-    def network_latents(self) -> int:
+    def latent_channels(self) -> int:
         """Channels between the networks and the 1x1 convolutions around the codebook."""
         return self.width if self.network == "vit" else self.latent_width
 
@@ -217,12 +217,9 @@ class TokenizerRecipe:
     discriminator_width: int = option(
         64, "patch: channels of the discriminator's first layer; features: of every head.", minimum=1
     )
-    discriminator_layers: int = option(
-        3, "patch: layers of the discriminator that halve the image.", minimum=1
-    )
     # Not the autoencoder's rate: small autoencoders take rates at which a discriminator diverges.
     discriminator_lr: float = option(2e-4, "The discriminator's highest learning rate.", minimum=0)
-    discriminator_clip: float = option(
+    discriminator_grad_clip: float = option(
         1.0, "Largest gradient norm of the discriminator; 0 leaves gradients alone.", minimum=0
     )
     lecam_weight: float = option(
@@ -233,16 +230,6 @@ class TokenizerRecipe:
         "Weight of the gradient penalty R1 on the discriminator (costs a second backward pass).",
         minimum=0,
     )
-    doctor: bool = option(
-        True, "Watch a run with a discriminator, go back to the last good weights where it does harm."
-    )
-    doctor_window: int = option(5, "Lines of the log that the doctor averages over.", minimum=1)
-    doctor_margin: float = option(
-        1.0, "Loss of training PSNR in dB, against the best so far, at which the doctor acts.", minimum=0
-    )
-    doctor_accuracy: float = option(
-        0.98,
-        "Discriminator's accuracy on real and on fake images above which the doctor calls it won.",
-        minimum=0,
-        maximum=1,
+    rollback: bool = option(
+        True, "Return to the last good weights when the discriminator makes images worse."
     )

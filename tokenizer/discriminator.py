@@ -19,12 +19,13 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ..errors import ConfigError
 from ..training.config import TrainingConfig
-from ..training.stage import TrainedNetwork, Trainee
+from ..training.stage import OptimizedNetwork, WrappedModel
 from .config import TokenizerRecipe
 from .perceptual import Perceptual
 
 BETAS = (0.5, 0.9)  # as taming and IBQ; a long memory of gradients makes the two sides circle each other
 LECAM_DECAY = 0.99  # the paper's code
+LAYERS = 3  # layers of the PatchGAN that halve the image, as in pix2pix and VQGAN
 LARGEST_ADAPTIVE_WEIGHT = 1e4  # VQGAN's code
 
 
@@ -95,14 +96,14 @@ class Adversary:
     ) -> None:
         """`perceptual`: the network whose features are judged, where the recipe says so."""
         self.recipe = recipe
-        width, layers = recipe.discriminator_width, recipe.discriminator_layers
+        width, layers = recipe.discriminator_width, LAYERS
         if recipe.discriminator == "features":
             assert perceptual is not None
             self.model = FeatureDiscriminator(perceptual, width)
             return
         if image_size >> layers < 3:
             raise ConfigError(
-                f"image_size {image_size} is too small for discriminator_layers {layers}; "
+                f"image_size {image_size} is too small for a discriminator of {layers} layers; "
                 f"the last of them must see at least 3 px"
             )
         self.model = Discriminator(channels, width, layers, recipe.discriminator_norm)
@@ -114,9 +115,9 @@ class Adversary:
         optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=rate, betas=BETAS, weight_decay=0.0, fused=True
         )
-        optimizer.param_groups[0]["lr_share"] = rate / config.lr if config.lr else 0.0
-        network, optimizer = accelerator.prepare(TrainedNetwork(self.model), optimizer)
-        self.trainee = Trainee(network, optimizer, self.recipe.discriminator_clip)
+        optimizer.param_groups[0]["lr_ratio"] = rate / config.lr if config.lr else 0.0
+        network, optimizer = accelerator.prepare(WrappedModel(self.model), optimizer)
+        self.optimized = OptimizedNetwork(network, optimizer, self.recipe.discriminator_grad_clip)
 
     def judgement(self, fake: Tensor) -> Tensor:
         """What the autoencoder loses by `fake` (B, C, H, W) being recognised; leaves the discriminator alone."""
@@ -127,7 +128,7 @@ class Adversary:
     def losses(self, real: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What the discriminator minimises on real and fake images, and its figures for the log."""
         # One pass for both: DistributedDataParallel allows no second one before the backward pass.
-        maps = [both.float().chunk(2) for both in self.trainee.network(torch.cat([real, fake.detach()]))]
+        maps = [both.float().chunk(2) for both in self.optimized.network(torch.cat([real, fake.detach()]))]
         loss = mean(discriminator_loss(real, fake, self.recipe.discriminator_loss) for real, fake in maps)
         figures = {
             "discriminator_loss": loss,

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .perceptual import import_with_torchvision, reachable
+from ..runtime.optional import import_with_torchvision
+from .perceptual import reachable
 
 DOWNLOAD = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 FEATURES = "2048"

@@ -42,7 +42,7 @@ class Tokenizer(PretrainedModel):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__(config)
-        vit, channels = config.network == "vit", config.network_latents
+        vit, channels = config.network == "vit", config.latent_channels
         self.encoder = VitEncoder(config) if vit else Encoder(config)
         self.to_codebook = nn.Conv2d(channels, config.codebook_dim, 1)
         self.quantizer = make_quantizer(config)
@@ -85,7 +85,7 @@ class Tokenizer(PretrainedModel):
             raise DataError(f"image height and width must be multiples of {f}, got {tuple(images.shape[2:])}")
 
     def _check_codes(self, codes: Tensor) -> None:
-        q = self.config.codes_per_place
+        q = self.config.codes_per_latent
         if codes.dim() != 3 or codes.shape[2] % q:
             raise DataError(
                 f"the tokenizer takes codes (B, h, w), w a multiple of {q}, got {tuple(codes.shape)}"

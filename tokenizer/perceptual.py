@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import pickle
 import re
 import urllib.request
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, ImgtfError
+from ..errors import CheckpointError
+from ..runtime.optional import import_with_torchvision
 
 BACKBONE_FILES = {
     "vgg": "vgg16-397923af.pth",
@@ -27,8 +26,6 @@ TIMEOUT = 10
 """Seconds that the server may take to answer."""
 SMALLEST_SIDE = 32
 """Pixels: below this the backbones' poolings run out of image."""
-
-_operators: torch.library.Library | None = None
 
 
 class Perceptual(nn.Module):
@@ -142,28 +139,3 @@ def _as_colour(images: Tensor) -> Tensor:
 def _unit(features: Tensor) -> Tensor:
     """Unit length over channels; the small number inside the root keeps the gradient of an all-zero place finite."""
     return features * (features.square().sum(1, keepdim=True) + 1e-20).rsqrt()
-
-
-def import_with_torchvision(package: str) -> Any:
-    """A package that imports torchvision, also beside a CPU build of torch.
-
-    The registry's torchvision is built for CUDA: its compiled operators do not load beside a CPU torch, and the
-    import stops at two of them. Only detection models call these (never LPIPS or a metric), so declaring their
-    names is enough; calling them would still raise.
-    """
-    global _operators
-    try:
-        try:
-            return importlib.import_module(package)
-        except RuntimeError as error:
-            if "torchvision::" not in str(error):
-                raise
-            _operators = torch.library.Library("torchvision", "DEF")  # lives as long as the process
-            for name in ("nms", "qnms"):
-                _operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            return importlib.import_module(package)
-    except (ImportError, RuntimeError) as error:
-        raise ImgtfError(
-            f"{package} cannot be imported ({str(error).splitlines()[0]}): install it, and a torchvision that "
-            f"belongs to torch {torch.__version__}"
-        ) from error

@@ -17,11 +17,11 @@ from ..data.image import to_pil
 from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches, train_batches
 from ..training.config import TrainingConfig
-from ..training.stage import Batch, Stage, Trainee, Verdict, mean_over
-from .coder import NARROW, Coder
+from ..training.stage import Batch, MonitorAction, OptimizedNetwork, Stage, mean_over
+from .codec import NARROW, Codec
 from .config import TokenizerRecipe
 from .discriminator import Adversary, adaptive_weight, ramp
-from .doctor import Doctor
+from .divergence import MARGIN, DivergenceMonitor
 from .losses import codebook_losses, loss_weights, reconstruction_losses, weighted_sum
 from .metrics import CodeCounts, psnr
 from .model import Reconstruction, Tokenizer
@@ -59,10 +59,10 @@ class TokenizerStage(Stage):
             self.backbone = Perceptual(recipe.lpips_backbone, file)
         self.perceptual = self.backbone if recipe.lpips_weight else None
         self.adversary: Adversary | None = None
-        self.doctor: Doctor | None = None
+        self.doctor: DivergenceMonitor | None = None
         if recipe.discriminator_weight:
             self.adversary = Adversary(recipe, model.config.channels, model.config.image_size, self.backbone)
-            self.doctor = Doctor(recipe, config.log_every) if recipe.doctor else None
+            self.doctor = DivergenceMonitor(recipe, config.log_every) if recipe.rollback else None
         self.train_set, self.held_out_set, self.workers = train_set, held_out_set, workers
         self.bad_images = BadImages(len(train_set), train_set.config.bad_images)
         self.counts = CodeCounts(model.config.codebook_size)
@@ -83,19 +83,21 @@ class TokenizerStage(Stage):
         for the adaptive weight asks for its gradients alone."""
         return [self.model.quantizer, self.model.decoder.conv_out]
 
-    def trainees(self) -> list[Trainee]:
-        return super().trainees() + ([self.adversary.trainee] if self.adversary else [])
+    def optimized_networks(self) -> list[OptimizedNetwork]:
+        return super().optimized_networks() + ([self.adversary.optimized] if self.adversary else [])
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         own = super().optimizers()
-        return own | {"discriminator_optimizer": self.adversary.trainee.optimizer} if self.adversary else own
+        return (
+            own | {"discriminator_optimizer": self.adversary.optimized.optimizer} if self.adversary else own
+        )
 
     def trained(self) -> dict[str, nn.Module]:
         own = super().trained()
         return own | {"discriminator": self.adversary.model} if self.adversary else own
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
-        parts = self.config.accumulate
+        parts = self.config.gradient_accumulation_steps
         return train_batches(
             self.train_set,
             self.config.batch_size // parts,
@@ -125,10 +127,10 @@ class TokenizerStage(Stage):
 
     def discriminator_share(self) -> float:
         """Of the discriminator's weight, what ramp and doctor leave at this step."""
-        if self.adversary is None or self.done < self.recipe.discriminator_start:
+        if self.adversary is None or self.completed_steps < self.recipe.discriminator_start:
             return 0.0
         since = self.doctor.since if self.doctor else self.recipe.discriminator_start
-        return ramp(self.done, since, self.recipe.discriminator_ramp) * (
+        return ramp(self.completed_steps, since, self.recipe.discriminator_ramp) * (
             self.doctor.scale if self.doctor else 1.0
         )
 
@@ -148,7 +150,7 @@ class TokenizerStage(Stage):
         self.accelerator.backward(loss)
         adversary_loss, figures = adversary.losses(images, result.images)
         self.accelerator.backward(adversary_loss)
-        norm, adversary_norm = self.move(self.trainee, adversary.trainee)
+        norm, adversary_norm = self.move(self.optimized, adversary.optimized)
         return {
             "loss": loss,
             **losses,
@@ -189,15 +191,15 @@ class TokenizerStage(Stage):
         self.counts.reset()
         return figures
 
-    def diagnose(self, figures: dict[str, float]) -> Verdict | None:
-        return self.doctor.observe(self.done, figures) if self.doctor else None
+    def diagnose(self, figures: dict[str, float]) -> MonitorAction | None:
+        return self.doctor.observe(self.completed_steps, figures) if self.doctor else None
 
     def improves(self, figures: dict[str, float], kept: dict[str, float]) -> bool:
         """With the discriminator in: the newest weights, unless their PSNR lies further below that of the kept ones
         than the doctor allows. What the discriminator adds, the losses of `evaluate` call an error."""
-        if self.adversary is None or self.done < self.scores_count_from() or "psnr" not in figures:
+        if self.adversary is None or self.completed_steps < self.scores_count_from() or "psnr" not in figures:
             return super().improves(figures, kept)
-        return figures["psnr"] > kept.get("psnr", -math.inf) - self.recipe.doctor_margin
+        return figures["psnr"] > kept.get("psnr", -math.inf) - MARGIN
 
     def scores_count_from(self) -> int:
         """The step at which the discriminator has its full weight: it costs PSNR, so the scores before are better
@@ -232,7 +234,7 @@ class TokenizerStage(Stage):
 
 @torch.no_grad()
 def evaluate(
-    model: Tokenizer | Coder,
+    model: Tokenizer | Codec,
     batches: Iterable[Tensor],
     weights: dict[str, float],
     perceptual: Perceptual | None = None,

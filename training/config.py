@@ -27,16 +27,18 @@ class TrainingConfig:
 
     steps: int = option(1000, "Updates of the weights in the whole run.", minimum=1)
     batch_size: int = option(64, "Images an update, over all processes and accumulated parts.", minimum=1)
-    accumulate: int = option(1, "Parts that a batch is computed in, to save memory.", minimum=1)
+    gradient_accumulation_steps: int = option(
+        1, "Parts that a batch is computed in, to save memory.", minimum=1
+    )
     lr: float = option(1e-3, "Highest learning rate.", minimum=0)
-    final_lr: float = option(
+    final_lr_ratio: float = option(
         0.0, "Learning rate at the end, as a share of the highest.", minimum=0, maximum=1
     )
     warmup: int = option(50, "Steps over which the learning rate rises.", minimum=0)
     beta1: float = option(0.9, "AdamW's first decay.", minimum=0, maximum=1)
     beta2: float = option(0.99, "AdamW's second decay.", minimum=0, maximum=1)
     weight_decay: float = option(0.0, "AdamW's decay of the weight matrices.", minimum=0)
-    clip: float = option(1.0, "Largest gradient norm; 0 leaves gradients alone.", minimum=0)
+    grad_clip: float = option(1.0, "Largest gradient norm; 0 leaves gradients alone.", minimum=0)
     ema_decay: float = option(
         0.99,
         "Decay of the weights' moving average, which is what gets saved; 0 saves the raw weights.",
@@ -69,7 +71,7 @@ class TrainingConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.batch_size % self.accumulate:
+        if self.batch_size % self.gradient_accumulation_steps:
             raise ConfigError(
-                f"batch_size {self.batch_size} cannot be split into {self.accumulate} equal parts"
+                f"batch_size {self.batch_size} cannot be split into {self.gradient_accumulation_steps} equal parts"
             )

@@ -20,11 +20,11 @@ from .ema import EMA
 from .interrupt import StopRequest
 from .report import LOG_FILE, Report
 from .schedule import learning_rate
-from .stage import Batch, Stage, Verdict
+from .stage import Batch, MonitorAction, Stage
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """What a finished run reached."""
 
     steps: int
@@ -89,7 +89,7 @@ class Trainer:
                 f"{state}: the run of {self.config.steps} steps is over; give it more --steps"
             )
 
-    def run(self) -> Outcome:
+    def run(self) -> TrainingResult:
         """Trains to the last step.
 
         Raises:
@@ -113,7 +113,7 @@ class Trainer:
                 # Not Accelerate's `end_training`, which ends the process group as well.
                 for tracker in self.accelerator.trackers:
                     tracker.finish()
-        return Outcome(self.done, self.best["step"], self.best["figures"])
+        return TrainingResult(self.done, self.best["step"], self.best["figures"])
 
     def _steps(self, report: Report, stop: StopRequest) -> None:
         config = self.config
@@ -143,11 +143,11 @@ class Trainer:
         rate = learning_rate(self.done, self.config)
         for optimizer in self.stage.optimizers().values():
             for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("lr_share", 1.0)
-        self.stage.done = self.done
+                group["lr"] = rate * group.get("lr_ratio", 1.0)
+        self.stage.completed_steps = self.done
         self.stage.network.train()
-        networks = [trainee.network for trainee in self.stage.trainees()]
-        for _ in range(self.config.accumulate):
+        networks = [optimized.network for optimized in self.stage.optimized_networks()]
+        for _ in range(self.config.gradient_accumulation_steps):
             with self.accelerator.accumulate(*networks):
                 figures = self.stage.step(next(batches))
         if self.ema:
@@ -162,11 +162,11 @@ class Trainer:
         """The figures since the last line, and what they call for."""
         figures = self.means.figures(self.accelerator) | self.stage.window()
         self.means = Means()
-        self.stage.done = self.done
+        self.stage.completed_steps = self.done
         verdict = self.stage.diagnose(figures)
         if not math.isfinite(figures["loss"]) and (verdict is None or verdict.action != "roll back"):
             raise ImgtfError(
-                f"the loss is no longer a number at step {self.done}: lower --lr or set --clip; "
+                f"the loss is no longer a number at step {self.done}: lower --lr or set --grad-clip; "
                 f"the last saved state and the best weights are untouched"
             )
         report.train(self.done, figures | {"lr": learning_rate(self.done - 1, self.config)})
@@ -174,7 +174,7 @@ class Trainer:
             report.verdict(self.done, verdict.action, verdict.reason)
             self._act(verdict)
 
-    def _act(self, verdict: Verdict) -> None:
+    def _act(self, verdict: MonitorAction) -> None:
         if verdict.action == "keep":
             self.good = take_weights(self.stage, self.ema)
         elif verdict.action == "roll back":

@@ -14,24 +14,24 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..pretrained import PretrainedModel
-from .compiled import compiled
+from ..runtime.compiler import compiled
 from .config import TrainingConfig
 
 Batch = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Trainee:
+class OptimizedNetwork:
     """A network as Accelerate wrapped it, with the optimizer that moves it."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    clip: float
+    grad_clip: float
     """Largest gradient norm; 0 leaves gradients alone."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class MonitorAction:
     """What the loop is to do after a log line, and why."""
 
     action: Literal["keep", "roll back", "ease"]
@@ -48,29 +48,29 @@ class Stage(ABC):
     """The figure of `evaluate` by which the best weights are chosen; lower is better."""
 
     model: PretrainedModel
-    done: int = 0
+    completed_steps: int = 0
     """Updates so far; the loop keeps it."""
 
     def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
         """Puts the network and its optimizers in Accelerate's hands."""
         self.accelerator = accelerator
         optimizer = adamw(self.model, config)
-        network = TrainedNetwork(self.model)
+        network = WrappedModel(self.model)
         if config.compile:
             network.compute = compiled(self.model, self.eager())
         self.network, self.optimizer = accelerator.prepare(network, optimizer)
-        self.trainee = Trainee(self.network, self.optimizer, config.clip)
+        self.optimized = OptimizedNetwork(self.network, self.optimizer, config.grad_clip)
 
     def eager(self) -> list[nn.Module]:
         """Parts of the network that compilation leaves alone."""
         return []
 
-    def trainees(self) -> list[Trainee]:
+    def optimized_networks(self) -> list[OptimizedNetwork]:
         """Everything that is trained."""
-        return [self.trainee]
+        return [self.optimized]
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """By the name under which their state is saved. A group's `lr_share` is its part of the learning rate."""
+        """By the name under which their state is saved. A group's `lr_ratio` is its part of the learning rate."""
         return {"optimizer": self.optimizer}
 
     def trained(self) -> dict[str, nn.Module]:
@@ -97,7 +97,7 @@ class Stage(ABC):
         """Figures over the steps since the last call."""
         return {}
 
-    def diagnose(self, figures: dict[str, float]) -> Verdict | None:
+    def diagnose(self, figures: dict[str, float]) -> MonitorAction | None:
         """What the figures of a log line call for; the same on every process, as the figures are."""
         return None
 
@@ -125,28 +125,28 @@ class Stage(ABC):
     def update(self, loss: Tensor) -> Tensor:
         """Backward, clip, optimizer step; returns the gradient norm before clipping."""
         self.accelerator.backward(loss)
-        return self.move(self.trainee)[0]
+        return self.move(self.optimized)[0]
 
-    def move(self, *trainees: Trainee) -> list[Tensor]:
+    def move(self, *optimized_networks: OptimizedNetwork) -> list[Tensor]:
         """Once the batch is whole: clip, optimizer step. Returns the gradient norms before clipping, else zeros.
 
         The gradients of all are unscaled before any step is taken: fp16's scale changes once an update.
         """
         if not self.accelerator.sync_gradients:
-            return [torch.zeros((), device=self.accelerator.device) for _ in trainees]
+            return [torch.zeros((), device=self.accelerator.device) for _ in optimized_networks]
         scaler = self.accelerator.scaler
         norms = []
-        for trainee in trainees:
+        for optimized in optimized_networks:
             if scaler is not None:
-                scaler.unscale_(_bare(trainee.optimizer))
-            limit = trainee.clip if trainee.clip > 0 else float("inf")
-            norms.append(nn.utils.clip_grad_norm_(trainee.network.parameters(), limit))
-        for trainee in trainees:
+                scaler.unscale_(_bare(optimized.optimizer))
+            limit = optimized.clip if optimized.clip > 0 else float("inf")
+            norms.append(nn.utils.clip_grad_norm_(optimized.network.parameters(), limit))
+        for optimized in optimized_networks:
             if scaler is None:
-                trainee.optimizer.step()
+                optimized.optimizer.step()
             else:
-                scaler.step(_bare(trainee.optimizer))
-            trainee.optimizer.zero_grad()
+                scaler.step(_bare(optimized.optimizer))
+            optimized.optimizer.zero_grad()
         if scaler is not None:
             scaler.update()
         return norms
@@ -157,7 +157,7 @@ def _bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return getattr(optimizer, "optimizer", optimizer)
 
 
-class TrainedNetwork(nn.Module):
+class WrappedModel(nn.Module):
     """The model as Accelerate wraps it. The wrapping (autocast, DDP, compilation) stays off the model itself, which
     is evaluated and saved in full precision, under its own names."""
 

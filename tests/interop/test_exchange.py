@@ -14,9 +14,9 @@ from imgtf import Pipeline, Prior, Tokenizer
 from imgtf.errors import CheckpointError
 from imgtf.interop.vqgan import unit_length
 from imgtf.pipelines.exchange import export_weights, import_weights
-from imgtf.prior.condition import Condition
+from imgtf.prior.conditions.encoder import Condition
 from imgtf.prior.config import PriorConfig
-from imgtf.prior.sampler import image_uniforms, sample
+from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.tokenizer.config import TokenizerConfig
 
 from . import reference as ref
@@ -89,7 +89,7 @@ def test_an_imported_prior_by_text_samples_pictures_of_features(tmp_path: Path, 
     import_weights("llamagen", files, tmp_path / "m", heads=ref.HEADS, image_size=2 * ref.SIDE)
     pipeline = Pipeline.from_pretrained(tmp_path / "m")
     prior = pipeline.prior
-    features = torch.randn(2, prior.config.feature_slots, prior.config.feature_width)
+    features = torch.randn(2, prior.config.feature_length, prior.config.feature_width)
     uniforms = image_uniforms(0, 0, 2, prior.config.tokens)
     codes = sample(prior, Condition(features=features), uniforms, prior.config.sampling)
     assert [p.size for p in pipeline.decode(codes)] == [(2 * ref.SIDE, 2 * ref.SIDE)] * 2

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from imgtf.errors import DataError
 from imgtf.pipelines.exchange import import_weights
-from imgtf.prior.condition import Condition
+from imgtf.prior.conditions.encoder import Condition
 from imgtf.prior.config import PriorConfig, SamplingConfig
+from imgtf.prior.decoding.sampler import sample
 from imgtf.prior.model import Prior
-from imgtf.prior.sampler import sample
 from imgtf.tokenizer.model import Tokenizer
 
 from . import reference as ref
@@ -142,7 +142,7 @@ def test_the_unconditional_taming_prior_starts_with_token_zero(tmp_path: Path, w
 PARTS: list[dict[str, Any]] = [
     {"norm": "layer", "feed_forward": "gelu", "bias": True, "rotary": "none"},
     {"norm": "layer", "bias": False, "zero_condition": True, "positions": "none"},
-    {"feature_width": 6, "feature_slots": 4, "feature_prefix": True},
+    {"feature_width": 6, "feature_length": 4, "feature_prefix": True},
 ]
 
 

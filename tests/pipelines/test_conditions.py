@@ -100,9 +100,9 @@ def test_captions_are_read_and_told(tokenized: Path, tmp_path: Path, capsys: Any
 
 
 def test_class_and_source_column_together(pairs: Path, tokenized: Path, tmp_path: Path, capsys: Any) -> None:
-    model = train(tmp_path / "m", tokenized, "--source-column", "source")
+    model = train(tmp_path / "m", tokenized, "--conditioning-column", "source")
     codes = [open_codes(path.parent) for path in (model / "codes").glob("*/cache.json")]
-    assert {tuple(c.info.source_grid) for c in codes} == {(8, 8)}
+    assert {tuple(c.info.image_grid) for c in codes} == {(8, 8)}
     assert codes[0][0]["source"].shape == (64,)
     config = Pipeline.from_pretrained(model).prior.config
     assert config.conditions == ("class", "image")
@@ -117,7 +117,7 @@ def test_class_and_source_column_together(pairs: Path, tokenized: Path, tmp_path
 
 
 def test_flips_turn_the_source_with_the_image(pairs: Path, tokenized: Path, tmp_path: Path) -> None:
-    model = train(tmp_path / "m", tokenized, "--source-column", "image", "--flip")
+    model = train(tmp_path / "m", tokenized, "--conditioning-column", "image", "--flip")
     (path,) = [p.parent for p in (model / "codes").glob("train-*/cache.json") if "held" not in str(p)]
     rows = open_codes(path, augment=True, seed=1)
     for key in [(i, epoch) for i in range(5) for epoch in range(4)]:
@@ -127,8 +127,8 @@ def test_flips_turn_the_source_with_the_image(pairs: Path, tokenized: Path, tmp_
 def test_views_show_the_same_places_of_source_and_image(
     pairs: Path, tokenized: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    crops = ("--crop", "random", "--crop-scale", "0.5", "--views", 3)
-    model = train(tmp_path / "m", tokenized, "--source-column", "image", "--flip", *crops)
+    crops = ("--crop", "random", "--crop-scale", "0.5", "--crops-per-image", 3)
+    model = train(tmp_path / "m", tokenized, "--conditioning-column", "image", "--flip", *crops)
     caches = [
         open_codes(p.parent, augment=True, views=3, seed=1) for p in (model / "codes").glob("*/cache.json")
     ]
@@ -137,22 +137,22 @@ def test_views_show_the_same_places_of_source_and_image(
     drawn = [rows[i, epoch] for i in range(5) for epoch in range(20)]
     assert all(torch.equal(row["codes"], row["source"]) for row in drawn)
     assert len({tuple(row["codes"].tolist()) for row in drawn[:20]}) > 2
-    again = train(tmp_path / "n", model, "--source-column", "image", "--flip", *crops, "--force")
+    again = train(tmp_path / "n", model, "--conditioning-column", "image", "--flip", *crops, "--force")
     assert len(list((again / "codes").glob("*/cache.json"))) == 2  # the same cache did
 
 
 def test_views_without_random_crops_are_refused(tokenized: Path, tmp_path: Path, capsys: Any) -> None:
     shutil.copytree(tokenized, tmp_path / "m")
-    assert run("prior", "train", "--model", tmp_path / "m", "--views", "4") == 1
+    assert run("prior", "train", "--model", tmp_path / "m", "--crops-per-image", "4") == 1
     assert "add --crop random" in capsys.readouterr().err
-    assert run("tokenizer", "encode", "--model", tmp_path / "m", "--views", "4") == 1
+    assert run("tokenizer", "encode", "--model", tmp_path / "m", "--crops-per-image", "4") == 1
     assert "add --crop random" in capsys.readouterr().err
 
 
 def test_super_resolution_reads_the_reduced_picture(tokenized: Path, tmp_path: Path) -> None:
-    model = train(tmp_path / "m", tokenized, "--source-size", 4, "--conditions", "image")
+    model = train(tmp_path / "m", tokenized, "--conditioning-size", 4, "--conditions", "image")
     pipeline = Pipeline.from_pretrained(model)
-    assert pipeline.prior.config.source_size == 4
+    assert pipeline.prior.config.image_reduced_size == 4
     noise = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     fine = Image.fromarray(noise)
     coarse = fine.resize((4, 4), Image.Resampling.BICUBIC).resize((16, 16), Image.Resampling.BICUBIC)
@@ -176,10 +176,11 @@ def test_sources_may_have_a_tokenizer_of_their_own(pairs: Path, tokenized: Path,
         *SMALL_TOKENIZER,
     ]
     assert run(*command, "--channels", "1", "--codebook-size", "8") == 0
-    model = train(tmp_path / "m", tokenized, "--source-column", "source", "--source-model", other)
+    model = train(tmp_path / "m", tokenized, "--conditioning-column", "source", "--conditioning-model", other)
     shutil.rmtree(other)
     assert (
-        run("prior", "train", "--model", model, "--resume", "--steps", "9", "--source-model", tokenized) == 1
+        run("prior", "train", "--model", model, "--resume", "--steps", "9", "--conditioning-model", tokenized)
+        == 1
     )
     pipeline = Pipeline.from_pretrained(model)
     assert pipeline.source_tokenizer.config.codebook_size == 8
@@ -195,10 +196,10 @@ def test_sources_may_have_a_tokenizer_of_their_own(pairs: Path, tokenized: Path,
     ("flags", "message"),
     [
         (["--conditions", "features"], "--text-encoder"),
-        (["--conditions", "image"], "--source-column"),
+        (["--conditions", "image"], "--conditioning-column"),
         (["--conditions", "sound"], "sound is not among"),
-        (["--source-column", "nothing"], "no column 'nothing'"),
-        (["--source-column", "source", "--source-size", "4"], "exclude each other"),
+        (["--conditioning-column", "nothing"], "no column 'nothing'"),
+        (["--conditioning-column", "source", "--conditioning-size", "4"], "exclude each other"),
         (["--conditions", "features", "--text-encoder", "/nowhere"], "nowhere"),
         (["--objective", "random", "--rotary", "none"], "needs rotary"),
         (["--anneal", "0.9,0.1"], "rising shares"),
@@ -216,11 +217,11 @@ def test_conditions_that_are_not_to_be_had_are_one_line(
 
 
 def test_features_of_a_pretrained_text_encoder(tokenized: Path, tmp_path: Path) -> None:
-    encoder = text_encoder(tmp_path / "clip")
+    encoder = text_encoder(tmp_path / "grad_clip")
     model = train(tmp_path / "m", tokenized, "--conditions", "features,class", "--text-encoder", encoder)
     pipeline = Pipeline.from_pretrained(model)
     assert pipeline.prior.config.conditions == ("class", "features")
-    assert pipeline.prior.config.feature_slots == 9
+    assert pipeline.prior.config.feature_length == 9
     assert len(pipeline.sample(2, text=["a red tile", ""])) == 2
     features = pipeline._features(["a red tile", ""])
     assert features.shape == (2, 9, 16)

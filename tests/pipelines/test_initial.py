@@ -82,14 +82,14 @@ def test_new_classes_start_as_no_label(model: Path, images: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("told", "extra", "message"),
     [
-        ({"source_grid": (8, 8), "source_codebook_size": 16}, [], "was told 3 classes, image"),
-        ({"feature_width": 16, "feature_slots": 9}, [], "was told 3 classes, features"),
+        ({"image_grid": (8, 8), "image_codebook_size": 16}, [], "was told 3 classes, image"),
+        ({"feature_width": 16, "feature_length": 9}, [], "was told 3 classes, features"),
         ({"feature_width": 16, "feature_prefix": True, "class_names": ()}, [], "was told features"),
         ({"text_length": 12}, [], "was told 3 classes, text"),
-        ({}, ["--source-size", "8"], "this run tells 3 classes, image"),
+        ({}, ["--conditioning-size", "8"], "this run tells 3 classes, image"),
         (
-            {"source_grid": (8, 8), "source_codebook_size": 16, "source_sha256": "of another"},
-            ["--source-size", "8"],
+            {"image_grid": (8, 8), "image_codebook_size": 16, "image_sha256": "of another"},
+            ["--conditioning-size", "8"],
             "source pictures coded by another tokenizer",
         ),
     ],
@@ -120,13 +120,13 @@ def test_a_prior_that_reads_sources_is_continued_with_sources(
     for folder in ("m", "other"):
         shutil.copytree(model / "tokenizer", tmp_path / folder / "tokenizer")
     config = Prior.read_config(model / "prior")
-    told = {"source_grid": (8, 8), "source_codebook_size": 16, "source_size": 8}
-    told["source_sha256"] = config.tokenizer_sha256
+    told = {"image_grid": (8, 8), "image_codebook_size": 16, "source_size": 8}
+    told["image_sha256"] = config.tokenizer_sha256
     Prior(replace(config, **told)).save_pretrained(tmp_path / "other" / "prior")
     command = continue_prior(images, tmp_path / "m", tmp_path / "other")
-    assert run(*command, *ONE_STEP, "--source-size", "4", "--lr", "0") == 0
+    assert run(*command, *ONE_STEP, "--conditioning-size", "4", "--lr", "0") == 0
     ours, theirs = (Prior.from_pretrained(tmp_path / folder / "prior") for folder in ("m", "other"))
-    assert ours.config.source_size == 4
+    assert ours.config.image_reduced_size == 4
     assert ours.weights_sha256() == theirs.weights_sha256()
 
 

@@ -23,10 +23,10 @@ from imgtf.pipelines.memory import (
     sampling_memory,
     weight_bytes,
 )
-from imgtf.prior.condition import Condition
+from imgtf.prior.conditions.encoder import Condition
 from imgtf.prior.config import PriorConfig, SamplingConfig
-from imgtf.prior.precision import cast
-from imgtf.prior.sampler import image_uniforms, sample
+from imgtf.prior.decoding.quantized import cast
+from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.tokenizer.config import TokenizerConfig
 
 from .conftest import run
@@ -51,7 +51,7 @@ def test_the_cache_is_the_one_that_is_made(told: dict[str, Any]) -> None:
     config = replace(PRIOR, **told)
     prior = Prior(config)
     beside = 3 if config.objective == "random" else 0
-    cache = prior.new_cache(prior.encode(Condition(), 6), config.slots + beside)
+    cache = prior.new_cache(prior.encode(Condition(), 6), config.sequence_length + beside)
     held = [cache.keys, cache.values, *(t for pair in cache.memory for t in pair)]
     assert cache_bytes(config, 6, beside=beside) == sum(t.nbytes for t in held)
 

@@ -20,9 +20,10 @@ from torch import Tensor
 from imgtf import Pipeline, Prior, Tokenizer
 from imgtf.errors import CheckpointError, ConfigError
 from imgtf.pipelines import pipeline as pipeline_module
-from imgtf.prior.sampler import sample
+from imgtf.prior.decoding.sampler import sample
+from imgtf.runtime.optional import import_with_torchvision
 from imgtf.tokenizer.config import TokenizerConfig
-from imgtf.tokenizer.perceptual import BACKBONE_FILES, import_with_torchvision
+from imgtf.tokenizer.perceptual import BACKBONE_FILES
 
 from .conftest import SMALL_TOKENIZER, run
 
@@ -140,7 +141,7 @@ def test_reconstruct_draws_pairs(model: Path, images: Path, tmp_path: Path) -> N
         assert pair.width > 2 * pair.height * 0.9
 
 
-@pytest.mark.parametrize("crops", [[], ["--crop", "random", "--crop-scale", "0.5", "--views", "2"]])
+@pytest.mark.parametrize("crops", [[], ["--crop", "random", "--crop-scale", "0.5", "--crops-per-image", "2"]])
 def test_encode_writes_a_cache_that_the_prior_takes(
     crops: list[str], model: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:

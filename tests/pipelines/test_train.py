@@ -60,7 +60,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         ("tokenizer", []),
         ("prior", []),
         ("prior", ["--objective", "random", "--anneal", "0.2,0.9", "--drop-path", "0.2"]),
-        ("prior", ["--objective", "masked", "--source-size", "8", "--attention-dropout", "0.2"]),
+        ("prior", ["--objective", "masked", "--conditioning-size", "8", "--attention-dropout", "0.2"]),
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(
@@ -97,7 +97,9 @@ def test_accumulated_parts_give_the_update_of_the_whole_batch(images: Path, tmp_
     flags = ["--l1-weight", "0", "--codebook-decay", "1", "--dead-code-threshold", "0", "--precision", "fp32"]
     for parts in ("1", "4"):
         command = ["tokenizer", "train", "--data", images, "--model", tmp_path / parts, "--steps", "1"]
-        assert run(*command, *SMALL_TOKENIZER, *flags, "--accumulate", parts, "--no-flip") == 0
+        assert (
+            run(*command, *SMALL_TOKENIZER, *flags, "--gradient-accumulation-steps", parts, "--no-flip") == 0
+        )
     a, b = (load_file(tmp_path / parts / "tokenizer" / "model.safetensors") for parts in ("1", "4"))
     # Only the weights: the codebook counts every part.
     for name in (n for n in a if "quantizer" not in n):
@@ -188,7 +190,7 @@ def test_no_held_out_images_still_train(images: Path, tmp_path: Path) -> None:
         (["--image-size", "15"], "not a multiple of 2"),
         (["--norm-groups", "3"], "groups"),
         (["--precision", "fp16"], "GPU"),
-        (["--lr", "1e30", "--clip", "0"], "no longer a number"),
+        (["--lr", "1e30", "--grad-clip", "0"], "no longer a number"),
         (["--resume"], "no tokenizer run to resume"),
     ],
 )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from imgtf.errors import ConfigError, DataError
-from imgtf.prior.condition import Condition
+from imgtf.prior.conditions.encoder import Condition
 from imgtf.prior.config import PriorConfig
 from imgtf.prior.layers import attend
 from imgtf.prior.model import Prior
@@ -87,7 +86,7 @@ def test_a_new_prior_knows_nothing() -> None:
 
 def test_a_new_prior_adds_as_much_of_the_source_as_of_a_code() -> None:
     config = PriorConfig(
-        codebook_size=64, grid=(4, 4), width=64, depth=1, heads=2, source_grid=(4, 4), source_codebook_size=64
+        codebook_size=64, grid=(4, 4), width=64, depth=1, heads=2, image_grid=(4, 4), image_codebook_size=64
     )
     torch.manual_seed(0)
     prior = Prior(config)
@@ -111,14 +110,6 @@ def test_labels_are_hidden_in_training_at_the_rate_asked_for() -> None:
     assert 0.2 < share < 0.3
     tokens = prior.eval().encode(Condition(torch.zeros(100, dtype=torch.long)), 100).prefix[:, 0]
     assert not (tokens == null).all(-1).any()
-
-
-def test_a_tied_head_is_the_embedding_and_survives_saving(tmp_path: Path) -> None:
-    prior = tiny(tied_head=True)
-    assert "head.weight" not in prior.state_dict()
-    prior.save_pretrained(tmp_path)
-    codes = some_codes(prior)
-    assert torch.equal(Prior.from_pretrained(tmp_path)(codes), prior(codes))
 
 
 @torch.no_grad()

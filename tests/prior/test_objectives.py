@@ -11,35 +11,27 @@ import torch
 from torch import Tensor
 
 from imgtf.errors import ConfigError, DataError
-from imgtf.prior.condition import Condition, caption_bytes
+from imgtf.prior.conditions.encoder import Condition, caption_bytes
+from imgtf.prior.conditions.image import patches
 from imgtf.prior.config import PriorConfig, PriorRecipe, SamplingConfig
+from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.prior.model import Prior
 from imgtf.prior.objectives import log_likelihood, random_mask, share_random, training_loss, training_orders
-from imgtf.prior.sampler import image_uniforms, sample
-from imgtf.prior.source import patches
 
 from .test_model import some_codes, tiny
 
 KINDS: dict[str, dict[str, object]] = {
     "class": {},
     "text": {"class_names": (), "text_length": 8},
-    "features": {"class_names": (), "feature_width": 5, "feature_slots": 4},
-    "image": {"class_names": (), "source_grid": (2, 2), "source_codebook_size": 7},
-    "class and image": {"source_grid": (4, 6), "source_codebook_size": 7},
+    "features": {"class_names": (), "feature_width": 5, "feature_length": 4},
+    "image": {"class_names": (), "image_grid": (2, 2), "image_codebook_size": 7},
+    "class and image": {"image_grid": (4, 6), "image_codebook_size": 7},
     "all": {
         "text_length": 8,
         "feature_width": 5,
-        "feature_slots": 4,
-        "source_grid": (2, 2),
-        "source_codebook_size": 7,
-    },
-    "image near": {"class_names": (), "source_grid": (4, 6), "source_codebook_size": 7, "source_reach": 1},
-    "text and image near": {
-        "text_length": 8,
-        "source_grid": (4, 6),
-        "source_codebook_size": 7,
-        "source_reach": 1,
-        "positions": "none",
+        "feature_length": 4,
+        "image_grid": (2, 2),
+        "image_codebook_size": 7,
     },
 }
 
@@ -48,8 +40,8 @@ def told(prior: Prior, n: int) -> Condition:
     """A condition of every kind that the prior takes."""
     config, generator = prior.config, torch.Generator().manual_seed(1)
     source = None
-    if config.source_grid:
-        source = torch.randint(7, (n, *config.source_grid), generator=generator)
+    if config.image_grid:
+        source = torch.randint(7, (n, *config.image_grid), generator=generator)
     return Condition(
         label=torch.arange(n) % 3 if config.classes else None,
         text=caption_bytes([("ab", "xyzxyz", "q")[i % 3] for i in range(n)], 8)
@@ -313,7 +305,7 @@ def test_an_order_for_a_raster_prior_or_with_a_place_twice_is_refused() -> None:
 @torch.no_grad()
 def test_the_source_at_a_place_reaches_the_slot_that_predicts_it(objective: str) -> None:
     """With cross-attention switched off, a source code is first seen where its place is predicted."""
-    parts = {"class_names": (), "source_grid": (4, 6), "source_codebook_size": 7, "encoder_depth": 0}
+    parts = {"class_names": (), "image_grid": (4, 6), "image_codebook_size": 7, "encoder_depth": 0}
     prior = tiny(objective=objective, **parts)
     for block in prior.blocks:
         block.cross.proj.weight.zero_()
@@ -329,53 +321,11 @@ def test_the_source_at_a_place_reaches_the_slot_that_predicts_it(objective: str)
     assert differs[1]
 
 
-@pytest.mark.parametrize(("reach", "depth"), [(1, 0), (1, 1), (1, 2), (2, 1), (3, 2)])
-@torch.no_grad()
-def test_a_place_is_told_of_the_source_within_reach_only(reach: int, depth: int) -> None:
-    """Also with a caption in the same encoder, which every place attends to."""
-    told_of = {"text_length": 8, "source_grid": (1, 8), "source_codebook_size": 7}
-    prior = tiny(grid=(1, 8), source_reach=reach, encoder_depth=depth, **told_of)
-    codes, text = some_codes(prior), caption_bytes(["ab", "xyz", "q", ""], 8)
-    source = torch.zeros(4, 1, 8, dtype=torch.long)
-    changed = source.clone()
-    changed[..., -1] = 3
-    before, after = (prior(codes, text=text, source=given) for given in (source, changed))
-    differs = ~torch.isclose(before, after, rtol=0, atol=1e-6).all(-1).all(0)
-    first = 7 - reach * depth
-    assert differs.tolist() == [place >= first for place in range(8)]
-
-
-@torch.no_grad()
-def test_sources_within_reach_are_told_apart_by_how_far_they_are_not_by_where() -> None:
-    """A source moved by a place tells each place what it told its neighbour."""
-    prior = tiny(
-        grid=(3, 4),
-        class_names=(),
-        source_grid=(3, 4),
-        source_codebook_size=7,
-        source_reach=1,
-        encoder_depth=1,
-    )
-    source = torch.randint(7, (1, 3, 4), generator=torch.Generator().manual_seed(0))
-    told_of, moved = (
-        prior.encode(Condition(source=given), 1).aligned.view(3, 4, -1)
-        for given in (source, source.roll(1, -1))
-    )
-    torch.testing.assert_close(told_of[:, 1:2], moved[:, 2:3], atol=1e-5, rtol=1e-4)
-
-
-def test_a_reach_without_sources_or_rotary_positions_is_refused() -> None:
-    with pytest.raises(ConfigError, match="source_reach is of source pictures: add --source-column"):
-        tiny(source_reach=1)
-    with pytest.raises(ConfigError, match="source_reach needs rotary positions"):
-        tiny(rotary="none", **KINDS["image near"])
-
-
 @torch.no_grad()
 def test_a_finer_source_makes_one_slot_a_place_and_keeps_where_it_has_what() -> None:
-    prior = tiny(class_names=(), source_grid=(4, 6), source_codebook_size=7, encoder_depth=0)
-    assert (prior.config.source_patch, prior.config.source_cells) == ((2, 2), (2, 3))
-    assert prior.config.memory_slots == 1 + 6
+    prior = tiny(class_names=(), image_grid=(4, 6), image_codebook_size=7, encoder_depth=0)
+    assert (prior.config.image_patch, prior.config.image_cells) == ((2, 2), (2, 3))
+    assert prior.config.encoder_length == 1 + 6
     source = torch.randint(7, (2, 4, 6), generator=torch.Generator().manual_seed(0))
     by_slot = patches(source, prior.config)
     assert by_slot[0, 4].tolist() == source[0, 2:4, 2:4].flatten().tolist()  # the slot at (1, 1)
@@ -392,8 +342,8 @@ def test_a_finer_source_makes_one_slot_a_place_and_keeps_where_it_has_what() -> 
 
 @torch.no_grad()
 def test_a_coarser_source_is_read_as_it_is() -> None:
-    prior = tiny(class_names=(), source_grid=(1, 2), source_codebook_size=7)
-    assert (prior.config.source_patch, prior.config.memory_slots) == ((1, 1), 3)
+    prior = tiny(class_names=(), image_grid=(1, 2), image_codebook_size=7)
+    assert (prior.config.image_patch, prior.config.encoder_length) == ((1, 1), 3)
     condition = Condition(source=torch.tensor([[1, 2]]))
     assert prior.encode(condition, 1).aligned is not None
 

@@ -23,10 +23,10 @@ def stage(**changes: object) -> PriorStage:
 
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [({"tokenizer_sha256": "c"}, "another tokenizer"), ({"source_sha256": "c"}, "of the source pictures")],
+    [({"tokenizer_sha256": "c"}, "another tokenizer"), ({"image_sha256": "c"}, "of the source pictures")],
 )
 def test_a_run_goes_on_with_the_codes_that_it_learned(changed: dict[str, str], message: str) -> None:
-    told = {"source_grid": (2, 3), "source_codebook_size": 16, "tokenizer_sha256": "a", "source_sha256": "b"}
+    told = {"image_grid": (2, 3), "image_codebook_size": 16, "tokenizer_sha256": "a", "image_sha256": "b"}
     state = stage(**told).state()
     stage(**told).load_state(state, {})
     with pytest.raises(CheckpointError, match=message):

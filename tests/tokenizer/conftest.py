@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from imgtf.tokenizer.perceptual import BACKBONE_FILES, import_with_torchvision
+from imgtf.runtime.optional import import_with_torchvision
+from imgtf.tokenizer.perceptual import BACKBONE_FILES
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from imgtf.errors import ConfigError
 from imgtf.tokenizer.config import TokenizerRecipe
 from imgtf.tokenizer.discriminator import Adversary, Discriminator, FeatureDiscriminator, frozen
 from imgtf.tokenizer.perceptual import Perceptual
+from imgtf.training.accelerator import make_accelerator
 from imgtf.training.config import TrainingConfig
-from imgtf.training.device import make_accelerator
 
 
 def adversary(precision: str = "fp32", perceptual: Perceptual | None = None, **changes: object) -> Adversary:
@@ -33,8 +33,8 @@ def check_that_it_learns(one: Adversary, real: torch.Tensor, fake: torch.Tensor)
     for _ in range(40):
         loss, figures = one.losses(real, fake)
         loss.backward()
-        one.trainee.optimizer.step()
-        one.trainee.optimizer.zero_grad()
+        one.optimized.optimizer.step()
+        one.optimized.optimizer.zero_grad()
     assert figures["accuracy_real"] > 0.9
     assert figures["accuracy_fake"] > 0.9
 
@@ -144,7 +144,7 @@ def test_every_map_counts_the_same_and_the_backbone_stays_as_it_is(backbone: Per
     loss, figures = one.losses(images(), images())
     assert figures["accuracy_real"] >= 6 / 7
     loss.backward()
-    one.trainee.optimizer.step()
+    one.optimized.optimizer.step()
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
     assert not any(p.requires_grad for p in backbone.parameters())
 
@@ -158,8 +158,8 @@ def test_features_teach_the_autoencoder_and_the_heads(backbone: Perceptual) -> N
 
 
 def test_its_rate_is_its_own_on_the_common_schedule() -> None:
-    group = adversary(discriminator_lr=5e-4).trainee.optimizer.param_groups[0]
-    assert group["lr_share"] == pytest.approx(0.5)  # of the default 1e-3
+    group = adversary(discriminator_lr=5e-4).optimized.optimizer.param_groups[0]
+    assert group["lr_ratio"] == pytest.approx(0.5)  # of the default 1e-3
 
 
 def test_frozen_ends_also_after_an_error() -> None:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from imgtf.errors import CheckpointError
+from imgtf.runtime.optional import import_with_torchvision
 from imgtf.tokenizer import inception
 from imgtf.tokenizer.inception import Inception, inception_file
-from imgtf.tokenizer.perceptual import import_with_torchvision
 
 from ..pipelines.conftest import SMALL_TOKENIZER, draw_images, run
 

@@ -64,7 +64,7 @@ def test_looking_up_the_codes_gives_the_quantized_vectors(kind: str, training: b
     model = quantizer(kind, codebook_decay=1.0).train(training)
     result = model(latents(kind))
     assert result.codes.dtype == torch.int64
-    assert result.codes.shape == (2, 3, 5 * config(kind).codes_per_place)
+    assert result.codes.shape == (2, 3, 5 * config(kind).codes_per_latent)
     assert result.quantized.shape == latents(kind).shape
     torch.testing.assert_close(model.lookup(result.codes), result.quantized, atol=1e-6, rtol=0)
 
@@ -229,7 +229,7 @@ def test_the_configuration_names_grid_and_codes(kind: str) -> None:
     assert codes.shape[1:] == own.grid
     assert build(TokenizerConfig, to_dict(own)) == own
     book = model.quantizer.lookup(
-        torch.arange(own.codebook_size).reshape(1, 1, -1).repeat(1, 1, own.codes_per_place)
+        torch.arange(own.codebook_size).reshape(1, 1, -1).repeat(1, 1, own.codes_per_latent)
     )
     assert book.shape[1] == own.codebook_dim
 

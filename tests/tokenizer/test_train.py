@@ -18,12 +18,12 @@ from imgtf.data.config import DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.source import open_source
 from imgtf.tokenizer.config import TokenizerConfig, TokenizerRecipe
-from imgtf.tokenizer.doctor import EASING
+from imgtf.tokenizer.divergence import EASING
 from imgtf.tokenizer.model import Tokenizer
 from imgtf.tokenizer.train import TokenizerStage, last_weight
+from imgtf.training.accelerator import make_accelerator
 from imgtf.training.checkpoint import latest_state, put_weights, take_weights
 from imgtf.training.config import TrainingConfig
-from imgtf.training.device import make_accelerator
 from imgtf.training.ema import EMA
 from imgtf.training.loop import Trainer
 from imgtf.training.report import Report
@@ -83,9 +83,9 @@ def updates(stage: TokenizerStage, n: int) -> None:
     """As the loop does them."""
     torch.manual_seed(0)
     batches = stage.train_batches(0)
-    for stage.done in range(n):
-        for _ in range(stage.config.accumulate):
-            with stage.accelerator.accumulate(*(t.network for t in stage.trainees())):
+    for stage.completed_steps in range(n):
+        for _ in range(stage.config.gradient_accumulation_steps):
+            with stage.accelerator.accumulate(*(t.network for t in stage.optimized_networks())):
                 stage.step(next(batches))
 
 
@@ -94,7 +94,7 @@ def descend_plainly(stage: TokenizerStage) -> None:
     assert stage.adversary is not None
     for owner, model in ((stage, stage.model), (stage.adversary, stage.adversary.model)):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        owner.trainee = replace(owner.trainee, optimizer=optimizer, clip=0.0)
+        owner.optimized = replace(owner.optimized, optimizer=optimizer, grad_clip=0.0)
 
 
 def weights(stage: TokenizerStage) -> dict[str, torch.Tensor]:
@@ -131,7 +131,7 @@ def test_before_its_start_the_discriminator_changes_nothing(pictures: Path) -> N
 def test_from_its_start_both_sides_move(adaptive: bool, pictures: Path) -> None:
     stage = prepared(make_stage(pictures, ADVERSARIAL | {"discriminator_adaptive": adaptive}))
     before = weights(stage)
-    stage.done = 4
+    stage.completed_steps = 4
     figures = stage.step(next(stage.train_batches(0)))
     after = weights(stage)
     assert not torch.equal(before["model/decoder.conv_out.weight"], after["model/decoder.conv_out.weight"])
@@ -156,7 +156,7 @@ def test_accumulated_parts_move_both_sides_as_the_whole_batch(scaled: bool, pict
     }  # fmt: skip
     ends = []
     for parts in (1, 4):
-        stage = prepared(make_stage(pictures, recipe, accumulate=parts))
+        stage = prepared(make_stage(pictures, recipe, gradient_accumulation_steps=parts))
         descend_plainly(stage)
         stage.model.quantizer.eval()  # the codebook learns from every part
         if scaled and parts > 1:
@@ -170,7 +170,9 @@ def test_accumulated_parts_move_both_sides_as_the_whole_batch(scaled: bool, pict
 def test_gradients_are_scaled_and_unscaled_for_both_sides(pictures: Path) -> None:
     ends = []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)):
-        stage = prepared(make_stage(pictures, ADVERSARIAL | {"discriminator_start": 1}, accumulate=2))
+        stage = prepared(
+            make_stage(pictures, ADVERSARIAL | {"discriminator_start": 1}, gradient_accumulation_steps=2)
+        )
         descend_plainly(stage)
         stage.accelerator.scaler = scaler
         updates(stage, 4)

@@ -21,7 +21,7 @@ from imgtf.training.schedule import learning_rate
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
-    config = TrainingConfig(steps=100, warmup=10, lr=1.0, final_lr=0.1)
+    config = TrainingConfig(steps=100, warmup=10, lr=1.0, final_lr_ratio=0.1)
     rates = [learning_rate(step, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
@@ -79,7 +79,7 @@ def test_a_configuration_survives_its_dict() -> None:
         ({"steps": 0}, "steps must be at least 1"),
         ({"beta1": 1.5}, "beta1 must be at most 1"),
         ({"precision": "fp64"}, "one of auto, fp32, bf16, fp16"),
-        ({"batch_size": 10, "accumulate": 3}, "batch_size 10"),
+        ({"batch_size": 10, "gradient_accumulation_steps": 3}, "batch_size 10"),
     ],
 )
 def test_wrong_settings_are_named(values: dict[str, object], message: str) -> None:

@@ -11,8 +11,8 @@ from accelerate.tracking import GeneralTracker
 
 from imgtf.errors import ConfigError
 from imgtf.training import device
+from imgtf.training.accelerator import check_trackers
 from imgtf.training.config import TrainingConfig
-from imgtf.training.device import check_trackers
 from imgtf.training.report import Report
 
 from ..pipelines.conftest import SMALL_TOKENIZER, draw_images, run

@@ -1,0 +1,130 @@
+"""Sampling: the cache, the filters, guidance, and randomness that belongs to the image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from imgtf.prior.conditions.encoder import Condition
+from imgtf.prior.config import SamplingConfig
+from imgtf.prior.decoding.filters import choose, probabilities
+from imgtf.prior.decoding.sampler import image_uniforms, sample
+from imgtf.prior.model import Prior
+
+from .test_model import tiny
+
+
+def uncached(prior: Prior, label: Tensor, uniforms: Tensor, settings: SamplingConfig) -> Tensor:
+    """The same sampling by running the whole sequence anew for every code."""
+    B, _, T = uniforms.shape
+    codes = torch.zeros(B, T, dtype=torch.long)
+    for t in range(T):
+        logits = prior(codes, label)[:, t]
+        if settings.cfg_scale != 1:
+            without = prior(codes)[:, t]
+            logits = without + settings.cfg_scale * (logits - without)
+        codes[:, t] = choose(probabilities(logits, settings, settings.temperature), uniforms[:, 0, t])
+    return codes
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SamplingConfig(),
+        SamplingConfig(top_k=3, temperature=0.7),
+        SamplingConfig(cfg_scale=2.5, top_p=0.9),
+        SamplingConfig(cfg_scale=0.0, min_p=0.05),
+    ],
+)
+@torch.no_grad()
+def test_cached_sampling_equals_uncached(settings: SamplingConfig) -> None:
+    prior = tiny(grid=(4, 4))
+    label, uniforms = torch.arange(9) % 3, image_uniforms(7, 0, 9, 16)
+    assert torch.equal(
+        sample(prior, Condition(label), uniforms, settings), uncached(prior, label, uniforms, settings)
+    )
+
+
+def test_an_image_is_the_same_in_any_batch() -> None:
+    prior = tiny(grid=(4, 4))
+    settings, label = SamplingConfig(cfg_scale=2.0, top_k=10), torch.arange(21) % 3
+    together = sample(prior, Condition(label), image_uniforms(3, 0, 21, 16), settings)
+    for size in (1, 7):
+        parts = [
+            sample(prior, Condition(label[i : i + size]), image_uniforms(3, i, size, 16), settings)
+            for i in range(0, 21, size)
+        ]
+        assert torch.equal(together, torch.cat(parts))
+
+
+@pytest.mark.parametrize("objective", ["raster", "random", "masked"])
+def test_no_rows_are_no_codes(objective: str) -> None:
+    codes = sample(tiny(objective=objective), Condition(), image_uniforms(0, 0, 0, 6), SamplingConfig())
+    assert codes.shape == (0, 6)
+    assert codes.dtype == torch.int64
+
+
+def test_uniforms_belong_to_seed_and_image() -> None:
+    rows = image_uniforms(5, 0, 8, 32)
+    assert torch.equal(rows[3:6], image_uniforms(5, 3, 3, 32))
+    assert not torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows, image_uniforms(6, 0, 8, 32))
+    assert rows.min() >= 0
+    assert rows.max() < 1
+
+
+def test_sampling_leaves_the_global_generator_alone() -> None:
+    prior = tiny()
+    before = torch.get_rng_state()
+    sample(prior, Condition(), image_uniforms(0, 0, 2, 6), SamplingConfig())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_codes_come_as_often_as_they_are_likely() -> None:
+    p = torch.tensor([[0.5, 0.0, 0.3, 0.2]], dtype=torch.float64)
+    uniforms = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    counts = torch.bincount(choose(p.expand(1000, 4), uniforms), minlength=4)
+    assert counts.tolist() == [500, 0, 300, 200]
+
+
+def test_the_edges_of_the_distribution() -> None:
+    p = torch.tensor([[0.0, 0.4, 0.6, 0.0]], dtype=torch.float64).expand(2, 4)
+    assert choose(p, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [1, 2]
+
+
+def kept(**settings: float) -> list[float]:
+    logits = torch.tensor([[0.5, 0.25, 0.15, 0.10]]).log()
+    return probabilities(logits, SamplingConfig(**settings), settings.get("temperature", 1.0))[0].tolist()  # type: ignore[arg-type]
+
+
+def test_filters_against_values_worked_out_by_hand() -> None:
+    assert kept() == pytest.approx([0.5, 0.25, 0.15, 0.10])
+    assert kept(top_k=2) == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    assert kept(top_k=4) == kept(top_k=99) == pytest.approx(kept())
+    assert kept(top_p=0.7) == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    assert kept(top_p=0.8) == pytest.approx([5 / 9, 2.5 / 9, 1.5 / 9, 0])
+    assert kept(top_p=1e-6) == pytest.approx([1, 0, 0, 0])
+    assert kept(min_p=0.4) == pytest.approx([2 / 3, 1 / 3, 0, 0])
+    squares = [0.25, 0.0625, 0.0225, 0.01]
+    assert kept(temperature=0.5) == pytest.approx([s / sum(squares) for s in squares])
+
+
+def test_guidance_with_weight_one_equals_none() -> None:
+    prior, uniforms, label = tiny(), image_uniforms(0, 0, 5, 6), torch.arange(5) % 3
+    plain = sample(prior, Condition(label), uniforms, SamplingConfig())
+    near = sample(prior, Condition(label), uniforms, SamplingConfig(cfg_scale=1 + 1e-9))
+    assert torch.equal(plain, near)
+
+
+def test_guidance_zero_forgets_the_label() -> None:
+    prior, uniforms = tiny(), image_uniforms(0, 0, 5, 6)
+    forgotten = sample(prior, Condition(torch.arange(5) % 3), uniforms, SamplingConfig(cfg_scale=0.0))
+    assert torch.equal(forgotten, sample(prior, Condition(), uniforms, SamplingConfig()))
+
+
+def test_a_prior_without_labels_samples_with_any_guidance() -> None:
+    prior, uniforms = tiny(class_names=()), image_uniforms(0, 0, 5, 6)
+    plain = sample(prior, Condition(), uniforms, SamplingConfig())
+    assert torch.equal(plain, sample(prior, Condition(), uniforms, SamplingConfig(cfg_scale=3.0)))
+    assert len(plain.unique(dim=0)) == 5
