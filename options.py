@@ -24,12 +24,21 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     auto: str | None = None,
+    group: str = "other",
+    common: bool = False,
 ) -> Any:
     """A dataclass field with its documentation and its bounds.
 
-    `auto` says in words what a default of None stands for.
+    Args:
+        help: one line of at most about 80 characters.
+        auto: what a default of None stands for, in words.
+        group: heading under which the command line lists the option.
+        common: whether `--help` shows it; `--help-all` shows every option.
     """
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "auto": auto}
+    metadata = {
+        "help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "auto": auto,
+        "group": group, "common": common,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
