@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import DataError
 from ..pretrained import PretrainedModel
-from .conditions.encoder import Condition, ConditionEncoder, Encoded, prefix_mask
+from .conditions.encoder import Condition, ConditionEncoder, EncodedCondition, prefix_mask
 from .conditions.image import at_places
 from .config import PriorConfig
 from .decoding.cache import KVCache
@@ -110,7 +110,9 @@ class PriorNetwork(PretrainedModel):
             return self.masked_logits(codes, encoded, grid)
         return self._causal(codes, encoded, grid, order)
 
-    def _causal(self, codes: Tensor, encoded: Encoded, grid: tuple[int, int], order: Tensor | None) -> Tensor:
+    def _causal(
+        self, codes: Tensor, encoded: EncodedCondition, grid: tuple[int, int], order: Tensor | None
+    ) -> Tensor:
         S = self.config.prefix_length
         if order is not None:
             order = self._checked_order(order, codes)
@@ -122,7 +124,7 @@ class PriorNetwork(PretrainedModel):
             x = x.gather(1, order.argsort(1)[..., None].expand(-1, -1, x.shape[-1]))
         return self.logits(x)  # (B, T, V)
 
-    def masked_logits(self, codes: Tensor, encoded: Encoded, grid: tuple[int, int]) -> Tensor:
+    def masked_logits(self, codes: Tensor, encoded: EncodedCondition, grid: tuple[int, int]) -> Tensor:
         assert self.unknown is not None
         S, T = self.config.prefix_length, codes.shape[1]
         known = (codes >= 0)[..., None]
@@ -132,7 +134,9 @@ class PriorNetwork(PretrainedModel):
         x = self._blocks(x, self.positions(place, place, grid, x.device), encoded, causal=False)
         return self.logits(x[:, S:])  # (B, T, V)
 
-    def encode(self, condition: Condition, rows: int, grid: tuple[int, int] | None = None) -> Encoded:
+    def encode(
+        self, condition: Condition, rows: int, grid: tuple[int, int] | None = None
+    ) -> EncodedCondition:
         """The condition of `rows` pictures as the network reads it, for codes of the trained grid or another."""
         return self.conditions(condition, rows, grid or self.config.grid, self.device)
 
@@ -149,7 +153,7 @@ class PriorNetwork(PretrainedModel):
         self,
         x: Tensor,
         places: Places,
-        encoded: Encoded,
+        encoded: EncodedCondition,
         cache: KVCache,
         slot: int,
         mask: Tensor | None = None,
@@ -159,26 +163,28 @@ class PriorNetwork(PretrainedModel):
         The cache holds the slots before. Without a mask, n slots in front are causal, and later one at a time.
         """
         cache.reserve(slot + x.shape[1])
-        if mask is None and encoded.visible is not None:
-            mask = prefix_mask(encoded.visible, slot, x.shape[1], causal=True)
+        if mask is None and encoded.prefix_visible is not None:
+            mask = prefix_mask(encoded.prefix_visible, slot, x.shape[1], causal=True)
         return self._blocks(x, places, encoded, mask=mask, cache=cache, slot=slot)
 
-    def one_step(self, x: Tensor, places: Places, encoded: Encoded, cache: KVCache, slot: Tensor) -> Tensor:
+    def one_step(
+        self, x: Tensor, places: Places, encoded: EncodedCondition, cache: KVCache, slot: Tensor
+    ) -> Tensor:
         """The same for one slot (B, 1, D), whose number (1,) is a tensor; the cache has room for it.
 
         All that depends on how far the sequence has come is in tensors, so that the step can be captured.
         """
-        if encoded.memory_mask is not None:
-            encoded = replace(encoded, memory_mask=hiding(encoded.memory_mask, x.dtype))
+        if encoded.states_mask is not None:
+            encoded = replace(encoded, states_mask=hiding(encoded.states_mask, x.dtype))
         return self._blocks(x, places, encoded, cache=cache, at=slot, bias=self._bias(encoded, cache, slot))
 
-    def _bias(self, encoded: Encoded, cache: KVCache, slot: Tensor) -> Tensor:
+    def _bias(self, encoded: EncodedCondition, cache: KVCache, slot: Tensor) -> Tensor:
         """Hides the slots behind `slot`, and those of the prefix that are padding, (room,) or (B, 1, 1, room)."""
         key = torch.arange(cache.room, device=slot.device)
         seen = key <= slot
-        if encoded.visible is not None:
-            S = encoded.visible.shape[1]
-            seen = seen & F.pad(encoded.visible, (0, cache.room - S), value=True)[:, None, None] | (
+        if encoded.prefix_visible is not None:
+            S = encoded.prefix_visible.shape[1]
+            seen = seen & F.pad(encoded.prefix_visible, (0, cache.room - S), value=True)[:, None, None] | (
                 key == slot
             )
         return hiding(seen, cache.keys.dtype)
@@ -190,24 +196,24 @@ class PriorNetwork(PretrainedModel):
         x = self.norm(x)
         return self.head(x).float()
 
-    def new_cache(self, encoded: Encoded, slots: int) -> KVCache:
+    def new_cache(self, encoded: EncodedCondition, slots: int) -> KVCache:
         """An empty cache for sequences under this condition, where and as the weights are."""
         rows, dtype = len(encoded.prefix), self.code_embedding.weight.dtype
         cache = KVCache(self.config, rows, slots, self.device, dtype)
         cache.memory = self.memory(encoded)
         return cache
 
-    def memory(self, encoded: Encoded) -> list[tuple[Tensor, Tensor]]:
+    def memory(self, encoded: EncodedCondition) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of cross-attention by layer, (B, key_heads, M, head_width) each; none without a memory."""
-        if encoded.memory is None:
+        if encoded.states is None:
             return []
-        return [block.cross.keys_values(encoded.memory, encoded.turns) for block in self.blocks]  # type: ignore
+        return [block.cross.keys_values(encoded.states, encoded.states_rotary) for block in self.blocks]  # type: ignore
 
     def _blocks(
         self,
         x: Tensor,
         places: Places,
-        encoded: Encoded,
+        encoded: EncodedCondition,
         *,
         causal: bool = True,
         mask: Tensor | None = None,
@@ -220,11 +226,11 @@ class PriorNetwork(PretrainedModel):
             x = x + places.added.to(x.dtype)
         if encoded.aligned is not None:
             x = x + at_places(encoded.aligned, places.place)
-        if mask is None and encoded.visible is not None and cache is None:
-            mask = prefix_mask(encoded.visible, 0, x.shape[1], causal)
+        if mask is None and encoded.prefix_visible is not None and cache is None:
+            mask = prefix_mask(encoded.prefix_visible, 0, x.shape[1], causal)
         context = Context(
-            places.query, places.key, mask, causal, None, slot, at, bias, encoded.memory, None, encoded.memory_mask,
-            places.target, encoded.turns,
+            places.query, places.key, mask, causal, None, slot, at, bias, encoded.states, None, encoded.states_mask,
+            places.target, encoded.states_rotary,
         )  # fmt: skip
         x = self.dropout(x)
         recompute = self.training and self.config.gradient_checkpointing

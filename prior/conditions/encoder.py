@@ -7,7 +7,7 @@ codes, h', w' grid of its slots, M memory slots, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -58,48 +58,35 @@ def caption_bytes(captions: Sequence[str], length: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedCondition:
     """A condition as the network reads it."""
 
     prefix: Tensor
-    """(B, S, D), in front of the sequence."""
-    visible: Tensor | None
-    """(B, S), which of them are not padding; None for all."""
-    memory: Tensor | None
-    """(B, M, D), for cross-attention."""
-    memory_mask: Tensor | None
-    """(B, 1, 1, M), which of them may be read."""
+    """(B, S, D), in front of the codes."""
+    prefix_visible: Tensor | None
+    """(B, S), which prefix tokens are not padding; None for all."""
+    states: Tensor | None
+    """(B, L, D), encoder states for cross-attention."""
+    states_mask: Tensor | None
+    """(B, 1, 1, L), which of them may be attended to."""
     aligned: Tensor | None = None
-    """(B, T, D), what the source has at each place: added to the slot that predicts it."""
-    turns: Tensor | None = None
-    """(M, head_width / 2, 2), rotary angles of the memory's keys."""
+    """(B, T, D), added to the token that predicts each grid position."""
+    states_rotary: Tensor | None = None
+    """(L, head_width / 2, 2), rotary embedding of the encoder states."""
 
-    def rows(self, start: int, end: int) -> Encoded:
-        """Some of the rows."""
-        cut = slice(start, end)
-        return Encoded(
-            self.prefix[cut],
-            None if self.visible is None else self.visible[cut],
-            None if self.memory is None else self.memory[cut],
-            None if self.memory_mask is None else self.memory_mask[cut],
-            None if self.aligned is None else self.aligned[cut],
-            self.turns,
-        )
+    def rows(self, start: int, end: int) -> EncodedCondition:
+        """Rows `start` to `end` of the batch."""
+        own = {name: getattr(self, name) for name in BATCHED}
+        return replace(self, **{name: None if t is None else t[start:end] for name, t in own.items()})
 
-    def beside(self, other: Encoded) -> Encoded:
+    def cat(self, other: EncodedCondition) -> EncodedCondition:
         """The rows of both, these first."""
-        return Encoded(
-            torch.cat([self.prefix, other.prefix]),
-            _joined(self.visible, other.visible),
-            _joined(self.memory, other.memory),
-            _joined(self.memory_mask, other.memory_mask),
-            _joined(self.aligned, other.aligned),
-            self.turns,
-        )
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in BATCHED}
+        return replace(self, **{n: torch.cat([a, b]) for n, (a, b) in pairs.items() if a is not None})
 
 
-def _joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return None if a is None or b is None else torch.cat([a, b])
+BATCHED = ("prefix", "prefix_visible", "states", "states_mask", "aligned")
+"""Fields of `EncodedCondition` with a row per image."""
 
 
 class ConditionEncoder(nn.Module):
@@ -114,12 +101,12 @@ class ConditionEncoder(nn.Module):
             FeatureEmbedding(config.feature_width, config.feature_length, config.width) if prefix else None
         )
         self.label = None if prefix else LabelEmbedding(config.classes, config.width)
-        self.memory = MemoryEncoder(config) if config.encoder_length else None
+        self.memory = SequenceEncoder(config) if config.encoder_length else None
         self.align = nn.Linear(config.width, config.width, bias=False) if config.image_grid else None
 
     def forward(
         self, condition: Condition, rows: int, grid: tuple[int, int], device: torch.device
-    ) -> Encoded:
+    ) -> EncodedCondition:
         """Raises DataError for a part that the prior was not trained with, or of another shape."""
         self._check(condition, rows)
         condition = condition.to(device)
@@ -133,11 +120,11 @@ class ConditionEncoder(nn.Module):
             assert self.label is not None
             prefix = self.label(condition.label, hidden)
         if self.memory is None:
-            return Encoded(prefix, visible, None, None)
+            return EncodedCondition(prefix, visible, None, None)
         turns = memory_turns(self.config, grid, device)
         memory, mask = self.memory(condition, hidden)
         aligned = self.align(source_at(memory, mask, self.config, grid)) if self.align is not None else None
-        return Encoded(prefix, visible, memory, mask, aligned, turns)
+        return EncodedCondition(prefix, visible, memory, mask, aligned, turns)
 
     def without(self, condition: Condition) -> Condition:
         """The condition that says nothing, for guidance: no features still have the length of the given ones."""
@@ -206,7 +193,7 @@ class FeatureEmbedding(nn.Module):
         return self.down(F.gelu(self.up(features), approximate="tanh")), visible
 
 
-class MemoryEncoder(nn.Module):
+class SequenceEncoder(nn.Module):
     """The encoder of an encoder-decoder transformer: captions, features and source codes to one sequence.
 
     Slot 0 is a learned "nothing", always there to be read; a hidden or missing part is masked out.

@@ -49,7 +49,7 @@ def draw_causal(
     temperatures = [temperature(settings, share) for share in shares]
     encoded = prior.encode(condition, B, grid)
     if not condition.empty and any(weight != 1 for weight in weights):
-        encoded = encoded.beside(prior.encode(prior.conditions.without(condition), B, grid))
+        encoded = encoded.cat(prior.encode(prior.conditions.without(condition), B, grid))
     state = State(
         codes=codes,
         uniforms=uniforms[:, 0].contiguous(),
@@ -127,7 +127,11 @@ class _CachedRows:
         if k > 1:
             x = torch.cat([x, x[:, -1:].expand(-1, k - 1, -1)], dim=1)
             places = places.join(self._beside(done, k))
-        mask = self._mask(encoded.visible, first, last, k) if k > 1 or (first and last - first > 1) else None
+        mask = (
+            self._mask(encoded.prefix_visible, first, last, k)
+            if k > 1 or (first and last - first > 1)
+            else None
+        )
         y = self.prior.step(x, places.repeat(len(x)), encoded, cache, first, mask)
         for half in {start >= self.B, end > self.B}:
             self.filled[half] = last

@@ -45,7 +45,7 @@ def draw_masked(
         if weight == 1 or condition.empty:
             logits = prior.masked_logits(codes, encoded, grid)  # (B, T, V)
         else:
-            without = without or encoded.beside(prior.encode(prior.conditions.without(condition), B, grid))
+            without = without or encoded.cat(prior.encode(prior.conditions.without(condition), B, grid))
             logits = guide(prior.masked_logits(codes.repeat(2, 1), without, grid), weight)
         drawn, likelihood = draw_open(codes, logits, uniforms[:, 0], settings, share)
         score = -turn.double()

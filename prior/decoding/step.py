@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..conditions.encoder import Encoded
+from ..conditions.encoder import EncodedCondition
 from ..config import SamplingConfig
 from ..positions import Places
 from .cache import KVCache
@@ -44,7 +44,7 @@ class State:
     """(T,) float32, the same for temperature."""
     places: Places
     """Of all slots, (S + T - 1, ...) or (B, S + T - 1, ...)."""
-    encoded: Encoded
+    encoded: EncodedCondition
     """The rows in the network: with their conditions, and where guidance is on at some step as many without."""
 
     @property

@@ -26,8 +26,8 @@ from imgtf.prior.decoding import captured as capture
 from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.prior.model import Prior
 
-from .test_model import tiny
-from .test_objectives import KINDS, told
+from ..test_model import tiny
+from ..test_objectives import KINDS, told
 
 
 class Tape(TorchDispatchMode):

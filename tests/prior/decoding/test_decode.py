@@ -21,8 +21,8 @@ from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.prior.layers import attend, attend_one
 from imgtf.prior.model import Prior
 
-from .test_model import tiny
-from .test_objectives import KINDS, told
+from ..test_model import tiny
+from ..test_objectives import KINDS, told
 from .test_sampler import uncached
 
 V = 64 * BLOCK

@@ -16,8 +16,8 @@ from imgtf.prior.decoding.quantized import KERNEL_ROWS, Int8Linear, cast
 from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.runtime.compiler import check_compiler
 
-from .test_model import tiny
-from .test_objectives import some_codes
+from ..test_model import tiny
+from ..test_objectives import some_codes
 
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler"

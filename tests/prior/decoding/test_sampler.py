@@ -12,7 +12,7 @@ from imgtf.prior.decoding.filters import choose, probabilities
 from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.prior.model import Prior
 
-from .test_model import tiny
+from ..test_model import tiny
 
 
 def uncached(prior: Prior, label: Tensor, uniforms: Tensor, settings: SamplingConfig) -> Tensor:
