@@ -92,7 +92,7 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 def _to_plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return to_dict(value)
-    return list(value) if isinstance(value, tuple) else value
+    return [_to_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _plain(hint: Any) -> tuple[type, bool, bool]:
@@ -109,7 +109,8 @@ def _scalar(cls: type, name: str, value: Any, plain: type, where: str) -> Any:
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if dataclasses.is_dataclass(plain) and isinstance(value, Mapping):
-        return build(plain, value, f"{where}: {name}")
+        choose = getattr(plain, "class_of", None)  # a base class picks the subclass by what the mapping says
+        return build(choose(value) if choose else plain, value, f"{where}: {name}")
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
         raise ConfigError(f"{where}: {name} must be {plain.__name__}, got {value!r}")
     bounds = next(f for f in dataclasses.fields(cls) if f.name == name).metadata
