@@ -1,4 +1,4 @@
-"""What a prior is, how it is taught and how it samples. No heavy imports."""
+"""What a prior is and how it samples. No heavy imports."""
 
 from __future__ import annotations
 
@@ -6,69 +6,85 @@ from dataclasses import dataclass, field
 
 from ..errors import ConfigError
 from ..options import option
+from .conditions.base import ConditionConfig
 
 OBJECTIVES = ("raster", "random", "masked")
-DTYPES = ("fp32", "bf16", "fp16", "int8")
-"""What a prior can sample in, see `precision`."""
 ORDERS = {
     "raster": ("raster",),
     "random": ("random", "raster", "halton"),
     "masked": ("halton", "confidence", "random", "raster"),
 }
-"""The orders in which a prior of each objective can fill a grid; the first is its default."""
+"""Orders in which a prior of each objective can fill a grid; the first is its default."""
+ROTARY = {"raster": "held", "random": "target", "masked": "held"}
+"""Default of `rotary` for each objective."""
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the next codes are drawn from their probabilities, and in which order."""
+    """How codes are drawn from the logits, and in which order."""
 
-    temperature: float = option(1.0, "Divides the logits: below 1 plainer, above 1 wilder.", minimum=1e-4)
+    temperature: float = option(
+        1.0, "Divides the logits: below 1 less varied.", minimum=1e-4, group="sampling", common=True
+    )
     final_temperature: float | None = option(
         None,
-        "Temperature at the last code; it changes evenly on the way.",
+        "Temperature at the last code; it changes linearly from --temperature.",
         minimum=1e-4,
-        auto="the same all along",
+        auto="the same as --temperature",
+        group="sampling",
     )
-    top_k: int = option(0, "Keep only the k likeliest codes; 0 keeps all.", minimum=0)
+    top_k: int = option(
+        0, "Keep only the k most likely codes; 0 keeps all.", minimum=0, group="sampling", common=True
+    )
     top_p: float = option(
-        1.0, "Keep the likeliest codes up to this total probability.", minimum=1e-6, maximum=1
+        1.0,
+        "Keep the most likely codes up to this total probability.",
+        minimum=1e-6,
+        maximum=1,
+        group="sampling",
+        common=True,
     )
     min_p: float = option(
         0.0,
-        "Drop codes less likely than this share of the likeliest one's probability.",
+        "Drop codes below this fraction of the most likely code's probability.",
         minimum=0,
         maximum=1,
+        group="sampling",
     )
     cfg_scale: float = option(
-        1.0, "Classifier-free guidance: 1 is none, 2 doubles the pull of the condition.", minimum=0
+        1.0, "Classifier-free guidance scale; 1 is no guidance.", minimum=0, group="sampling", common=True
     )
     cfg_schedule: str = option(
         "constant",
-        "Guidance on the way: constant, or from 1 at the first code up to cfg_scale at the last.",
+        "Guidance over the codes: constant, or rising from 1 to --cfg-scale.",
         choices=("constant", "linear", "cosine", "power-cosine"),
+        group="sampling",
     )
     cfg_power: float = option(
-        2.75, "Power of the power-cosine schedule: the higher, the later guidance sets in.", minimum=0.01
+        2.75, "Power of power-cosine: higher delays the guidance (RAR).", minimum=0.01, group="sampling"
     )
     order: str | None = option(
         None,
-        "Order in which the codes are drawn (random and masked priors; confidence: masked ones).",
+        "Order of the codes (random and masked priors; confidence: masked only).",
         choices=("raster", "random", "halton", "confidence"),
-        auto="raster, random or halton, by the prior's objective",
+        auto="raster, random or halton, by the objective",
+        group="sampling",
     )
     sampling_steps: int | None = option(
         None,
-        "Steps that draw all codes, several at once (random and masked priors).",
+        "Steps per image, several codes each (random and masked priors).",
         minimum=1,
-        auto="12 for masked, else one a code",
+        auto="12 for masked priors, else one per code",
+        group="sampling",
     )
     step_schedule: str = option(
         "cosine",
         "Codes per step: even, or few at first and more later (cosine).",
         choices=("even", "cosine"),
+        group="sampling",
     )
     confidence_noise: float = option(
-        4.5, "Noise on the confidence by which masked priors keep codes; it fades to 0.", minimum=0
+        4.5, "Noise on the confidence of order confidence; fades to 0.", minimum=0, group="sampling"
     )
 
 
@@ -80,160 +96,152 @@ class PriorConfig:
     """Grid (h, w) of the codes; T = h * w."""
     codebook_size: int
     """V."""
-    class_names: tuple[str, ...] = ()
-    """One name a label; empty for a prior without labels."""
     tokenizer_sha256: str = ""
     """Identity of the tokenizer weights that made the codes; empty when unknown."""
-    text_length: int = 0
-    """Bytes of a caption read at most; 0: the prior reads none."""
-    feature_width: int = 0
-    """Width of a text encoder's features; 0: the prior takes none."""
-    feature_length: int = 120
-    """Length of the features."""
-    feature_prefix: bool = False
-    """The features stand in front of the codes (LlamaGen), in a label's place; else they are attended to."""
-    text_encoder: str = ""
-    """Name or path of the text encoder that makes the features; empty when unknown."""
-    image_grid: tuple[int, ...] = ()
-    """Grid (h', w') of the source picture's codes; empty: the prior takes no source."""
-    image_codebook_size: int = 0
-    """Codes of the tokenizer of the source pictures."""
-    image_sha256: str = ""
-    """Identity of the tokenizer of the source pictures."""
-    image_reduced_size: int = 0
-    """Sources are the pictures themselves reduced to this many pixels (super-resolution); 0: pictures of their own."""
+    conditions: tuple[ConditionConfig, ...] = ()
+    """What the prior is conditioned on; empty for an unconditional prior."""
 
     objective: str = option(
         "raster",
-        "raster: one code after the other, row by row; random: in any order, so that any part can be filled in "
-        "(arXiv:2411.00776); masked: many at once, without causality (MaskGIT, arXiv:2202.04200).",
+        "raster: row by row; random: any order; masked: many codes at once.",
         choices=OBJECTIVES,
+        group="network",
+        common=True,
     )
-    width: int = option(128, "Model width D.", minimum=8)
-    depth: int = option(4, "Transformer blocks.", minimum=1)
-    heads: int = option(4, "Attention heads.", minimum=1)
+    width: int = option(128, "Model width D.", minimum=8, group="network", common=True)
+    depth: int = option(4, "Transformer blocks.", minimum=1, group="network", common=True)
+    heads: int = option(4, "Attention heads.", minimum=1, group="network")
     kv_heads: int | None = option(
-        None, "Heads of keys and values, shared by groups of query heads.", minimum=1, auto="as many as heads"
+        None,
+        "Key and value heads, shared by groups of query heads (GQA).",
+        minimum=1,
+        auto="as many as heads",
+        group="network",
     )
     intermediate_size: int | None = option(
         None,
         "Width of the feed-forward layer.",
         minimum=1,
-        auto="8/3 of the width, rounded up to 64; 4 times the width for gelu",
+        auto="8/3 of the width rounded up to 64; 4 times the width for gelu",
+        group="network",
     )
-    encoder_depth: int = option(
-        2, "Blocks of the encoder of captions, features and source pictures.", minimum=0
-    )
-    norm: str = option("rms", "RMSNorm, or LayerNorm as in GPT-2.", choices=("rms", "layer"))
+    encoder_depth: int = option(2, "Blocks of the condition encoder.", minimum=0, group="network")
+    norm: str = option("rms", "RMSNorm, or LayerNorm as in GPT-2.", choices=("rms", "layer"), group="network")
     feed_forward: str = option(
-        "swiglu", "Feed-forward layer: gated, or one exact GELU as in GPT-2.", choices=("swiglu", "gelu")
+        "swiglu",
+        "Feed-forward layer: SwiGLU, or GELU as in GPT-2.",
+        choices=("swiglu", "gelu"),
+        group="network",
     )
-    bias: bool = option(False, "Biases in the blocks' linear layers and in LayerNorm.")
-    dropout: float = option(0.1, "Dropout of attention and feed-forward outputs.", minimum=0, maximum=1)
-    token_dropout: float = option(0.1, "Dropout of the embeddings.", minimum=0, maximum=1)
-    attention_dropout: float = option(0.0, "Dropout of the attention weights.", minimum=0, maximum=1)
+    bias: bool = option(False, "Biases in linear layers and LayerNorm.", group="network")
+    dropout: float = option(
+        0.1, "Dropout of attention and feed-forward outputs.", minimum=0, maximum=1, group="network"
+    )
+    token_dropout: float = option(0.1, "Dropout of the embeddings.", minimum=0, maximum=1, group="network")
+    attention_dropout: float = option(
+        0.0, "Dropout of the attention weights.", minimum=0, maximum=1, group="network"
+    )
     drop_path: float = option(
-        0.0, "Share of rows that skip the last block in training; earlier blocks fewer.", minimum=0, maximum=1
+        0.0,
+        "Stochastic depth: rate of the last block, rising linearly over the blocks.",
+        minimum=0,
+        maximum=1,
+        group="network",
     )
     condition_dropout: float = option(
-        0.1, "Share of conditions hidden in training, which makes guidance possible.", minimum=0, maximum=1
+        0.1,
+        "Rate of dropped conditions in training, which guidance needs.",
+        minimum=0,
+        maximum=1,
+        group="conditions",
     )
     positions: str = option(
         "learned",
-        "Added embedding of the place to be predicted: learned, sinusoidal over the sequence or the grid, or none.",
+        "Position embedding added to the tokens.",
         choices=("learned", "sinusoidal", "sinusoidal-2d", "none"),
+        group="network",
     )
     rotary: str | None = option(
         None,
-        "2-D rotary positions. held: queries turn with the code they read, as in LlamaGen; target: with the place "
-        "they predict.",
+        "2-D rotary embedding of queries: of the code read (held) or predicted (target).",
         choices=("held", "target", "none"),
         auto="target for random priors, else held",
+        group="network",
     )
-    qk_norm: bool = option(False, "Normalise queries and keys (steadier at high learning rates).")
-    rope_base: float = option(10000.0, "Base of the 2-D rotary positions.", minimum=1)
+    qk_norm: bool = option(
+        False, "Normalise queries and keys: steadier at high learning rates.", group="network"
+    )
+    rope_base: float = option(10000.0, "Base of the rotary frequencies.", minimum=1, group="network")
     zero_condition: bool = False
-    """The condition's queries and keys are zero, not just unturned: LlamaGen's rotary table is zero there."""
-    norm_eps: float = option(1e-5, "Epsilon of the normalisations.", minimum=0)
+    """Queries and keys of the prefix are zero, not just unrotated: LlamaGen's rotary table is zero there."""
+    norm_eps: float = option(1e-5, "Epsilon of the norms.", minimum=0, group="network")
     gradient_checkpointing: bool = option(
-        False, "Keep only the blocks' inputs in training and recompute the rest: less memory, more time."
+        False, "Recompute activations in the backward pass: less memory, more time.", group="network"
     )
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    """Settings that `sample` uses unless told otherwise."""
+    """Default settings of sampling."""
 
     def __post_init__(self) -> None:
         if self.rotary is None:
-            object.__setattr__(self, "rotary", "target" if self.objective == "random" else "held")
+            object.__setattr__(self, "rotary", ROTARY[self.objective])
         if self.width % self.heads or (self.width // self.heads) % 4:
             raise ConfigError(
-                f"width {self.width} over {self.heads} heads: 2-D rotary positions need heads of a multiple of 4"
+                f"width {self.width} with {self.heads} heads: the 2-D rotary embedding needs a head width that is a "
+                f"multiple of 4"
             )
         if self.heads % self.key_heads:
-            raise ConfigError(f"kv_heads {self.key_heads} does not divide the {self.heads} heads")
+            raise ConfigError(f"kv_heads {self.key_heads} must divide the {self.heads} heads")
         if self.objective == "random" and self.rotary == "none":
-            raise ConfigError(
-                "objective random needs rotary positions: without them a code's place is unknown"
-            )
-        if self.sampling.order not in (None, *ORDERS[self.objective]):
-            raise ConfigError(
-                f"order {self.sampling.order} is not of {self.objective} priors; "
-                f"they know {', '.join(ORDERS[self.objective])}"
-            )
+            raise ConfigError("objective random needs rotary: else the network cannot know a code's position")
+        kinds = self.condition_kinds
+        if len(set(kinds)) < len(kinds):
+            raise ConfigError(f"conditions must differ, got {', '.join(kinds)}")
+        check_order(self.objective, self.sampling.order)
 
     @property
     def tokens(self) -> int:
-        """T, codes an image."""
+        """T, codes per image."""
         return self.grid[0] * self.grid[1]
 
     @property
     def prefix_length(self) -> int:
-        """S, slots in front of the codes: one for a label, or the features."""
-        return self.feature_length if self.feature_width and self.feature_prefix else 1
+        """S, tokens in front of the codes. An unconditional prior has a start token."""
+        return sum(c.length(self.grid) for c in self.conditions if c.is_prefix) or 1
 
     @property
     def sequence_length(self) -> int:
-        """Length of the sequence. A causal prior does not read the last code, which nothing follows."""
+        """N, tokens of the whole sequence. A causal prior does not read the last code, which nothing follows."""
         return self.prefix_length + self.tokens - (self.objective != "masked")
 
     @property
     def encoder_length(self) -> int:
-        """M, slots of the condition's encoder: a null one and those of captions, features and source; 0 without any."""
-        slots = self._said_slots + self.image_cells[0] * self.image_cells[1]
-        return slots + 1 if slots else 0
+        """L, encoder states: a null state and those of each encoded condition; 0 without any."""
+        length = sum(c.length(self.grid) for c in self.conditions if not c.is_prefix)
+        return length + 1 if length else 0
 
     @property
-    def _said_slots(self) -> int:
-        """Slots of captions and features beside the sequence."""
-        return self.text_length + (
-            self.feature_length if self.feature_width and not self.feature_prefix else 0
-        )
+    def condition_kinds(self) -> tuple[str, ...]:
+        """Names of the conditions."""
+        return tuple(c.kind for c in self.conditions)
+
+    def condition(self, kind: str) -> ConditionConfig | None:
+        """The settings of one condition, None where the prior does not have it."""
+        return next((c for c in self.conditions if c.kind == kind), None)
+
+    def condition_length(self, kind: str) -> int:
+        """Tokens of one condition, 0 where the prior does not have it."""
+        condition = self.condition(kind)
+        return condition.length(self.grid) if condition is not None else 0
 
     @property
-    def image_patch(self) -> tuple[int, int]:
-        """Codes of the source, down and across, that make one slot: those on one place, where it is finer and fits."""
-        if not self.image_grid or any(s % g for s, g in zip(self.image_grid, self.grid, strict=True)):
-            return 1, 1
-        return self.image_grid[0] // self.grid[0], self.image_grid[1] // self.grid[1]
-
-    @property
-    def image_cells(self) -> tuple[int, int]:
-        """Grid (h', w') of the source's slots."""
-        if not self.image_grid:
-            return 0, 0
-        return self.image_grid[0] // self.image_patch[0], self.image_grid[1] // self.image_patch[1]
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """What the prior can be told: of class, text, features, image."""
-        given = {
-            "class": self.classes, "text": self.text_length, "features": self.feature_width, "image": self.image_grid,
-        }  # fmt: skip
-        return tuple(name for name, there in given.items() if there)
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, empty for a prior without labels."""
+        return getattr(self.condition("label"), "class_names", ())
 
     @property
     def classes(self) -> int:
-        """Number of labels."""
+        """Number of classes."""
         return len(self.class_names)
 
     @property
@@ -243,7 +251,7 @@ class PriorConfig:
 
     @property
     def key_heads(self) -> int:
-        """Heads of keys and values."""
+        """Key and value heads."""
         return self.kv_heads or self.heads
 
     @property
@@ -253,53 +261,8 @@ class PriorConfig:
         return self.intermediate_size or default
 
 
-@dataclass(frozen=True)
-class PriorRecipe:
-    """What the prior is taught with: its conditions, its losses, and what training does to the codes."""
-
-    conditions: tuple[str, ...] | None = option(
-        None,
-        "What the prior is told: class, text (captions, read as bytes), features (captions through --text-encoder), "
-        "image (a source picture), or none; several with commas.",
-        auto="class where the images have labels; image too with --conditioning-column or --conditioning-size",
-    )
-    caption_bytes: int = option(128, "Bytes of a caption that are read; the rest is cut off.", minimum=1)
-    text_encoder: str | None = option(
-        None, "Text encoder for `features`: a transformers name or folder (extra `text`).", auto="none"
-    )
-    conditioning_model: str | None = option(
-        None, "Model folder whose tokenizer encodes the source pictures.", auto="the images' own tokenizer"
-    )
-    crops_per_image: int = option(
-        1,
-        "Crops of each image to train on: its middle, and others at random places (--crop random). For few images.",
-        minimum=1,
-        maximum=1000,
-    )
-    code_noise: float = option(
-        0.0,
-        "Share of the codes read in training that are replaced by random ones: teaches the prior to go on "
-        "after a mistake of its own.",
-        minimum=0,
-        maximum=1,
-    )
-    label_smoothing: float = option(
-        0.0, "Share of each target spread evenly over all codes.", minimum=0, maximum=1
-    )
-    z_loss: float = option(
-        0.0, "Weight of the squared log of the softmax's sum, which keeps logits small (PaLM).", minimum=0
-    )
-    anneal: tuple[float, ...] = option(
-        (),
-        "random: two shares of the run between which random orders give way to raster order (RAR: 0.5,0.75).",
-        minimum=0,
-        maximum=1,
-    )
-
-    def __post_init__(self) -> None:
-        known = ("class", "text", "features", "image", "none")
-        wrong = [name for name in self.conditions or () if name not in known]
-        if wrong:
-            raise ConfigError(f"conditions: {', '.join(wrong)} is not among {', '.join(known)}")
-        if self.anneal and (len(self.anneal) != 2 or self.anneal[0] > self.anneal[1]):
-            raise ConfigError(f"anneal takes two rising shares of the run, got {list(self.anneal)}")
+def check_order(objective: str, order: str | None) -> None:
+    """ConfigError for an order that priors of this objective cannot sample in."""
+    if order not in (None, *ORDERS[objective]):
+        known = ", ".join(ORDERS[objective])
+        raise ConfigError(f"order {order} does not work with objective {objective}; use one of {known}")

@@ -20,19 +20,15 @@ class Prior(PriorNetwork):
         codes: Tensor,
         label: Tensor | None = None,
         *,
-        text: Tensor | None = None,
-        features: Tensor | None = None,
-        source: Tensor | None = None,
         order: Tensor | None = None,
+        **conditions: Tensor | None,
     ) -> Tensor:
         """Natural log of each code's probability given those before it in the order, (B, T) by place.
 
         Exact for every objective. A masked prior needs T passes for it; `objectives.log_likelihood` estimates the mean.
         """
         codes, _ = self._sequence(codes)
-        condition: dict[str, Tensor | None] = {
-            "label": label, "text": text, "features": features, "source": source,
-        }  # fmt: skip
+        condition = {"label": label, **conditions}
         if self.config.objective == "masked":
             return self._masked_log_prob(codes, condition, order)
         return -F.cross_entropy(self(codes, **condition, order=order).mT, codes, reduction="none")

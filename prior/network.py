@@ -17,8 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import DataError
 from ..pretrained import PretrainedModel
-from .conditions.encoder import Condition, ConditionEncoder, EncodedCondition, prefix_mask
-from .conditions.image import at_places
+from .conditions.condition import Condition, EncodedCondition
+from .conditions.embedding import ConditionEmbedding
+from .conditions.encoder import ConditionEncoder
+from .conditions.image import aligned_at
 from .config import PriorConfig
 from .decoding.cache import KVCache
 from .decoding.compiled import fused_blocks, fused_head
@@ -77,10 +79,8 @@ class PriorNetwork(PretrainedModel):
             nn.init.normal_(module.learned, std=0.02)
         if module is self and self.unknown is not None:
             nn.init.normal_(self.unknown, std=0.02)
-        # What the source has at a place comes out of a norm: as large as the embeddings that it is added to. From zero
-        # it is learned ten times later, fifty times larger drowns the code before (docs/LOG.md).
-        if isinstance(module, ConditionEncoder) and module.align is not None:
-            nn.init.normal_(module.align.weight, std=0.02 / math.sqrt(self.config.width))
+        if isinstance(module, ConditionEmbedding):
+            module.initialise()
         # All codes equally likely at the start: the first loss is ln V.
         if module is self:
             nn.init.zeros_(self.head.weight)
@@ -90,10 +90,8 @@ class PriorNetwork(PretrainedModel):
         codes: Tensor,
         label: Tensor | None = None,
         *,
-        text: Tensor | None = None,
-        features: Tensor | None = None,
-        source: Tensor | None = None,
         order: Tensor | None = None,
+        **conditions: Tensor | None,
     ) -> Tensor:
         """Codes (B, T) or (B, h, w) and what is known of the picture (see `Condition`), to logits (B, T, V).
 
@@ -105,7 +103,7 @@ class PriorNetwork(PretrainedModel):
             DataError: for another grid where positions are learned, or conditions the prior was not trained with.
         """
         codes, grid = self._sequence(codes)
-        encoded = self.encode(Condition(label, text, features, source), len(codes), grid)
+        encoded = self.encode(Condition(label=label, **conditions), len(codes), grid)
         if self.config.objective == "masked":
             return self.masked_logits(codes, encoded, grid)
         return self._causal(codes, encoded, grid, order)
@@ -225,7 +223,7 @@ class PriorNetwork(PretrainedModel):
         if places.added is not None:
             x = x + places.added.to(x.dtype)
         if encoded.aligned is not None:
-            x = x + at_places(encoded.aligned, places.place)
+            x = x + aligned_at(encoded.aligned, places.place)
         if mask is None and encoded.prefix_visible is not None and cache is None:
             mask = prefix_mask(encoded.prefix_visible, 0, x.shape[1], causal)
         context = Context(
@@ -279,3 +277,15 @@ def hiding(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """Added to scores it hides what is not `seen`: 0 or -inf, made on the device, for a graph cannot ask the host."""
     zero = torch.zeros((), dtype=dtype, device=seen.device)
     return torch.where(seen, zero, torch.full_like(zero, -torch.inf))
+
+
+def prefix_mask(visible: Tensor, slot: int, n: int, causal: bool) -> Tensor:
+    """Which keys the n tokens from `slot` on may read, (B, 1, n, slot + n), given the visible prefix (B, S).
+
+    Each reads itself and what comes before it (everything, where not causal), except padding in the prefix.
+    """
+    end = slot + n
+    shown = F.pad(visible, (0, max(0, end - visible.shape[1])), value=True)[:, None, None, :end]
+    query = torch.arange(slot, end, device=visible.device)[:, None]
+    key = torch.arange(end, device=visible.device)
+    return ((key < query) | (not causal)) & shown | (key == query)

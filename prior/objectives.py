@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .conditions.encoder import Condition
-from .config import PriorConfig, PriorRecipe
+from .conditions.condition import Condition
+from .config import PriorConfig
 from .decoding.orders import random_orders
 from .model import Prior
+from .recipe import PriorRecipe
 
 Network = Callable[..., Tensor]
 """The prior, or what Accelerate made of it."""
@@ -34,7 +35,7 @@ def training_loss(
     Args:
         progress: share of the run that is done, for the annealing of random orders.
     """
-    named = dict(condition.parts())
+    named = condition
     read, learned = (
         corrupt(codes, recipe.code_noise, config.codebook_size),
         torch.ones_like(codes, dtype=torch.bool),
@@ -104,7 +105,7 @@ def log_likelihood(
     For a masked prior an unbiased estimate of the same mean over random orders: the mean log probability of k hidden
     codes given the rest, k drawn evenly from 1 to T (Hoogeboom et al. 2022, arXiv:2110.02037, equation 4).
     """
-    named = dict(condition.parts())
+    named = condition
     B, T = codes.shape
     if model.config.objective == "raster" or (raster and model.config.objective == "random"):
         return model.log_prob(codes, **named).mean(1)

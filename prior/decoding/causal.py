@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..conditions.encoder import Condition
+from ..conditions.condition import Condition
 from ..config import SamplingConfig
 from ..network import PriorNetwork
 from ..positions import Places

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..conditions.encoder import Condition
+from ..conditions.condition import Condition
 from ..config import SamplingConfig
 from ..network import PriorNetwork
 from .filters import choose, drawn_shares, guidance, guide, probabilities, temperature

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError, DataError
-from ..conditions.encoder import Condition
+from ..conditions.condition import Condition
 from ..config import ORDERS, PriorConfig, SamplingConfig
 from ..network import PriorNetwork
 from .captured import capturing

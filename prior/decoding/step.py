@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..conditions.encoder import EncodedCondition
+from ..conditions.condition import EncodedCondition
 from ..config import SamplingConfig
 from ..positions import Places
 from .cache import KVCache

@@ -10,18 +10,22 @@ import torch
 from torch import Tensor
 
 from imgtf.errors import ConfigError, DataError
-from imgtf.prior.conditions.encoder import Condition
+from imgtf.prior.conditions.condition import Condition
+from imgtf.prior.conditions.image import ImageConfig
+from imgtf.prior.conditions.label import LabelConfig
 from imgtf.prior.config import PriorConfig
 from imgtf.prior.layers import attend
 from imgtf.prior.model import Prior
 from imgtf.prior.positions import grid_places, rotary_table, rotate
+
+LABELS = LabelConfig(class_names=("a", "b", "c"))
 
 
 def tiny(**changes: object) -> Prior:
     """A prior whose logits are far from uniform, in evaluation mode."""
     torch.manual_seed(0)
     settings = {
-        "grid": (2, 3), "codebook_size": 16, "class_names": ("a", "b", "c"), "width": 32, "depth": 2, "heads": 2,
+        "grid": (2, 3), "codebook_size": 16, "conditions": (LABELS,), "width": 32, "depth": 2, "heads": 2,
     }  # fmt: skip
     prior = Prior(PriorConfig(**settings | changes))  # type: ignore[arg-type]
     for parameter in prior.parameters():
@@ -84,13 +88,14 @@ def test_a_new_prior_knows_nothing() -> None:
     torch.testing.assert_close(prior.log_prob(some_codes(prior, 3)), expected)
 
 
-def test_a_new_prior_adds_as_much_of_the_source_as_of_a_code() -> None:
+def test_a_new_prior_adds_as_much_of_the_conditioning_image_as_of_a_code() -> None:
     config = PriorConfig(
-        codebook_size=64, grid=(4, 4), width=64, depth=1, heads=2, image_grid=(4, 4), image_codebook_size=64
+        codebook_size=64, grid=(4, 4), width=64, depth=1, heads=2,
+        conditions=(ImageConfig(grid=(4, 4), codebook_size=64),),
     )
     torch.manual_seed(0)
     prior = Prior(config)
-    encoded = prior.encode(Condition(source=torch.arange(64).view(4, 4, 4)), 4, (4, 4))
+    encoded = prior.encode(Condition(image=torch.arange(64).view(4, 4, 4)), 4, (4, 4))
     assert encoded.aligned is not None
     share = encoded.aligned.std() / prior.code_embedding.weight.std()
     assert 0.7 < share < 1.4
@@ -104,11 +109,11 @@ def test_every_parameter_gets_a_gradient() -> None:
 
 def test_labels_are_hidden_in_training_at_the_rate_asked_for() -> None:
     prior = tiny(condition_dropout=0.25).train()
-    null = prior.conditions.label.table.weight[-1]
-    tokens = prior.encode(Condition(torch.zeros(4000, dtype=torch.long)), 4000).prefix[:, 0]
+    null = prior.conditions.embeddings["label"].table.weight[-1]
+    tokens = prior.encode(Condition(label=torch.zeros(4000, dtype=torch.long)), 4000).prefix[:, 0]
     share = (tokens == null).all(-1).float().mean()
     assert 0.2 < share < 0.3
-    tokens = prior.eval().encode(Condition(torch.zeros(100, dtype=torch.long)), 100).prefix[:, 0]
+    tokens = prior.eval().encode(Condition(label=torch.zeros(100, dtype=torch.long)), 100).prefix[:, 0]
     assert not (tokens == null).all(-1).any()
 
 

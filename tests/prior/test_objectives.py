@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -11,49 +12,42 @@ import torch
 from torch import Tensor
 
 from imgtf.errors import ConfigError, DataError
-from imgtf.prior.conditions.encoder import Condition, caption_bytes
-from imgtf.prior.conditions.image import patches
-from imgtf.prior.config import PriorConfig, PriorRecipe, SamplingConfig
+from imgtf.prior.conditions.condition import Condition
+from imgtf.prior.conditions.features import FeaturesConfig
+from imgtf.prior.conditions.image import ImageConfig
+from imgtf.prior.conditions.text import TextConfig, caption_bytes
+from imgtf.prior.config import PriorConfig, SamplingConfig
 from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.prior.model import Prior
 from imgtf.prior.objectives import log_likelihood, random_mask, share_random, training_loss, training_orders
+from imgtf.prior.recipe import PriorRecipe
 
-from .test_model import some_codes, tiny
+from .test_model import LABELS, some_codes, tiny
 
+TEXT, FEATURES = TextConfig(max_bytes=8), FeaturesConfig(width=5, tokens=4)
+IMAGE, FINE_IMAGE = ImageConfig(grid=(2, 2), codebook_size=7), ImageConfig(grid=(4, 6), codebook_size=7)
 KINDS: dict[str, dict[str, object]] = {
-    "class": {},
-    "text": {"class_names": (), "text_length": 8},
-    "features": {"class_names": (), "feature_width": 5, "feature_length": 4},
-    "image": {"class_names": (), "image_grid": (2, 2), "image_codebook_size": 7},
-    "class and image": {"image_grid": (4, 6), "image_codebook_size": 7},
-    "all": {
-        "text_length": 8,
-        "feature_width": 5,
-        "feature_length": 4,
-        "image_grid": (2, 2),
-        "image_codebook_size": 7,
-    },
+    "label": {},
+    "text": {"conditions": (TEXT,)},
+    "features": {"conditions": (FEATURES,)},
+    "prefix features": {"conditions": (dataclasses.replace(FEATURES, prefix=True),)},
+    "image": {"conditions": (IMAGE,)},
+    "label and image": {"conditions": (LABELS, FINE_IMAGE)},
+    "all": {"conditions": (LABELS, TEXT, FEATURES, IMAGE)},
 }
 
 
-def told(prior: Prior, n: int) -> Condition:
-    """A condition of every kind that the prior takes."""
+def some_condition(prior: Prior, n: int) -> Condition:
+    """A value for every condition that the prior has."""
     config, generator = prior.config, torch.Generator().manual_seed(1)
-    source = None
-    if config.image_grid:
-        source = torch.randint(7, (n, *config.image_grid), generator=generator)
-    return Condition(
-        label=torch.arange(n) % 3 if config.classes else None,
-        text=caption_bytes([("ab", "xyzxyz", "q")[i % 3] for i in range(n)], 8)
-        if config.text_length
-        else None,
-        features=torch.randn(n, 4, 5, generator=generator) if config.feature_width else None,
-        source=source,
-    )
-
-
-def named(condition: Condition) -> dict[str, Tensor]:
-    return dict(condition.parts())
+    image = config.condition("image")
+    values = {
+        "label": torch.arange(n) % 3,
+        "text": caption_bytes([("ab", "xyzxyz", "q")[i % 3] for i in range(n)], 8),
+        "features": torch.randn(n, 4, 5, generator=generator),
+        "image": torch.randint(7, (n, *image.grid), generator=generator) if image else None,
+    }
+    return Condition(**{kind: values[kind] for kind in config.condition_kinds})
 
 
 def some_orders(n: int, T: int) -> Tensor:
@@ -66,7 +60,7 @@ def some_orders(n: int, T: int) -> Tensor:
 def test_in_any_order_a_code_changes_only_later_predictions(kind: str, rotary: str) -> None:
     prior = tiny(objective="random", rotary=rotary, **KINDS[kind])
     codes, order = some_codes(prior), some_orders(4, 6)
-    condition = named(told(prior, 4))
+    condition = some_condition(prior, 4)
     before = prior(codes, **condition, order=order).gather(1, order[..., None].expand(-1, -1, 16))
     for t in range(6):
         changed = codes.scatter(1, order[:, t : t + 1], (codes.gather(1, order[:, t : t + 1]) + 1) % 16)
@@ -97,13 +91,13 @@ def test_a_masked_prior_reads_known_codes_on_both_sides_and_no_unknown_one() -> 
 
 
 @pytest.mark.parametrize("objective", ["raster", "random", "masked"])
-@pytest.mark.parametrize("kind", ["class", "all"])
+@pytest.mark.parametrize("kind", ["label", "all"])
 @torch.no_grad()
 def test_the_probabilities_of_all_grids_sum_to_one(objective: str, kind: str) -> None:
     prior = tiny(grid=(2, 2), codebook_size=3, objective=objective, **KINDS[kind])
     grids = torch.tensor(list(itertools.product(range(3), repeat=4)))
-    one = told(prior, 1)
-    condition = {name: part.expand(81, *part.shape[1:]) for name, part in one.parts()}
+    one = some_condition(prior, 1)
+    condition = {name: part.expand(81, *part.shape[1:]) for name, part in one.items()}
     orders = [None] if objective == "raster" else [None, torch.tensor([2, 0, 3, 1])]
     for order in orders:
         total = prior.log_prob(grids, **condition, order=order).sum(1).double().exp().sum()
@@ -128,7 +122,7 @@ def test_every_parameter_gets_a_gradient(objective: str, kind: str) -> None:
     parts = {"dropout": 0.1, "condition_dropout": 0.3, "qk_norm": True, "drop_path": 0.2} | KINDS[kind]
     prior = tiny(objective=objective, attention_dropout=0.1, **parts).train()
     torch.manual_seed(0)
-    condition = told(prior, 48)
+    condition = some_condition(prior, 48)
     recipe = PriorRecipe(code_noise=0.1, label_smoothing=0.1, z_loss=1e-3)
     training_loss(prior, prior.config, recipe, some_codes(prior, 48), condition, 0.5)["loss"].backward()
     assert [n for n, p in prior.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
@@ -141,14 +135,14 @@ def test_padding_is_not_read(kind: str) -> None:
     codes = some_codes(prior, 2)
     if kind == "text":
         given = caption_bytes(["ab", "abcdefgh"], 8)
-        prior.conditions.memory.bytes.weight[0] += 100.0  # the row that padding looks up
+        prior.conditions.embeddings["text"].table.weight[0] += 100.0  # the row that padding looks up
         changed = tiny(**KINDS[kind])(codes, text=given)
         assert torch.equal(changed, prior(codes, text=given))
         return
     features = torch.randn(2, 4, 5)
     features[0, 2:] = 0
     before = prior(codes, features=features)
-    prior.conditions.memory.position[3] += 100.0  # the slot of the first padding: null, then two of features
+    prior.conditions.encoder.position[3] += 100.0  # the first padding: after the null state and two of features
     after = prior(codes, features=features)
     torch.testing.assert_close(before[0], after[0])
     assert not torch.allclose(before[1], after[1])
@@ -159,34 +153,34 @@ def test_padding_is_not_read(kind: str) -> None:
 def test_a_condition_changes_the_first_prediction_and_none_is_none(kind: str) -> None:
     prior = tiny(**KINDS[kind])
     codes = some_codes(prior)
-    given = told(prior, 4)
-    with_it, without = prior(codes, **named(given)), prior(codes)
+    given = some_condition(prior, 4)
+    with_it, without = prior(codes, **given), prior(codes)
     assert (with_it - without).abs().amax(-1).min() > 1e-4
     if kind == "text":
         torch.testing.assert_close(prior(codes, text=torch.zeros(4, 8, dtype=torch.long)), without)
     if kind == "image":
-        torch.testing.assert_close(prior(codes, source=torch.full((4, 2, 2), -1)), without)
+        torch.testing.assert_close(prior(codes, image=torch.full((4, 2, 2), -1)), without)
 
 
 def test_hidden_conditions_are_no_conditions() -> None:
     prior = tiny(condition_dropout=1.0, dropout=0.0, token_dropout=0.0, **KINDS["all"])
     codes = some_codes(prior)
-    hidden = prior.train()(codes, **named(told(prior, 4)))
+    hidden = prior.train()(codes, **some_condition(prior, 4))
     torch.testing.assert_close(hidden, prior.eval()(codes))
 
 
 @pytest.mark.parametrize(
     ("kind", "given", "message"),
     [
-        ("class", {"text": torch.zeros(4, 8, dtype=torch.long)}, "takes class, not text"),
-        ("text", {"label": torch.zeros(4, dtype=torch.long)}, "takes text, not class"),
+        ("label", {"text": torch.zeros(4, 8, dtype=torch.long)}, "takes label, not text"),
+        ("text", {"label": torch.zeros(4, dtype=torch.long)}, "takes text, not label"),
         ("image", {"features": torch.zeros(4, 4, 5)}, "takes image, not features"),
         (
             "image",
-            {"source": torch.zeros(4, 3, 3, dtype=torch.long)},
-            "a source of 9 codes, the prior was trained with 4",
+            {"image": torch.zeros(4, 3, 3, dtype=torch.long)},
+            r"image must be \(B, 4\) for this prior, got \(4, 9\)",
         ),
-        ("text", {"text": torch.zeros(3, 8, dtype=torch.long)}, "4 rows need 4 of text, got 3"),
+        ("text", {"text": torch.zeros(3, 8, dtype=torch.long)}, "4 images need 4 values of text, got 3"),
     ],
 )
 def test_conditions_that_do_not_fit_are_refused(kind: str, given: dict[str, Tensor], message: str) -> None:
@@ -199,7 +193,7 @@ def test_conditions_that_do_not_fit_are_refused(kind: str, given: dict[str, Tens
 def test_a_prior_with_every_condition_survives_saving(objective: str, tmp_path: Path) -> None:
     prior = tiny(objective=objective, kv_heads=1, **KINDS["all"])
     prior.save_pretrained(tmp_path)
-    codes, condition = some_codes(prior), named(told(prior, 4))
+    codes, condition = some_codes(prior), some_condition(prior, 4)
     assert torch.equal(Prior.from_pretrained(tmp_path)(codes, **condition), prior(codes, **condition))
 
 
@@ -303,53 +297,52 @@ def test_an_order_for_a_raster_prior_or_with_a_place_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("objective", ["raster", "random"])
 @torch.no_grad()
-def test_the_source_at_a_place_reaches_the_slot_that_predicts_it(objective: str) -> None:
-    """With cross-attention switched off, a source code is first seen where its place is predicted."""
-    parts = {"class_names": (), "image_grid": (4, 6), "image_codebook_size": 7, "encoder_depth": 0}
-    prior = tiny(objective=objective, **parts)
+def test_the_conditioning_image_is_added_where_its_grid_position_is_predicted(objective: str) -> None:
+    """With cross-attention switched off, a conditioning code first matters where its grid position is predicted."""
+    prior = tiny(objective=objective, conditions=(FINE_IMAGE,), encoder_depth=0)
     for block in prior.blocks:
         block.cross.proj.weight.zero_()
-    codes, source = some_codes(prior), torch.zeros(4, 4, 6, dtype=torch.long)
-    changed = source.clone()
-    changed[:, 1, 2] = 3  # of four codes on place (0, 1)
+    codes, image = some_codes(prior), torch.zeros(4, 4, 6, dtype=torch.long)
+    changed = image.clone()
+    changed[:, 1, 2] = 3  # one of the four codes at grid position (0, 1)
     order = None if objective == "raster" else torch.tensor([5, 3, 1, 0, 2, 4])
-    before, after = (prior(codes, source=given, order=order) for given in (source, changed))
+    before, after = (prior(codes, image=given, order=order) for given in (image, changed))
     when = torch.arange(6) if order is None else order
     first = int((when == 1).nonzero())
-    differs = ~torch.isclose(before, after, atol=1e-6).all(-1).all(0)  # (T,), by place
+    differs = ~torch.isclose(before, after, atol=1e-6).all(-1).all(0)  # (T,), by grid position
     assert not differs[when[:first]].any()
     assert differs[1]
 
 
 @torch.no_grad()
-def test_a_finer_source_makes_one_slot_a_place_and_keeps_where_it_has_what() -> None:
-    prior = tiny(class_names=(), image_grid=(4, 6), image_codebook_size=7, encoder_depth=0)
-    assert (prior.config.image_patch, prior.config.image_cells) == ((2, 2), (2, 3))
+def test_a_finer_conditioning_image_has_one_token_per_grid_position() -> None:
+    prior = tiny(conditions=(FINE_IMAGE,), encoder_depth=0)
+    grid = prior.config.grid
+    assert (FINE_IMAGE.patch(grid), FINE_IMAGE.cells(grid)) == ((2, 2), (2, 3))
     assert prior.config.encoder_length == 1 + 6
-    source = torch.randint(7, (2, 4, 6), generator=torch.Generator().manual_seed(0))
-    by_slot = patches(source, prior.config)
-    assert by_slot[0, 4].tolist() == source[0, 2:4, 2:4].flatten().tolist()  # the slot at (1, 1)
-    swapped = source.clone()
-    swapped[:, 0, 0], swapped[:, 0, 1] = source[:, 0, 1], source[:, 0, 0]
-    swapped[:, 0, 0] = (source[:, 0, 0] + 1) % 7
-    one, other = (prior.encode(Condition(source=s), 2).memory for s in (source, swapped))
+    image = torch.randint(7, (2, 4, 6), generator=torch.Generator().manual_seed(0))
+    by_token = prior.conditions.embeddings["image"].patches(image)
+    assert by_token[0, 4].tolist() == image[0, 2:4, 2:4].flatten().tolist()  # the token at (1, 1)
+    changed = image.clone()
+    changed[:, 0, 0] = (image[:, 0, 0] + 1) % 7
+    one, other = (prior.encode(Condition(image=given), 2).states for given in (image, changed))
     assert one is not None
     assert other is not None
-    changed = (one - other).abs().sum(-1) > 0
-    assert changed[:, 1].all()
-    assert not changed[:, 2:].any()
+    differs = (one - other).abs().sum(-1) > 0
+    assert differs[:, 1].all()
+    assert not differs[:, 2:].any()
 
 
 @torch.no_grad()
-def test_a_coarser_source_is_read_as_it_is() -> None:
-    prior = tiny(class_names=(), image_grid=(1, 2), image_codebook_size=7)
-    assert (prior.config.image_patch, prior.config.encoder_length) == ((1, 1), 3)
-    condition = Condition(source=torch.tensor([[1, 2]]))
-    assert prior.encode(condition, 1).aligned is not None
+def test_a_coarser_conditioning_image_has_a_token_per_code() -> None:
+    coarse = ImageConfig(grid=(1, 2), codebook_size=7)
+    prior = tiny(conditions=(coarse,))
+    assert (coarse.patch(prior.config.grid), prior.config.encoder_length) == ((1, 1), 3)
+    assert prior.encode(Condition(image=torch.tensor([[1, 2]])), 1).aligned is not None
 
 
 def test_orders_by_row_without_learned_positions_are_guided_too() -> None:
     prior = tiny(objective="random", positions="none")
     label, uniforms = torch.arange(4) % 3, image_uniforms(0, 0, 4, 6)
-    codes = sample(prior, Condition(label), uniforms, SamplingConfig(cfg_scale=2.0, sampling_steps=3))
+    codes = sample(prior, Condition(label=label), uniforms, SamplingConfig(cfg_scale=2.0, sampling_steps=3))
     assert codes.min() >= 0

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
-from imgtf.prior.conditions.encoder import Condition
+from imgtf.prior.conditions.condition import Condition
 from imgtf.prior.config import SamplingConfig
 from imgtf.prior.decoding import cache
 from imgtf.prior.decoding import captured as capture
@@ -27,7 +27,7 @@ from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.prior.model import Prior
 
 from ..test_model import tiny
-from ..test_objectives import KINDS, told
+from ..test_objectives import KINDS, some_condition
 
 
 class Tape(TorchDispatchMode):
@@ -117,7 +117,7 @@ def test_replayed_steps_draw_the_same_codes(
     prior = tiny(grid=(5, 5), **changes)
     tapes = []
     for seed in (1, 2, 3):
-        uniforms, condition = image_uniforms(seed, 0, 3, 25), told(prior, 3)
+        uniforms, condition = image_uniforms(seed, 0, 3, 25), some_condition(prior, 3)
         expected = sample(prior, condition, uniforms, settings)
         codes, recorder = recorded(prior, condition, uniforms, settings)
         assert torch.equal(codes, expected)
@@ -133,7 +133,7 @@ def test_what_is_recorded_never_waits_for_a_number(
     """Numbers read from tensors, random ones, and numbers that become tensors of the host have no place in a graph."""
     prior = tiny(grid=(5, 5), objective="random", **KINDS["all"])
     settings = SamplingConfig(cfg_scale=2.0, top_k=5, top_p=0.9, min_p=0.01, temperature=0.9)
-    _, recorder = recorded(prior, told(prior, 2), image_uniforms(0, 0, 2, 25), settings)
+    _, recorder = recorded(prior, some_condition(prior, 2), image_uniforms(0, 0, 2, 25), settings)
     names = {func.overloadpacket.__name__ for tape in recorder.tapes for func, *_ in tape.played}
     assert "index_copy_" in names
     waiting = {
@@ -155,7 +155,7 @@ def test_other_shapes_settings_or_weights_are_recorded_anew(
     prior, settings = tiny(grid=(3, 4)), SamplingConfig(top_k=5)
 
     def tapes(rows: int, settings: SamplingConfig) -> int:
-        uniforms, condition = image_uniforms(0, 0, rows, 12), Condition(torch.arange(rows) % 3)
+        uniforms, condition = image_uniforms(0, 0, rows, 12), Condition(label=torch.arange(rows) % 3)
         codes, recorder = recorded(prior, condition, uniforms, settings)
         assert torch.equal(codes, sample(prior, condition, uniforms, settings))
         return len(recorder.tapes)
@@ -178,7 +178,7 @@ def test_given_codes_stay_and_several_codes_a_step_go_between(
     given = torch.full((2, 20), -1)
     given[:, [3, 4, 9]] = torch.tensor([1, 2, 3])
     settings = SamplingConfig(sampling_steps=14, step_schedule="cosine", cfg_scale=2.0)
-    uniforms, condition = image_uniforms(0, 0, 2, 20), Condition(torch.tensor([0, 1]))
+    uniforms, condition = image_uniforms(0, 0, 2, 20), Condition(label=torch.tensor([0, 1]))
     expected = sample(prior, condition, uniforms, settings, given=given)
     for _ in range(2):
         codes, _ = recorded(prior, condition, uniforms, settings, given=given)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from imgtf.errors import ConfigError
 from imgtf.prior import cache, fused
-from imgtf.prior.conditions.encoder import Condition
+from imgtf.prior.conditions.condition import Condition
 from imgtf.prior.config import SamplingConfig
 from imgtf.prior.decoding.filters import BLOCK, SPLIT, choose, kth_largest, probabilities
 from imgtf.prior.decoding.packed import Linear, laid_out, packable
@@ -22,7 +22,7 @@ from imgtf.prior.layers import attend, attend_one
 from imgtf.prior.model import Prior
 
 from ..test_model import tiny
-from ..test_objectives import KINDS, told
+from ..test_objectives import KINDS, some_condition
 from .test_sampler import uncached
 
 V = 64 * BLOCK
@@ -70,7 +70,7 @@ def test_a_cache_that_grows_equals_none(kv_heads: int | None, settings: Sampling
     prior = tiny(grid=(9, 8), kv_heads=kv_heads)  # more than twice as many slots as the cache starts with
     label, uniforms = torch.arange(3), image_uniforms(1, 0, 3, 72)
     assert torch.equal(
-        sample(prior, Condition(label), uniforms, settings), uncached(prior, label, uniforms, settings)
+        sample(prior, Condition(label=label), uniforms, settings), uncached(prior, label, uniforms, settings)
     )
 
 
@@ -86,7 +86,7 @@ def test_how_the_cache_grows_makes_no_difference(
     drawn = []
     for stride in (1, 4, 32):
         monkeypatch.setattr(cache, "STRIDE", stride)
-        drawn.append(sample(prior, told(prior, 5), image_uniforms(3, 0, 5, 12), settings))
+        drawn.append(sample(prior, some_condition(prior, 5), image_uniforms(3, 0, 5, 12), settings))
     assert all(torch.equal(a, b) for a, b in pairwise(drawn))
 
 
@@ -144,7 +144,7 @@ def test_halves_sample_every_kind_of_prior(dtype: torch.dtype, changes: dict[str
     prior: Prior = cast(tiny(grid=(3, 4), **changes), dtype)
     steps = None if prior.config.objective == "raster" else 4
     settings = SamplingConfig(cfg_scale=2.0, sampling_steps=steps)
-    codes = sample(prior, told(prior, 3), image_uniforms(0, 0, 3, 12), settings)
+    codes = sample(prior, some_condition(prior, 3), image_uniforms(0, 0, 3, 12), settings)
     assert codes.shape == (3, 12)
     assert 0 <= int(codes.min()) <= int(codes.max()) < 16
 
@@ -155,7 +155,7 @@ def test_compiled_steps_draw_the_same_codes_without_compiling_anew(monkeypatch: 
     monkeypatch.setattr(fused, "GROUP", 3)
     torch._dynamo.reset()
     prior = tiny(class_names=("a", "b"), depth=4)  # two groups of two blocks
-    label = Condition(torch.tensor([1]))
+    label = Condition(label=torch.tensor([1]))
     for scale in (1.0, 3.0):  # one row, and two
         settings = SamplingConfig(cfg_scale=scale, cfg_schedule="constant")
         graphs = []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from imgtf.errors import ConfigError, DataError
-from imgtf.prior.conditions.encoder import Condition
+from imgtf.prior.conditions.condition import Condition
 from imgtf.prior.config import PriorConfig, SamplingConfig
 from imgtf.prior.decoding.filters import choose, guidance, guide, probabilities, temperature
 from imgtf.prior.decoding.orders import group_sizes, halton_order
@@ -17,7 +17,7 @@ from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.prior.model import Prior
 
 from ..test_model import tiny
-from ..test_objectives import KINDS, named, told
+from ..test_objectives import KINDS, some_condition
 
 
 def uncached(
@@ -42,7 +42,7 @@ def uncached(
             place = places[:, done : done + 1]
             logits = [
                 prior(codes, **given, order=places).gather(1, place[..., None].expand(-1, -1, 16))[:, 0]
-                for given in (named(condition), {})
+                for given in (condition, {})
             ]
             share = done / (T - 1)
             scale = guidance(settings, share)
@@ -69,7 +69,7 @@ def uncached(
 @torch.no_grad()
 def test_random_order_with_a_cache_equals_without(kind: str, settings: SamplingConfig) -> None:
     prior = tiny(grid=(3, 4), objective="random", rotary="target", **KINDS[kind])
-    condition, uniforms = told(prior, 5), image_uniforms(3, 0, 5, 12)
+    condition, uniforms = some_condition(prior, 5), image_uniforms(3, 0, 5, 12)
     order = uniforms[:, 1].argsort(1) if settings.order is None else halton_order((3, 4)).expand(5, 12)
     sizes = group_sizes(12, settings.sampling_steps or 12, settings.step_schedule)
     expected = uncached(prior, condition, uniforms, settings, order, sizes)
@@ -81,11 +81,11 @@ def test_random_order_with_a_cache_equals_without(kind: str, settings: SamplingC
 @torch.no_grad()
 def test_raster_order_with_a_cache_equals_without(kind: str, kv_heads: int | None) -> None:
     prior = tiny(grid=(3, 4), kv_heads=kv_heads, qk_norm=True, **KINDS[kind])
-    condition, uniforms = told(prior, 5), image_uniforms(3, 0, 5, 12)
+    condition, uniforms = some_condition(prior, 5), image_uniforms(3, 0, 5, 12)
     settings = SamplingConfig(cfg_scale=3.0, cfg_schedule="power-cosine", top_p=0.9)
     codes = torch.zeros(5, 12, dtype=torch.long)
     for t in range(12):
-        logits = torch.cat([prior(codes, **named(condition))[:, t], prior(codes)[:, t]])
+        logits = torch.cat([prior(codes, **condition)[:, t], prior(codes)[:, t]])
         p = probabilities(guide(logits, guidance(settings, t / 11)), settings, 1.0)
         codes[:, t] = choose(p, uniforms[:, 0, t])
     assert torch.equal(sample(prior, condition, uniforms, settings), codes)
@@ -96,11 +96,11 @@ def test_raster_order_with_a_cache_equals_without(kind: str, kv_heads: int | Non
 def test_an_image_is_the_same_in_any_batch(objective: str, kind: str) -> None:
     prior = tiny(grid=(3, 4), objective=objective, **KINDS[kind])
     steps = None if objective == "raster" else 5
-    settings, condition = SamplingConfig(cfg_scale=2.0, sampling_steps=steps), told(prior, 9)
+    settings, condition = SamplingConfig(cfg_scale=2.0, sampling_steps=steps), some_condition(prior, 9)
     together = sample(prior, condition, image_uniforms(3, 0, 9, 12), settings)
     parts = []
     for i, size in ((0, 1), (1, 4), (5, 4)):
-        some = Condition(**{name: part[i : i + size] for name, part in condition.parts()})
+        some = Condition(**{name: part[i : i + size] for name, part in condition.items()})
         parts.append(sample(prior, some, image_uniforms(3, i, size, 12), settings))
     assert torch.equal(together, torch.cat(parts))
     assert len(together.unique(dim=0)) == 9
@@ -173,11 +173,11 @@ def test_a_random_prior_reads_what_is_given_wherever_it_stands() -> None:
 def test_guidance_off_at_first_catches_up_later() -> None:
     """The linear schedule has weight 1 at the first code only; an all but equal constant one runs all along."""
     prior = tiny(grid=(3, 4))
-    uniforms, condition = image_uniforms(5, 0, 8, 12), told(prior, 8)
+    uniforms, condition = image_uniforms(5, 0, 8, 12), some_condition(prior, 8)
     lazy = SamplingConfig(cfg_scale=4.0, cfg_schedule="linear")
     codes = torch.zeros(8, 12, dtype=torch.long)
     for t in range(12):
-        logits = torch.cat([prior(codes, **named(condition))[:, t], prior(codes)[:, t]])
+        logits = torch.cat([prior(codes, **condition)[:, t], prior(codes)[:, t]])
         p = probabilities(guide(logits, 1 + 3 * t / 11), lazy, 1.0)
         codes[:, t] = choose(p, uniforms[:, 0, t])
     assert torch.equal(sample(prior, condition, uniforms, lazy), codes)
@@ -191,7 +191,7 @@ def test_the_pass_without_condition_is_skipped_where_the_weight_is_one() -> None
         prior.blocks[0].register_forward_pre_hook(lambda _, args, rows=rows: rows.append(len(args[0])))
         steps = None if objective == "raster" else 4
         settings = SamplingConfig(cfg_scale=1.0, sampling_steps=steps)
-        sample(prior, told(prior, 5), image_uniforms(0, 0, 5, 12), settings)
+        sample(prior, some_condition(prior, 5), image_uniforms(0, 0, 5, 12), settings)
         assert set(rows) == {5}
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch._inductor.utils import run_and_get_code
 
-from imgtf.prior.conditions.encoder import Condition
+from imgtf.prior.conditions.condition import Condition
 from imgtf.prior.config import SamplingConfig
 from imgtf.prior.decoding.packed import Linear, laid_out, row_sums
 from imgtf.prior.decoding.quantized import KERNEL_ROWS, Int8Linear, cast

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from imgtf.prior.conditions.encoder import Condition
+from imgtf.prior.conditions.condition import Condition
 from imgtf.prior.config import SamplingConfig
 from imgtf.prior.decoding.filters import choose, probabilities
 from imgtf.prior.decoding.sampler import image_uniforms, sample
@@ -42,17 +42,17 @@ def test_cached_sampling_equals_uncached(settings: SamplingConfig) -> None:
     prior = tiny(grid=(4, 4))
     label, uniforms = torch.arange(9) % 3, image_uniforms(7, 0, 9, 16)
     assert torch.equal(
-        sample(prior, Condition(label), uniforms, settings), uncached(prior, label, uniforms, settings)
+        sample(prior, Condition(label=label), uniforms, settings), uncached(prior, label, uniforms, settings)
     )
 
 
 def test_an_image_is_the_same_in_any_batch() -> None:
     prior = tiny(grid=(4, 4))
     settings, label = SamplingConfig(cfg_scale=2.0, top_k=10), torch.arange(21) % 3
-    together = sample(prior, Condition(label), image_uniforms(3, 0, 21, 16), settings)
+    together = sample(prior, Condition(label=label), image_uniforms(3, 0, 21, 16), settings)
     for size in (1, 7):
         parts = [
-            sample(prior, Condition(label[i : i + size]), image_uniforms(3, i, size, 16), settings)
+            sample(prior, Condition(label=label[i : i + size]), image_uniforms(3, i, size, 16), settings)
             for i in range(0, 21, size)
         ]
         assert torch.equal(together, torch.cat(parts))
@@ -112,19 +112,19 @@ def test_filters_against_values_worked_out_by_hand() -> None:
 
 def test_guidance_with_weight_one_equals_none() -> None:
     prior, uniforms, label = tiny(), image_uniforms(0, 0, 5, 6), torch.arange(5) % 3
-    plain = sample(prior, Condition(label), uniforms, SamplingConfig())
-    near = sample(prior, Condition(label), uniforms, SamplingConfig(cfg_scale=1 + 1e-9))
+    plain = sample(prior, Condition(label=label), uniforms, SamplingConfig())
+    near = sample(prior, Condition(label=label), uniforms, SamplingConfig(cfg_scale=1 + 1e-9))
     assert torch.equal(plain, near)
 
 
 def test_guidance_zero_forgets_the_label() -> None:
     prior, uniforms = tiny(), image_uniforms(0, 0, 5, 6)
-    forgotten = sample(prior, Condition(torch.arange(5) % 3), uniforms, SamplingConfig(cfg_scale=0.0))
+    forgotten = sample(prior, Condition(label=torch.arange(5) % 3), uniforms, SamplingConfig(cfg_scale=0.0))
     assert torch.equal(forgotten, sample(prior, Condition(), uniforms, SamplingConfig()))
 
 
 def test_a_prior_without_labels_samples_with_any_guidance() -> None:
-    prior, uniforms = tiny(class_names=()), image_uniforms(0, 0, 5, 6)
+    prior, uniforms = tiny(conditions=()), image_uniforms(0, 0, 5, 6)
     plain = sample(prior, Condition(), uniforms, SamplingConfig())
     assert torch.equal(plain, sample(prior, Condition(), uniforms, SamplingConfig(cfg_scale=3.0)))
     assert len(plain.unique(dim=0)) == 5
