@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Both stages on real colour photographs within 20 minutes on two CPU cores: CIFAR-10, 32 px, 10 classes.
+# Train both stages on CIFAR-10 (32 px, 10 classes) within 20 minutes on two CPU cores, and sample 100 images.
 #     benchmarks/cifar10.sh DATA MODEL        DATA: a parquet folder with columns image and label
-# Prints the seconds of each command and the figures on held-out images; look at MODEL/samples/*/grid.png
-# and MODEL/training/tokenizer/previews/ too. Results: benchmarks/RESULTS.md
+# Prints the seconds of each command and the metrics on held-out images. For visual checks, see
+# MODEL/samples/*/grid.png and MODEL/training/tokenizer/previews/. Results: benchmarks/RESULTS.md
 set -euo pipefail
 data=$1 model=$2
 imgtf=${IMGTF:-imgtf}
 timed() { local start=$SECONDS; "$@"; echo "seconds: $((SECONDS - start)) ($2 $3)"; }
-# LPIPS needs a backbone's weights: TORCH_HOME, or the download. --lpips-weight 0 does without.
+# LPIPS needs pretrained weights, from TORCH_HOME or a download. --lpips-weight 0 trains without LPIPS.
 timed $imgtf tokenizer train --data "$data" --model "$model" \
     --width 32 --multipliers 1,2,4 --codebook-size 1024 --steps 1800 --lr 1e-3 --eval-every 600 \
     --lpips-weight 0.5 --lpips-backbone squeeze

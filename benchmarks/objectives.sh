@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The three objectives of the prior on the same codes, 15 minutes of two cores each: CIFAR-10, 10 classes.
-#     benchmarks/objectives.sh TOKENIZER OUT [OBJECTIVE...]    TOKENIZER: model folder of benchmarks/quantizers.sh
-# Then: python benchmarks/objectives.py DATA OUT/raster OUT/random OUT/masked
+# Train priors with different objectives on the same codes, 15 minutes on two cores each: CIFAR-10, 10 classes.
+#     benchmarks/objectives.sh TOKENIZER OUT [OBJECTIVE...]    TOKENIZER: a model folder of benchmarks/quantizers.sh
+#                                                              OBJECTIVE: raster (default), random or masked
+# Then run: python benchmarks/objectives.py DATA OUT/raster OUT/random OUT/masked. Results: benchmarks/RESULTS.md
 set -euo pipefail
 tokenizer=$1 out=$2
 shift 2

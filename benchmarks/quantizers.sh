@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The same tokenizer with each quantizer, the same steps: CIFAR-10, 32 px, f4, 64 tokens of about 1,000 codes.
+# Train the same tokenizer with different quantizers: CIFAR-10, 32 px, f4, 64 tokens, about 1,000 codes.
 #     benchmarks/quantizers.sh DATA OUT [QUANTIZER...]      DATA: a parquet folder with a column image
-# Prints the held-out figures of each as one line of JSON. LPIPS needs squeeze's weights: TORCH_HOME, or the download.
+# Prints the held-out metrics of each as one line of JSON. LPIPS needs the squeeze weights, from TORCH_HOME or a
+# download. Results: benchmarks/RESULTS.md
 set -euo pipefail
 data=$1 out=$2
 shift 2
