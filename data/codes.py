@@ -1,126 +1,130 @@
-"""The token cache: every image of a data set as codes, encoded once, mapped into memory from Arrow."""
+"""The token cache: the codes of every image of a data set, encoded once and memory-mapped from an Arrow file.
+
+T = h*w: tokens per image.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..errors import CheckpointError, DataError, ImgtfError
+from ..errors import CheckpointError, ConfigError, DataError, ImgtfError
 from ..options import build, to_dict
+from .arrow import CacheColumn as CacheColumn
+from .arrow import array_blocks, map_table, write_table
+from .order import random_stream
 
-FORMAT = 1
+FORMAT = 2
 INFO_FILE, CODES_FILE = "cache.json", "codes.arrow"
-BLOCK = 1024  # rows written at a time
+BUILT_IN = ("codes", "label", "text", "index", "bad")
 
 
 @dataclass(frozen=True)
 class CodesInfo:
-    """What the codes were made from and by: two caches with the same are interchangeable."""
+    """Everything that decides what a token cache contains."""
 
     tokenizer_sha256: str
     source: str
+    """The data set as given with --data."""
     split: str
     fingerprint: str
+    """Identity of the rows (`ImageSource.fingerprint`)."""
     grid: tuple[int, int]
     codebook_size: int
     class_names: tuple[str, ...]
     flips: bool
+    """Whether every crop is also stored flipped."""
     image_size: int
     preprocessing: str
-    source_of: str = ""
-    """What the source pictures' codes were made from; empty where there are none."""
-    image_sha256: str = ""
-    """Identity of the tokenizer of the source pictures."""
-    image_grid: tuple[int, ...] = ()
-    image_codebook_size: int = 0
-    text_encoder: str = ""
-    """What made features of the captions; empty where there are none."""
-    feature_shape: tuple[int, ...] = ()
-    """(S, F)."""
-    views: int = 1
-    """Crops of each image: its middle, and others at random places."""
+    columns: tuple[CacheColumn, ...] = ()
+    """Columns besides `codes`, `label` and `text`."""
+    crops: int = 1
+    """Crops per image: the centre crop, then random ones."""
     precision: str = "fp32"
-    """The arithmetic of the encoder, which decides about one code in a hundred; caches that do not say were fp32."""
+    """Precision of the encoder: bf16 changes about one code in a hundred."""
+
+    def __post_init__(self) -> None:
+        names = [*BUILT_IN, *(column.name for column in self.columns)]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"token cache: a column name is used twice among {', '.join(names)}")
 
     @property
-    def source_tokens(self) -> int:
-        """Codes of a source picture."""
-        return self.image_grid[0] * self.image_grid[1] if self.image_grid else 0
+    def arrays(self) -> tuple[CacheColumn, ...]:
+        """The codes and the other columns."""
+        codes = CacheColumn("codes", (prod(self.grid),), self.codebook_size, per_crop=True)
+        return (codes, *self.columns)
 
 
 def write_codes(folder: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a cache, replacing one that is there; it appears whole or not at all.
+    """Write a cache and replace an existing one. The folder appears complete or not at all.
 
     Args:
-        rows: mappings with `codes` (T,) of whole numbers in [0, codebook_size), `codes_flipped` (T,) where
-            `info.flips`, `codes_1` and so on of `info.views`, `label` or None, `text` or None, and where the info has
-            them `source` with the same endings and `features` (S, F). Taken one after the other, never all in memory.
+        rows: one mapping per image with `codes` (T,), `label` (int or None), `text` (str or None) and every column of
+            `info.columns` by its name. A `per_crop` column also has the names of its other crops and flips (see
+            `column_suffix`). Rows are consumed one by one and never held in memory together.
 
     Raises:
-        DataError: codes of another length or out of range, or no rows at all.
+        DataError: wrong shape, values out of range, or no rows.
     """
     folder = Path(folder)
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
     partial.mkdir(parents=True)
     try:
-        count = _write_arrow(partial / CODES_FILE, info, rows)
+        count = write_table(partial / CODES_FILE, _stored(info), rows)
         if not count:
-            raise DataError(f"{info.source}: no images to encode in {info.split}")
+            raise DataError(f"{info.source}: no images to encode in the split {info.split!r}")
         text = json.dumps({"format": FORMAT, "rows": count, **to_dict(info)}, indent=2)
         (partial / INFO_FILE).write_text(text + "\n")
-        _swap(partial, folder)
+        _replace(folder, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def open_codes(folder: Path, *, augment: bool = False, views: int = 1, seed: int = 0) -> CodesDataset:
-    """Opens a cache.
+def open_codes(folder: Path, *, flip: bool = False, crops: int = 1, seed: int = 0) -> CodesDataset:
+    """Open a cache.
 
     Args:
-        augment: give the codes of the mirrored image half of the time, where the cache has them.
-        views: give those of one of the first `views` crops, chosen anew each epoch.
+        flip: return the codes of the flipped image half of the time, if the cache has them.
+        crops: return one of the first `crops` crops, chosen per image and epoch.
+        seed: seed of these choices.
 
     Raises:
-        CheckpointError: there is none, or it is damaged or of another version.
+        CheckpointError: no cache in this folder, a damaged one, or one of another format.
     """
     folder = Path(folder)
     info, count = _read_info(folder / INFO_FILE)
     try:
-        table = _map(folder / CODES_FILE)
-    except Exception as error:  # pyarrow's, the system's, or that of `datasets`
+        table = map_table(folder / CODES_FILE)
+    except Exception as error:  # pyarrow, the operating system and `datasets` raise unrelated types
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{folder / CODES_FILE}: {reason}; delete {folder} to encode again") from None
-    wanted = {"label", "text", *_code_columns(info)} | ({"features"} if info.text_encoder else set())
+    wanted = {"label", "text", *_stored(info)}
     if table.num_rows != count or not wanted <= set(table.column_names):
         raise CheckpointError(
             f"{folder / CODES_FILE}: {table.num_rows} rows of {', '.join(table.column_names)}, "
             f"expected {count} of {', '.join(sorted(wanted))}; delete {folder} to encode again"
         )
-    return CodesDataset(folder, info, table, augment, views, seed)
+    return CodesDataset(folder, info, table, flip, crops, seed)
 
 
 class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """The rows of a cache; asked for by (index, epoch), as `BatchOrder` draws them."""
+    """The rows of a cache, indexed by (index, epoch) as `BatchOrder` yields them."""
 
-    def __init__(
-        self, folder: Path, info: CodesInfo, table: Any, augment: bool, views: int, seed: int
-    ) -> None:
-        """`table`: the Arrow table; its codes are looked at in place."""
+    def __init__(self, folder: Path, info: CodesInfo, table: Any, flip: bool, crops: int, seed: int) -> None:
+        """`table`: the memory-mapped Arrow table; its arrays are not copied."""
         self.folder, self.info, self.seed = folder, info, seed
-        self.augment, self.views = augment and info.flips, min(views, info.views)
-        self._codes = {name: _views(table[name], length) for name, length in _code_columns(info).items()}
-        if info.text_encoder:
-            self._codes["features"] = _views(table["features"], int(np.prod(info.feature_shape)))
-        self._starts = np.cumsum([0] + [len(view) for view in self._codes["codes"]])
+        self.flip, self.crops = flip and info.flips, min(crops, info.crops)
+        self._arrays = {name: array_blocks(table[name], c.shape) for name, c in _stored(info).items()}
+        self._starts = np.cumsum([0] + [len(block) for block in self._arrays["codes"]])
         self._labels = table["label"].to_numpy()
         self._texts = table["text"] if table["text"].null_count < table.num_rows else None
 
@@ -128,103 +132,85 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return int(self._starts[-1])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.folder, self.augment, self.views, self.seed)  # a worker maps the file itself
+        return _reopen, (self.folder, self.flip, self.crops, self.seed)  # a worker maps the file itself
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
-        """codes: (T,) int64. label: its class, -1 without. text: "" without. index. bad: always "".
+        """Return one image.
 
-        Where the cache has them: source (T',) int64, features (S, F) float32.
+        Returns:
+            codes: (T,) int64. label: class index, or -1. text: caption, or "". index: the given index. bad: always "".
+            Every other column by its name, with its shape: int64 if it has a codebook, else float32.
         """
-        index, epoch = key if isinstance(key, tuple) else (key, 0)
-        suffix = self._picture(index, epoch)
+        index, epoch = (int(k) for k in (key if isinstance(key, tuple) else (key, 0)))
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        suffix = self._suffix(index, epoch)
+        block = int(np.searchsorted(self._starts, index, side="right")) - 1
+        row = index - self._starts[block]
         item: dict[str, Any] = {
-            "codes": self._row("codes" + suffix, index),
-            "label": int(self._labels[index]),
-            "text": self.text(index) or "",
-            "index": index,
-            "bad": "",
+            column.name: _tensor(self._arrays[column.name + suffix * column.per_crop][block][row])
+            for column in self.info.arrays
         }
-        if self.info.image_grid:
-            item["source"] = self._row("source" + suffix, index)
-        if self.info.text_encoder:
-            item["features"] = self._row("features", index).view(self.info.feature_shape)
-        return item
+        text = self.text(index) or ""
+        return item | {"label": int(self._labels[index]), "text": text, "index": index, "bad": ""}
 
     def text(self, index: int) -> str | None:
-        """The caption of a row."""
+        """Return the caption of a row."""
         return None if self._texts is None else self._texts[index].as_py()
 
     def fits(self, info: CodesInfo) -> bool:
-        """Whether these codes are what encoding with `info` would give (the flipped ones may be to spare)."""
+        """Whether this cache can be used where `info` is wanted. It may have flipped codes that `info` lacks."""
         same = (
-            "tokenizer_sha256", "fingerprint", "split", "image_size", "preprocessing", "class_names",
-            "source_of", "image_sha256", "text_encoder", "precision", "views",
+            "tokenizer_sha256", "fingerprint", "split", "image_size", "preprocessing", "class_names", "precision",
+            "crops",
         )  # fmt: skip
         if any(getattr(self.info, name) != getattr(info, name) for name in same):
             return False
-        return self.info.flips or not info.flips
+        return set(self.info.columns) == set(info.columns) and (self.info.flips or not info.flips)
 
-    def _picture(self, index: int, epoch: int) -> str:
-        """Which picture of an image an epoch reads: the ending of its columns."""
-        stream = np.random.default_rng((self.seed % 2**64, epoch, index))
-        mirrored, view = stream.random() < 0.5, int(stream.integers(self.views))
-        return ending(view, self.augment and bool(mirrored))
-
-    def _row(self, column: str, index: int) -> torch.Tensor:
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        block = int(np.searchsorted(self._starts, index, side="right")) - 1
-        row = self._codes[column][block][index - self._starts[block]]
-        return torch.from_numpy(row.astype(np.float32 if row.dtype.kind == "f" else np.int64))
+    def _suffix(self, index: int, epoch: int) -> str:
+        """The crop and flip of an image in an epoch, as the suffix of its columns."""
+        stream = random_stream(self.seed, epoch, index)
+        flipped, crop = stream.random() < 0.5, int(stream.integers(self.crops))
+        return column_suffix(crop, self.flip and bool(flipped))
 
 
-def ending(view: int, mirrored: bool) -> str:
-    """Of the names of a picture's columns: "" for the centre crop, "_flipped" for its mirror image, "_1" for another
-    view."""
-    return (f"_{view}" if view else "") + ("_flipped" if mirrored else "")
+def column_suffix(crop: int, flipped: bool) -> str:
+    """Return the suffix of a `per_crop` column: "" for the centre crop, "_flipped", "_1", "_1_flipped" and so on."""
+    return (f"_{crop}" if crop else "") + ("_flipped" if flipped else "")
 
 
-def _code_columns(info: CodesInfo) -> dict[str, int]:
-    """The columns of codes by name, with their lengths."""
-    columns = {"codes": info.grid[0] * info.grid[1]}
-    if info.image_grid:
-        columns["source"] = info.source_tokens
-    endings = [
-        ending(view, mirrored) for view in range(info.views) for mirrored in (False, True)[: 1 + info.flips]
+def _stored(info: CodesInfo) -> dict[str, CacheColumn]:
+    """Every array of the file by its name."""
+    suffixes = [
+        column_suffix(crop, flipped)
+        for crop in range(info.crops)
+        for flipped in (False, True)[: 1 + info.flips]
     ]
-    return {name + e: n for e in endings for name, n in columns.items()}
+    return {
+        column.name + suffix: column
+        for column in info.arrays
+        for suffix in (suffixes if column.per_crop else [""])
+    }
 
 
-def _codebook(info: CodesInfo, column: str) -> int:
-    return info.image_codebook_size if column.startswith("source") else info.codebook_size
+def _reopen(folder: Path, flip: bool, crops: int, seed: int) -> CodesDataset:
+    return open_codes(folder, flip=flip, crops=crops, seed=seed)
 
 
-def _reopen(folder: Path, augment: bool, views: int, seed: int) -> CodesDataset:
-    return open_codes(folder, augment=augment, views=views, seed=seed)
-
-
-def _map(path: Path) -> Any:
-    from datasets import Dataset
-
-    if not path.is_file():
-        raise FileNotFoundError("the file is missing")
-    return Dataset.from_file(str(path)).data.table
-
-
-def _views(column: Any, length: int) -> list[np.ndarray]:
-    """(rows, T) views into the mapped file, one for each block it was written in."""
-    return [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, length) for chunk in column.chunks]
+def _tensor(row: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(row.astype(np.float32 if row.dtype.kind == "f" else np.int64))
 
 
 def _read_info(path: Path) -> tuple[CodesInfo, int]:
     if not path.is_file():
-        raise CheckpointError(f"{path.parent}: no token cache here ({path.name} is missing)")
+        raise CheckpointError(f"{path.parent}: not a token cache ({path.name} is missing)")
     try:
         values = json.loads(path.read_text())
         version, count = values.pop("format"), values.pop("rows")
         if version != FORMAT:
             raise CheckpointError(
-                f"{path}: format {version}, this version reads {FORMAT}; delete {path.parent}"
+                f"{path}: format {version}, this version reads {FORMAT}; delete {path.parent} to encode again"
             )
         info = build(CodesInfo, values, str(path))
         if len(info.grid) != 2 or min(info.grid) < 1 or not isinstance(count, int):
@@ -236,70 +222,8 @@ def _read_info(path: Path) -> tuple[CodesInfo, int]:
     return info, count
 
 
-def _write_arrow(path: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]) -> int:
-    import pyarrow as pa
-
-    schema = pa.schema({"label": pa.int64(), "text": pa.string()})
-    for name, length in _code_columns(info).items():
-        kind = pa.uint16() if _codebook(info, name) <= 2**16 else pa.uint32()
-        schema = schema.append(pa.field(name, pa.list_(kind, length)))
-    if info.text_encoder:
-        schema = schema.append(pa.field("features", pa.list_(pa.float16(), int(np.prod(info.feature_shape)))))
-    count = 0
-    with path.open("wb") as file:
-        with pa.ipc.new_stream(file, schema) as writer:  # the format `datasets` maps
-            for block in _blocks(rows):
-                writer.write_batch(_batch(block, count, info, schema))
-                count += len(block)
-        file.flush()
-        os.fsync(file.fileno())
-    return count
-
-
-def _blocks(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
-    block = []
-    for row in rows:
-        block.append(row)
-        if len(block) == BLOCK:
-            yield block
-            block = []
-    if block:
-        yield block
-
-
-def _batch(block: list[Mapping[str, Any]], start: int, info: CodesInfo, schema: Any) -> Any:
-    import pyarrow as pa
-
-    def column(field: Any) -> Any:
-        if field.name == "label":
-            return pa.array([-1 if r.get("label") is None else int(r["label"]) for r in block], field.type)
-        if field.name == "text":
-            return pa.array([r.get("text") or None for r in block], field.type)
-        arrays = [_checked(r.get(field.name), start + i, field.name, info) for i, r in enumerate(block)]
-        flat = np.concatenate(arrays).astype(field.type.value_type.to_pandas_dtype())
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat), field.type.list_size)
-
-    return pa.record_batch([column(field) for field in schema], schema=schema)
-
-
-def _checked(values: Any, row: int, name: str, info: CodesInfo) -> np.ndarray:
-    array = np.asarray(values)
-    if name == "features":
-        if array.shape != tuple(info.feature_shape):
-            raise DataError(f"row {row}: features {array.shape}, expected {tuple(info.feature_shape)}")
-        return array.reshape(-1)
-    length, V = _code_columns(info)[name], _codebook(info, name)
-    if array.shape != (length,) or array.dtype.kind not in "iu":
-        raise DataError(
-            f"row {row}: {name} is {array.dtype} {array.shape}, expected whole numbers ({length},)"
-        )
-    if array.min() < 0 or array.max() >= V:
-        raise DataError(f"row {row}: {name} from {array.min()} to {array.max()}, the codebook has {V}")
-    return array
-
-
-def _swap(partial: Path, folder: Path) -> None:
-    """Puts the new folder in place; a kill between the two renames leaves none, which is encoded again."""
+def _replace(folder: Path, partial: Path) -> None:
+    """Put the new folder in place. A kill between the two renames leaves no cache, which is encoded again."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

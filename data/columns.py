@@ -1,4 +1,4 @@
-"""Which column holds the images, the labels and the captions; and the rows of such a table."""
+"""Columns of images, labels and captions in a table, and the rows of such a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from .config import DataConfig
+from .config import ConditionDataConfig, DataConfig
 from .decode import load_image, open_image
 
 if TYPE_CHECKING:
@@ -26,37 +26,42 @@ TEXT_NAMES = ("text", "caption", "captions", "prompt", "description")
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns used; None where there is none."""
+    """Names of the columns in use, or None."""
 
     image: str
     label: str | None
     text: str | None
 
 
-def find_columns(features: Mapping[str, Any], config: DataConfig, where: str) -> Columns:
-    """The columns that the config names, the others by type and name.
+def find_columns(
+    features: Mapping[str, Any], data: DataConfig, conditions: ConditionDataConfig, where: str
+) -> Columns:
+    """Return the columns that the settings name; choose the others by type and name.
 
     Raises:
-        DataError: a named column is not there, no column holds images, or several may be meant.
+        DataError: a named column does not exist, no column holds images, or the choice is ambiguous.
     """
-    for option in ("image_column", "label_column", "text_column"):
-        name = getattr(config, option)
+    named = {
+        "image": data.image_column,
+        "label": conditions.label_column,
+        "text": conditions.text_column,
+    }
+    for option, name in named.items():
         if name is not None and name not in features:
-            flag = "--" + option.replace("_", "-")
-            raise DataError(f"{where}: no column {name!r} ({flag}); there are {', '.join(features)}")
-    image = config.image_column or _image_column(features, where)
+            flag = f"--{option}-column"
+            raise DataError(f"{where}: no column {name!r} ({flag}); columns are {', '.join(features)}")
     return Columns(
-        image,
-        config.label_column or _label_column(features, where),
-        config.text_column or _text_column(features),
+        named["image"] or _image_column(features, where),
+        named["label"] or _label_column(features, where),
+        named["text"] or _text_column(features),
     )
 
 
 class TableRows:
-    """The rows of one split. Images stay encoded until asked for, so that a broken one can be named."""
+    """The rows of one split. Each image is decoded on access, so that an error can name its file or row."""
 
     def __init__(self, table: Dataset, columns: Columns, label_ids: Mapping[Any, int], split: str) -> None:
-        """`label_ids`: value in the label column -> class; other values have no class."""
+        """`label_ids`: value in the label column -> class index. Other values have no class."""
         from datasets import Image as ImageFeature
 
         if type(table.features[columns.image]).__name__ == "Image":
@@ -86,7 +91,7 @@ class TableRows:
         if self._texts is None:
             return None
         text = self._texts[row][self._columns.text]
-        if isinstance(text, list):  # several captions of one image: the first
+        if isinstance(text, list):  # several captions per image: use the first
             text = text[0] if text else None
         return None if text is None else str(text)
 
@@ -102,10 +107,10 @@ class TableRows:
 
 
 def label_classes(tables: list[Dataset], column: str | None) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """Class names, and value in the column -> class, over all the splits in use.
+    """Return the class names, and value in the column -> class index, over all splits in use.
 
-    A ClassLabel column brings its names; other values (whole numbers, text) are sorted and named by
-    themselves. Missing ones and -1, the habit for "unknown", are no class.
+    A ClassLabel column has names. Other values (whole numbers, text) are sorted, and their names are the values as
+    text. Missing values and -1 ("unknown" by convention) have no class.
     """
     if column is None:
         return (), {}
@@ -131,17 +136,17 @@ def _image_column(features: Mapping[str, Any], where: str) -> str:
         return (named or found)[0]
     if found:
         raise DataError(
-            f"{where}: several columns hold images ({', '.join(found)}); choose one with --image-column"
+            f"{where}: several columns hold images ({', '.join(found)}); select one with --image-column"
         )
     raise DataError(
-        f"{where}: no column holds images; there are {', '.join(features)} (--image-column names one)"
+        f"{where}: no column holds images; columns are {', '.join(features)}; select one with --image-column"
     )
 
 
 def _is_image(name: str, feature: Any) -> bool:
     if type(feature).__name__ == "Image":
         return True
-    if isinstance(feature, Mapping):  # the struct of an image feature whose metadata was lost
+    if isinstance(feature, Mapping):  # an image feature that lost its metadata
         return "bytes" in feature and set(feature) <= {"bytes", "path"}
     return name in IMAGE_NAMES and getattr(feature, "dtype", "") in ("binary", "large_binary")
 
@@ -152,7 +157,11 @@ def _label_column(features: Mapping[str, Any], where: str) -> str | None:
     if named or len(classes) == 1:
         return (named or classes)[0]
     if classes:
-        log.warning("%s: no labels taken, of %s: choose with --label-column", where, ", ".join(classes))
+        log.warning(
+            "%s: several label columns (%s), none is used; select one with --label-column",
+            where,
+            ", ".join(classes),
+        )
         return None
     kinds = ("int", "uint", "string", "large_string", "bool")
     return next((name for name in LABEL_NAMES if name in features and _dtype(features[name], kinds)), None)

@@ -1,4 +1,4 @@
-"""Images as training wants them: augmented, each by its own random stream, broken ones stood in for."""
+"""Data sets of images as tensors: cropped, augmented, with a replacement for every unreadable image."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import torch
 from PIL import Image
 
 from ..errors import DataError
-from .config import DataConfig, flips
+from .config import AugmentationConfig, DataConfig, check_crops, flips
 from .decode import BadImage
-from .image import transform
+from .image import CENTRE, Crop, transform
+from .order import random_stream
 from .source import ImageSource
 
 log = logging.getLogger("imgtf")
 
-BAD_SHARE = 0.01  # more broken images than this are no accident
+MAX_BAD_FRACTION = 0.01  # more unreadable images than this are a fault of the data set
 
 
 class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """The images of a source as square tensors; asked for by (index, epoch), as `BatchOrder` draws them."""
+    """The images of a source as square tensors, indexed by (index, epoch) as `BatchOrder` yields them."""
 
     def __init__(
         self,
@@ -31,55 +32,48 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         size: int,
         channels: int,
         config: DataConfig,
-        augment: bool = False,
+        augmentation: AugmentationConfig | None = None,
         seed: int = 0,
     ) -> None:
-        """`augment`: random crops and flips as the config says; without it, every image centre cropped."""
+        """`augmentation`: random crops and flips; None for the centre crop of every image."""
         self.source, self.size, self.channels, self.config = source, size, channels, config
-        self.augment, self.seed = augment, seed
-        self.crop = config.crop if augment else "centre"
-        self.flip = augment and flips(config)
-        self.smallest = config.crop_scale if self.crop == "random" else 1.0
-        """Share of the image's shorter side that is resized to `size`, at least: decoding may reduce the rest."""
+        self.augmentation, self.seed = augmentation, seed
+        self.flip = augmentation is not None and flips(config, augmentation)
+        self.smallest_crop = 1.0 if augmentation is None else augmentation.crop_scale
+        """Smallest side of a crop, relative to the largest square."""
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
-        """One image, or the next readable one where it is broken.
+        """Return one image. An unreadable image is replaced by the next readable one.
 
         Returns:
             image: (channels, size, size) float32 in [-1, 1].
-            label: its class, -1 without. text: its caption, "" without.
-            index: as asked for. bad: "", or which image is broken and why.
+            label: class index, or -1. text: caption, or "". index: the given index.
+            bad: "", or the file of the unreadable image and the reason.
 
         Raises:
-            DataError: the image is broken and `bad_images` is "fail", or all of them are.
+            DataError: the image is unreadable and `bad_images` is "fail", or all images are unreadable.
         """
-        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        index, epoch = (int(k) for k in (key if isinstance(key, tuple) else (key, 0)))
         bad = ""
         for row in _from(index, len(self.source)):
             try:
                 image = self._image(row, index, epoch)
             except BadImage as error:
                 if self.config.bad_images == "fail":
-                    raise DataError(f"{error}: mend or remove it, or allow --bad-images skip") from None
+                    raise DataError(f"{error}: repair or remove it, or use --bad-images skip") from None
                 bad = bad or str(error)
                 continue
-            # Label and text are those of the image that stands in, so that they belong together.
+            # Label and caption belong to the replacement, so that they match its pixels.
             label, text = self.source.label(row), self.source.text(row)
             label = -1 if label is None else label
             return {"image": image, "label": label, "text": text or "", "index": index, "bad": bad}
-        raise DataError(f"{self.source.name}: none of its images can be read ({bad})")
-
-    def _stream(self, index: int, epoch: int) -> np.random.Generator | None:
-        if not self.augment:
-            return None
-        # Its own stream for each image and epoch: neither the number of workers nor a resume changes it.
-        return np.random.default_rng((self.seed % 2**64, epoch, index))
+        raise DataError(f"{self.source.name}: no image can be read ({bad})")
 
     def _image(self, row: int, index: int, epoch: int) -> torch.Tensor:
-        image = self.source.image(row, at_least=ceil(self.size / self.smallest))
+        image = self.source.image(row, at_least=ceil(self.size / self.smallest_crop))
         try:
             return self._pixels(image, index, epoch)
         except BadImage as error:
@@ -88,59 +82,75 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
             raise BadImage(self.source.where(row), str(error) or type(error).__name__) from error
 
     def _pixels(self, image: Image.Image, index: int, epoch: int) -> torch.Tensor:
-        return self._crop(image, self.crop, self.flip, self._stream(index, epoch))
+        if self.augmentation is None:
+            return self._transform(image, CENTRE)
+        # One random stream per image and epoch: workers and resumed runs draw the same crops.
+        stream = random_stream(self.seed, epoch, index)
+        return self._transform(image, draw_crop(stream, self.augmentation, self.flip))
 
-    def _crop(
-        self, image: Image.Image, crop: str, flip: bool, stream: np.random.Generator | None
-    ) -> torch.Tensor:
-        config = self.config
-        return transform(
-            image, self.size, self.channels, config.background, crop, flip, stream, config.crop_scale
-        )
+    def _transform(self, image: Image.Image, crop: Crop) -> torch.Tensor:
+        return transform(image, self.size, self.channels, self.config.background, crop)
 
 
-class Views(ImageDataset):
-    """Several pictures of each image, the same every time: its centre crop, and the others at random places.
+class CropsDataset(ImageDataset):
+    """Several fixed crops of each image: the centre crop, then random ones. `image` is (crops, channels, size, size).
 
-    `image` is (views, channels, size, size). Where another source has pictures of the same things in the same rows, its
-    views are of the same places.
+    Two sources with corresponding rows (images and their conditioning images) get the same crops.
     """
 
     def __init__(
-        self, source: ImageSource, size: int, channels: int, config: DataConfig, views: int = 1
+        self,
+        source: ImageSource,
+        size: int,
+        channels: int,
+        config: DataConfig,
+        augmentation: AugmentationConfig,
+        crops: int,
     ) -> None:
+        """Raises ConfigError if all crops would be the same."""
+        check_crops(augmentation, crops)
         super().__init__(source, size, channels, config)
-        self.views = views
-        self.smallest = config.crop_scale if views > 1 else 1.0
+        self.random_crops, self.crops = augmentation, crops
+        self.smallest_crop = augmentation.crop_scale if crops > 1 else 1.0
 
     def _pixels(self, image: Image.Image, index: int, epoch: int) -> torch.Tensor:
-        streams = [np.random.default_rng((0, view, index)) for view in range(1, self.views)]
-        crops = [self._crop(image, "random", False, stream) for stream in streams]
-        return torch.stack([self._crop(image, "centre", False, None), *crops])
+        streams = [random_stream(0, crop, index) for crop in range(1, self.crops)]
+        crops = [CENTRE, *(draw_crop(stream, self.random_crops, flip=False) for stream in streams)]
+        return torch.stack([self._transform(image, crop) for crop in crops])
 
 
 class BadImages:
-    """Counts the broken images of a run, in the main process: warns of each, stops where there are many."""
+    """Counter of unreadable images in the main process: warns about each, stops the run at too many."""
 
     def __init__(self, total: int, policy: str = "skip") -> None:
         """`total`: images in the data set. `policy`: "skip" up to 1 % of them, or "fail" at the first."""
         self.total, self.policy = total, policy
-        self.seen: dict[str, None] = {}  # in the order they were met
+        self.seen: dict[str, None] = {}  # in order of appearance
 
     def note(self, bads: Iterable[str]) -> None:
-        """Takes the "bad" entries of a batch. Raises DataError when there are too many."""
+        """Count the "bad" entries of a batch. Raises DataError if there are too many."""
         for bad in bads:
             if bad and bad not in self.seen:
                 self.seen[bad] = None
-                log.warning("broken image left out: %s", bad)
+                log.warning("unreadable image skipped: %s", bad)
         count = len(self.seen)
         if count and self.policy == "fail":
-            raise DataError(f"{next(iter(self.seen))}: mend or remove it, or allow --bad-images skip")
-        if count > max(1, BAD_SHARE * self.total):
+            raise DataError(f"{next(iter(self.seen))}: repair or remove it, or use --bad-images skip")
+        if count > max(1, MAX_BAD_FRACTION * self.total):
             raise DataError(
-                f"{count} of {self.total} images cannot be read, more than 1 %: mend or remove them; "
+                f"{count} of {self.total} images cannot be read, more than 1 %: repair or remove them; "
                 f"the first is {next(iter(self.seen))}"
             )
+
+
+def draw_crop(stream: np.random.Generator, augmentation: AugmentationConfig, flip: bool) -> Crop:
+    """Draw a crop, flipped half of the time with `flip`."""
+    # Always four numbers, so that flips do not depend on the kind of crop.
+    x, mirror, y, shrink = stream.random(4)
+    flipped = bool(flip and mirror < 0.5)
+    if augmentation.crop != "random":
+        return Crop(flipped=flipped)
+    return Crop(x, y, 1 - shrink * (1 - augmentation.crop_scale), flipped)
 
 
 def _from(index: int, length: int) -> Iterable[int]:
