@@ -6,8 +6,10 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from imgtf.data.config import AugmentationConfig
 from imgtf.data.decode import BadImage, load_image, open_image
-from imgtf.data.image import check_background, square, to_pil, to_pixels, transform
+from imgtf.data.image import Crop, check_background, square, to_pil, to_pixels, transform
+from imgtf.data.images import draw_crop
 from imgtf.errors import ConfigError
 
 
@@ -36,7 +38,7 @@ def test_every_mode_becomes_plain_pixels(mode, channels):
     assert -1 <= tensor.min() <= tensor.max() <= 1
 
 
-def test_transparency_is_laid_on_the_background():
+def test_transparent_pixels_show_the_background():
     for image in (Image.new("RGBA", (4, 4), (9, 9, 9, 0)), Image.new("LA", (4, 4), (9, 0))):
         assert (to_pixels(image, 3, "#ff0080") == [255, 0, 128]).all()
         assert (to_pixels(image, 3, "white") == 255).all()
@@ -79,19 +81,19 @@ def test_float_pixels_must_be_in_range(values):
         to_pixels(Image.fromarray(np.array(values, np.float32)), 1)
 
 
-def test_lab_is_converted_as_it_looks():
+def test_lab_keeps_its_colours():
     lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
     red = Image.new("RGB", (4, 4), (200, 40, 40))
     image = ImageCms.profileToProfile(red, rgb, lab, outputMode="LAB")
     assert np.abs(to_pixels(image, 3).astype(int) - [200, 40, 40]).max() <= 3
 
 
-def test_exif_orientation_is_honoured(noise):
+def test_exif_orientation_is_applied(noise):
     image = noise(6, 4)
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn clockwise
-    turned = to_pixels(through_file(image, "PNG", exif=exif), 3)
-    assert (turned == np.rot90(np.asarray(image), -1)).all()
+    exif[0x0112] = 6  # rotate clockwise
+    rotated = to_pixels(through_file(image, "PNG", exif=exif), 3)
+    assert (rotated == np.rot90(np.asarray(image), -1)).all()
 
 
 def test_first_frame_of_an_animation():
@@ -122,18 +124,17 @@ def test_resizing_antialiases():
 def test_random_crops_reach_both_ends(noise):
     image = noise(7, 4)
     pixels = np.asarray(image)
-    crops = {np.asarray(square(image, 4, (across, 0.3))).tobytes() for across in np.linspace(0, 0.999, 50)}
+    crops = {np.asarray(square(image, 4, Crop(x, 0.3))).tobytes() for x in np.linspace(0, 0.999, 50)}
     assert crops == {pixels[:, left : left + 4].tobytes() for left in range(4)}
 
 
-def test_random_crops_shrink_down_to_their_scale(noise):
+def test_random_crops_have_sides_down_to_the_scale(noise):
     ramp = Image.fromarray(np.tile(np.arange(40, dtype=np.uint8) * 6, (40, 1)))
 
     def widths(scale):
-        crops = (
-            transform(ramp, 8, 1, crop="random", rng=np.random.default_rng(i), crop_scale=scale)
-            for i in range(60)
-        )
+        config = AugmentationConfig(crop="random", crop_scale=scale)
+        drawn = [draw_crop(np.random.default_rng(i), config, flip=False) for i in range(60)]
+        crops = [transform(ramp, 8, 1, crop=crop) for crop in drawn]
         return [float(crop.max() - crop.min()) for crop in crops]
 
     whole, shrunk = widths(1.0), widths(0.5)
@@ -141,19 +142,18 @@ def test_random_crops_shrink_down_to_their_scale(noise):
     assert 0.45 < min(shrunk) / whole[0] < 0.6
     assert 0.9 < max(shrunk) / whole[0] <= 1
     image = noise(40, 40)
-    assert (np.asarray(square(image, 20, (0.0, 0.999), 0.5)) == np.asarray(image)[20:, :20]).all()
+    assert (np.asarray(square(image, 20, Crop(0.0, 0.999, 0.5))) == np.asarray(image)[20:, :20]).all()
 
 
-def test_flip_mirrors_half_of_the_time(noise):
+@pytest.mark.parametrize("crop", ["centre", "random"])
+def test_half_of_the_crops_are_flipped(noise, crop):
+    config, streams = AugmentationConfig(crop=crop), [np.random.default_rng(i) for i in range(40)]
+    drawn = [draw_crop(stream, config, flip=True).flipped for stream in streams]
+    assert 10 < sum(drawn) < 30
+    centre = [draw_crop(np.random.default_rng(i), AugmentationConfig(), flip=True).flipped for i in range(40)]
+    assert drawn == centre  # flips do not depend on the kind of crop
     image = noise(4, 4)
-    straight = transform(image, 4, 3)
-    seen = [
-        bool((transform(image, 4, 3, flip=True, rng=np.random.default_rng(i)) == straight).all())
-        for i in range(40)
-    ]
-    assert 10 < sum(seen) < 30
-    flipped = transform(image, 4, 3, flip=True, rng=np.random.default_rng(seen.index(False)))
-    assert (flipped == straight.flip(2)).all()
+    assert (transform(image, 4, 3, crop=Crop(flipped=True)) == transform(image, 4, 3).flip(2)).all()
 
 
 def test_to_pil_reverses_transform(noise):
@@ -194,5 +194,5 @@ def test_bombs_are_refused(monkeypatch):
 
 def test_background_is_checked():
     check_background("tomato")
-    with pytest.raises(ConfigError, match="'nocolour' is no colour"):
+    with pytest.raises(ConfigError, match="'nocolour' is not a colour"):
         check_background("nocolour")

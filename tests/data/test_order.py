@@ -15,14 +15,14 @@ def flat(lists: Iterable[list[tuple[int, int]]]) -> list[tuple[int, int]]:
     return list(itertools.chain.from_iterable(lists))
 
 
-def test_every_image_once_an_epoch():
+def test_every_image_once_per_epoch():
     pairs = flat(take(BatchOrder(10, 4, seed=1), 5))
     for epoch in (0, 1):
         assert sorted(i for i, e in pairs if e == epoch) == list(range(10))
-    assert [e for _, e in pairs] == [0] * 10 + [1] * 10  # the third batch straddles two epochs
+    assert [e for _, e in pairs] == [0] * 10 + [1] * 10  # the third batch spans two epochs
 
 
-def test_a_batch_depends_on_seed_and_step_alone():
+def test_a_batch_depends_only_on_seed_and_step():
     straight = take(BatchOrder(7, 3, seed=5), 40)
     for start in (0, 1, 6, 39):
         assert take(BatchOrder(7, 3, seed=5, start_step=start), 1)[0] == straight[start]
@@ -49,5 +49,5 @@ def test_memory_stays_small():
 def test_refusals():
     with pytest.raises(DataError, match="only 12 images, fewer than a batch of 64: lower --batch-size"):
         BatchOrder(12, 64, seed=0)
-    with pytest.raises(ConfigError, match="a batch of 9 images cannot be parted evenly among 2"):
+    with pytest.raises(ConfigError, match="a batch of 9 images cannot be divided evenly among 2"):
         BatchOrder(12, 9, seed=0, world=2)

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgtf.data.config import DataConfig, flips, worker_count
+from imgtf.data.config import AugmentationConfig, ConditionDataConfig, DataConfig, flips, worker_count
 from imgtf.data.decode import BadImage
-from imgtf.data.image import count_channels, smallest_side
+from imgtf.data.probe import count_channels, smallest_side
 from imgtf.data.source import hold_out, open_source
 from imgtf.errors import ConfigError, DataError
 from imgtf.options import build
 
 
-def opened(data, **options):
-    return open_source(DataConfig(data=str(data), **options))
+def opened(data, label_column=None, text_column=None, **options):
+    conditions = ConditionDataConfig(label_column=label_column, text_column=text_column)
+    return open_source(DataConfig(data=str(data), **options), conditions)
 
 
 def png(colour="red") -> bytes:
@@ -45,15 +46,17 @@ def test_the_config_is_light():
 
 def test_the_options_are_checked():
     assert build(DataConfig, {}) == DataConfig()
-    for wrong in ({"held_out": 0.95}, {"crop": "left"}, {"bad_images": "ask"}, {"workers": -1}):
+    for wrong in ({"held_out": 0.95}, {"bad_images": "ask"}, {"workers": -1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             build(DataConfig, wrong)
+    with pytest.raises(ConfigError, match="crop"):
+        build(AugmentationConfig, {"crop": "left"})
 
 
 def test_choices_left_to_us(monkeypatch):
-    assert flips(DataConfig(data="x"))
-    assert not flips(DataConfig())
-    assert flips(DataConfig(flip=True))
+    assert flips(DataConfig(data="x"), AugmentationConfig())
+    assert not flips(DataConfig(), AugmentationConfig())
+    assert flips(DataConfig(), AugmentationConfig(flip=True))
     assert worker_count(DataConfig(workers=3)) == 3
     assert worker_count(DataConfig()) == 0
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(12), raising=False)
@@ -139,7 +142,7 @@ def test_split_folders(tmp_path, save):
     assert (train.split, held.split) == ("train", "validation")
     assert train.class_names == ("x", "y")
     assert opened(tmp_path, held_out_split="test")[1].split == "test"
-    with pytest.raises(DataError, match=r"no split 'dev' \(--split\); there are test, train, validation"):
+    with pytest.raises(DataError, match=r"no split 'dev' \(--split\); splits are test, train, validation"):
         opened(tmp_path, split="dev")
 
 
@@ -296,7 +299,7 @@ def test_columns(tmp_path):
     assert opened(path, label_column="other")[0].class_names[0] == "10"
     assert opened(path, text_column="other", held_out=0)[0].text(2) == "12"
     with pytest.raises(
-        DataError, match=r"no column 'x' \(--image-column\); there are image, other, label, second"
+        DataError, match=r"no column 'x' \(--image-column\); columns are image, other, label, second"
     ):
         opened(path, image_column="x")
     rows.rename_column("image", "first").to_parquet(path)
@@ -304,7 +307,7 @@ def test_columns(tmp_path):
         opened(path)
     assert len(opened(path, image_column="second", held_out=0)[0]) == 10
     datasets.Dataset.from_dict({"a": [1], "b": ["x"]}).to_parquet(path)
-    with pytest.raises(DataError, match="no column holds images; there are a, b"):
+    with pytest.raises(DataError, match="no column holds images; columns are a, b"):
         opened(path)
     with pytest.raises(DataError):  # not images at all, said for the first row that is asked for
         opened(path, image_column="b")[0].image(0)
@@ -345,7 +348,7 @@ def test_the_hub_out_of_reach():
 
 
 def test_background_is_checked_at_once(tmp_path):
-    with pytest.raises(ConfigError, match="no colour"):
+    with pytest.raises(ConfigError, match="is not a colour"):
         opened(tmp_path, background="whiteish")
 
 
