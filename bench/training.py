@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ..data.codes import CodesDataset, CodesInfo, open_codes, write_codes
-from ..data.config import DataConfig, worker_count
+from ..data.config import AugmentationConfig, DataConfig, worker_count
 from ..data.images import ImageDataset
 from ..data.source import open_source
 from ..prior.config import PriorConfig, PriorRecipe
@@ -165,7 +165,7 @@ def tokens_of(stage: Stage) -> int:
 
 def image_set(config: TokenizerConfig, data: DataConfig) -> ImageDataset:
     """A source as the tokenizer's training reads it."""
-    return ImageDataset(open_source(data)[0], config.image_size, config.channels, data, augment=True)
+    return ImageDataset(open_source(data)[0], config.image_size, config.channels, data, AugmentationConfig())
 
 
 def noise(folder: Path, config: TokenizerConfig, count: int) -> DataConfig:

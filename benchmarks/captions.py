@@ -33,7 +33,7 @@ SHOWN = 24
 
 def batches(source: ImageSource, data: DataConfig) -> dict[str, Any]:
     """All images of a source with their labels and captions."""
-    images = ImageDataset(source, 32, 3, data, augment=False, seed=0)
+    images = ImageDataset(source, 32, 3, data)
     rows = list(eval_batches(images, BATCH))
     return {
         "image": torch.cat([row["image"] for row in rows]),

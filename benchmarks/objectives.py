@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgtf import Pipeline
-from imgtf.data.config import DataConfig
+from imgtf.data.config import AugmentationConfig, DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.loader import eval_batches, train_batches
 from imgtf.data.source import ImageSource, open_source
@@ -59,7 +59,7 @@ def train_classifier(source: ImageSource, data: DataConfig, epochs: int) -> Clas
     steps = epochs * len(source) // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, steps)
-    images = ImageDataset(source, 32, 3, data, augment=True, seed=0)
+    images = ImageDataset(source, 32, 3, data, AugmentationConfig())
     for _, batch in zip(range(steps), train_batches(images, BATCH, seed=0), strict=False):
         padded = F.pad(batch["image"], (4, 4, 4, 4), mode="reflect")
         y, x = torch.randint(9, (2,)).tolist()
@@ -80,7 +80,7 @@ def features(perceptual: Perceptual, images: Tensor) -> Tensor:
 
 
 def held_out_images(source: ImageSource, data: DataConfig) -> Iterator[tuple[Tensor, Tensor]]:
-    images = ImageDataset(source, 32, 3, data, augment=False, seed=0)
+    images = ImageDataset(source, 32, 3, data)
     return ((batch["image"], batch["label"]) for batch in eval_batches(images, 256))
 
 

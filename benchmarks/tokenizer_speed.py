@@ -34,7 +34,7 @@ def load_images(data: str, channels: int, side: int, n: int) -> Tensor:
     if not data:
         return torch.rand(n, channels, side, side) * 2 - 1
     settings = DataConfig(data=data)
-    dataset = ImageDataset(open_source(settings)[1], side, channels, settings, augment=False, seed=0)
+    dataset = ImageDataset(open_source(settings)[1], side, channels, settings)
     return torch.cat([batch["image"] for batch in eval_batches(dataset, n, limit=n)])
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from imgtf.data.config import DataConfig
+from imgtf.data.config import AugmentationConfig, DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.source import open_source
 from imgtf.tokenizer.config import TokenizerConfig, TokenizerRecipe
@@ -59,7 +59,7 @@ def make_stage(pictures: Path, recipe: dict[str, Any], **training: Any) -> Token
         model,
         TokenizerRecipe(**recipe),
         TrainingConfig(**settings),
-        ImageDataset(train, 16, 3, data, augment=True),
+        ImageDataset(train, 16, 3, data, AugmentationConfig()),
         ImageDataset(held_out, 16, 3, data),
         workers=0,
     )
