@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.codes import CodesDataset, CodesInfo, open_codes, write_codes
+from ..data.codes import CacheColumn, CodesDataset, CodesInfo, open_codes, write_codes
 from ..data.config import AugmentationConfig, DataConfig, worker_count
 from ..data.images import ImageDataset
 from ..data.source import open_source
@@ -179,25 +179,27 @@ def noise(folder: Path, config: TokenizerConfig, count: int) -> DataConfig:
 
 
 def random_codes(folder: Path, config: PriorConfig, count: int) -> CodesDataset:
-    """A token cache of random codes, with random conditions of every kind that the prior can be told."""
+    """A token cache of random codes, with random values of every condition of the prior."""
     generator = np.random.default_rng(0)
-    features = (config.feature_length, config.feature_width) if config.feature_width else ()
     info = CodesInfo(
         tokenizer_sha256="", source="random", split="train", fingerprint="random", grid=config.grid,
         codebook_size=config.codebook_size, class_names=config.class_names, flips=False, image_size=0,
-        preprocessing="", source_of="random" if config.image_grid else "", image_grid=config.image_grid,
-        image_codebook_size=config.image_codebook_size, text_encoder="random" if features else "",
-        feature_shape=features,
+        preprocessing="", columns=tuple(c for cond in config.conditions for c in cond.columns("random")),
     )  # fmt: skip
     rows = (
-        {
-            "codes": generator.integers(config.codebook_size, size=config.tokens),
+        {column.name: random_array(generator, column) for column in info.arrays}
+        | {
             "label": i % config.classes if config.classes else None,
-            "text": "x" * config.text_length,
-            "source": generator.integers(max(1, config.image_codebook_size), size=info.source_tokens),
-            "features": generator.standard_normal(features),
+            "text": "x" * config.condition_length("text"),
         }
         for i in range(count)
     )
     write_codes(folder, info, rows)
     return open_codes(folder)
+
+
+def random_array(generator: np.random.Generator, column: CacheColumn) -> np.ndarray:
+    """Random values of one column of a token cache."""
+    if column.codebook_size:
+        return generator.integers(column.codebook_size, size=column.shape)
+    return generator.standard_normal(column.shape)
