@@ -1,43 +1,84 @@
-"""Images to codes on disk, once, so that the prior never decodes an image."""
+"""Images to codes on disk, once, so that training the prior never decodes an image."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.codes import CodesInfo, ending, open_codes, write_codes
-from ..data.config import DataConfig, check_views, preprocessing, worker_count
-from ..data.images import BadImages, Views
+from ..data.codes import CodesDataset, CodesInfo, column_suffix, open_codes, write_codes
+from ..data.config import AugmentationConfig, DataConfig, check_crops, flips, preprocessing, worker_count
+from ..data.images import BadImages, CropsDataset
 from ..data.loader import eval_batches
 from ..data.source import ImageSource
 from ..errors import CheckpointError
 from ..tokenizer.codec import Codec, codec_precision
 from ..tokenizer.model import Tokenizer
-from .conditions import NOTHING, Beside, encode_sources
+from .condition_loader import ConditionLoader
 
 logger = logging.getLogger("imgtf")
 
+BATCH_SIZE = 64
 
-def describe(
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Which pictures of each image a cache holds, and the arithmetic that encodes them."""
+
+    data: DataConfig
+    augmentation: AugmentationConfig
+    flip: bool = False
+    """Also the mirrored image."""
+    crops: int = 1
+    """The centre crop, and random crops that are the same every time."""
+    precision: str = "auto"
+
+    @classmethod
+    def training(
+        cls, data: DataConfig, augmentation: AugmentationConfig, crops: int, precision: str
+    ) -> CacheSettings:
+        """The cache that a prior is trained on. Raises ConfigError for several crops that would be the same."""
+        check_crops(augmentation, crops)
+        return cls(data, augmentation, flips(data, augmentation), crops, precision)
+
+    @classmethod
+    def held_out(cls, data: DataConfig, precision: str) -> CacheSettings:
+        """The cache that a prior is evaluated on: the centre crop of each image."""
+        return cls(data, AugmentationConfig(), precision=precision)
+
+
+def cached_codes(
+    folder: Path,
     tokenizer: Tokenizer,
     source: ImageSource,
-    config: DataConfig,
+    settings: CacheSettings,
+    loaders: Sequence[ConditionLoader] = (),
     *,
-    flips: bool,
-    views: int = 1,
-    beside: Beside = NOTHING,
-    precision: str = "auto",
+    seed: int = 0,
+) -> CodesDataset:
+    """The codes of a source from a cache under `folder`, encoded now where no cache fits."""
+    found = find_cache(folder, describe_cache(tokenizer, source, settings, loaders))
+    if found is None:
+        found = encode(folder, tokenizer, source, settings, loaders)
+    return open_codes(found, flip=settings.flip, crops=settings.crops, seed=seed)
+
+
+def describe_cache(
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    settings: CacheSettings,
+    loaders: Sequence[ConditionLoader] = (),
 ) -> CodesInfo:
-    """What the codes of this source by this tokenizer in this precision would be: the identity of a cache."""
+    """The identity of a cache: two caches with the same are interchangeable."""
     return CodesInfo(
         tokenizer_sha256=tokenizer.weights_sha256(),
         source=source.name,
@@ -46,17 +87,17 @@ def describe(
         grid=tokenizer.config.grid,
         codebook_size=tokenizer.config.codebook_size,
         class_names=source.class_names,
-        flips=flips,
-        views=views,
+        flips=settings.flip,
+        crops=settings.crops,
         image_size=tokenizer.config.image_size,
-        preprocessing=preprocessing(config, views),
-        precision=codec_precision(precision, tokenizer),
-        **beside.codes_info(),
+        preprocessing=preprocessing(settings.data, settings.augmentation, settings.crops),
+        precision=codec_precision(settings.precision, tokenizer),
+        columns=tuple(column for loader in loaders for column in loader.cache_columns(source)),
     )
 
 
-def find_codes(folder: Path, wanted: CodesInfo) -> Path | None:
-    """The folder of a cache under `folder` that fits, or None. Damaged ones are passed over with a warning."""
+def find_cache(folder: Path, wanted: CodesInfo) -> Path | None:
+    """The folder of a cache under `folder` that fits, or None. Damaged caches are skipped with a warning."""
     for candidate in sorted(folder.glob("*/cache.json")):
         try:
             codes = open_codes(candidate.parent)
@@ -69,98 +110,81 @@ def find_codes(folder: Path, wanted: CodesInfo) -> Path | None:
 
 
 def encode(
+    folder: Path,
     tokenizer: Tokenizer,
     source: ImageSource,
-    config: DataConfig,
-    folder: Path,
-    *,
-    flips: bool,
-    views: int = 1,
-    beside: Beside = NOTHING,
-    batch_size: int = 64,
-    precision: str = "auto",
+    settings: CacheSettings,
+    loaders: Sequence[ConditionLoader] = (),
 ) -> Path:
-    """Encodes every image of the source, and what is beside it, into `folder/<split>-<fingerprint>`; returns that.
+    """Encode every image of a source, and its conditions, into `folder/<split>-<hash>`; return that folder.
 
-    Images are cropped in the centre. Broken images are left out under the rule of `config.bad_images`.
-    Of several `views` the others are crops at random places, of random size as the config says, the same every time;
-    what lies beside is cropped at the same places. With `flips`, each is encoded a second time mirrored.
-
-    Raises:
-        ConfigError: several views without random crops.
+    Broken images are left out under the rule of `bad_images`. Conditioning images are cropped and flipped like the
+    images they belong to.
     """
-    check_views(config, views)
-    info = describe(tokenizer, source, config, flips=flips, views=views, beside=beside, precision=precision)
+    info = describe_cache(tokenizer, source, settings, loaders)
     name = re.sub(r"\W+", "-", source.split).strip("-")
     target = folder / f"{name}-{source.fingerprint[:8]}{_suffix(info)}"
-    pictures = views * (1 + flips)
-    each = f", {pictures} pictures of each" if pictures > 1 else ""
-    logger.info("encoding %s: %d images%s, kept in %s", source.split, len(source), each, target)
-    write_codes(target, info, _rows(tokenizer, source, config, info, beside, batch_size, precision))
+    per_image = info.crops * (1 + info.flips)
+    each = f", {per_image} crops and flips of each" if per_image > 1 else ""
+    logger.info("encoding %s: %d images%s, into %s", source.split, len(source), each, target)
+    write_codes(target, info, _rows(tokenizer, source, settings, loaders))
     return target
 
 
 def _rows(
-    tokenizer: Tokenizer,
-    source: ImageSource,
-    config: DataConfig,
-    info: CodesInfo,
-    beside: Beside,
-    batch_size: int,
-    precision: str,
+    tokenizer: Tokenizer, source: ImageSource, settings: CacheSettings, loaders: Sequence[ConditionLoader]
 ) -> Iterator[dict[str, Any]]:
-    images, coder = _dataset(tokenizer, source, config, info.views), Codec(tokenizer, precision)
-    read = None
-    if beside.tokenizer is not None:
-        read = partial(encode_sources, Codec(beside.tokenizer, precision), size=beside.size)
-    bad_images = BadImages(len(images), config.bad_images)
+    codec = Codec(tokenizer, settings.precision)
+    encode_crops = partial(_encode_crops, flip=settings.flip)
+    read = partial(_read, settings=settings)
+    bad_images = BadImages(len(source), settings.data.bad_images)
+    others = [loader.batches(source, read, settings.precision) for loader in loaders]
     with tqdm(total=len(source), desc=f"encode {source.split}", unit="image", disable=None) as bar:
-        for batch, other in zip(
-            eval_batches(images, batch_size, workers=worker_count(config)),
-            _source_batches(beside, config, info.views, batch_size),
-            strict=False,
-        ):
-            bad_images.note([*batch["bad"], *(other["bad"] if other else ())])
-            columns = _codes("codes", coder.encode, batch["image"].to(coder.device), info.flips)
-            if other and read is not None:
-                columns |= _codes("source", read, other["image"], info.flips)
-            texts = [source.text(index) or "" for index in batch["index"].tolist()]
-            if beside.text is not None:
-                columns["features"] = beside.text(texts).cpu().numpy()
-            for row, index in enumerate(batch["index"].tolist()):
-                if not batch["bad"][row] and not (other and other["bad"][row]):
-                    own = {name: values[row] for name, values in columns.items()}
-                    yield own | {"label": source.label(index), "text": texts[row]}
-            bar.update(len(texts))
+        for batch, *own in zip(read(source, tokenizer), *others, strict=False):
+            indices = batch["index"].tolist()
+            texts = [source.text(index) or "" for index in indices]
+            columns = encode_crops("codes", lambda x: codec.encode(x.to(codec.device)), batch["image"])
+            for loader, images in zip(loaders, own, strict=True):
+                columns |= loader.encode(texts, images, encode_crops)
+            bad = _bad(batch, own, bad_images)
+            for row, index in enumerate(indices):
+                if not bad[row]:
+                    values = {name: column[row] for name, column in columns.items()}
+                    yield values | {"label": source.label(index), "text": texts[row]}
+            bar.update(len(indices))
+
+
+def _read(source: ImageSource, tokenizer: Tokenizer, settings: CacheSettings) -> Iterator[Any]:
+    """Batches of images (B, crops, C, H, W) at the size of a tokenizer."""
+    config = tokenizer.config
+    images = CropsDataset(
+        source, config.image_size, config.channels, settings.data, settings.augmentation, settings.crops
+    )
+    return eval_batches(images, BATCH_SIZE, workers=worker_count(settings.data))
+
+
+def _bad(batch: dict[str, Any], others: Sequence[Any], bad_images: BadImages) -> list[bool]:
+    """Which rows have a broken image, their own or a conditioning image."""
+    reasons = [batch["bad"], *(other["bad"] for other in others if other is not None)]
+    bad_images.note([reason for column in reasons for reason in column])
+    return [any(row) for row in zip(*reasons, strict=True)]
+
+
+def _encode_crops(
+    name: str, encode: Callable[[Tensor], Tensor], pixels: Tensor, flip: bool
+) -> dict[str, np.ndarray]:
+    """Codes of images (B, crops, C, H, W) by column, (B, T) each: `name`, `name_flipped`, `name_1`, ..."""
+    columns = {}
+    for crop in range(pixels.shape[1]):
+        for mirrored in (False, True)[: 1 + flip]:
+            images = pixels[:, crop].flip(-1) if mirrored else pixels[:, crop]
+            columns[name + column_suffix(crop, mirrored)] = encode(images).flatten(1).cpu().numpy()
+    return columns
 
 
 def _suffix(info: CodesInfo) -> str:
-    """Of the folder's name: caches of the same images with other things beside them lie side by side."""
-    views = f" {info.views} {info.preprocessing}" if info.views > 1 else ""
-    beside = f"{info.source_of} {info.image_sha256} {info.text_encoder}{views}"
-    return "-" + hashlib.sha256(beside.encode()).hexdigest()[:4] if beside.strip() else ""
-
-
-def _dataset(tokenizer: Tokenizer, source: ImageSource, config: DataConfig, views: int) -> Views:
-    return Views(source, tokenizer.config.image_size, tokenizer.config.channels, config, views)
-
-
-def _source_batches(
-    beside: Beside, config: DataConfig, views: int, batch_size: int
-) -> Iterator[dict[str, Any] | None]:
-    """Batches of the source pictures beside those of the images; None for ever where there are none."""
-    if beside.sources is None or beside.tokenizer is None:
-        return itertools.repeat(None)
-    images = _dataset(beside.tokenizer, beside.sources, config, views)
-    return eval_batches(images, batch_size, workers=worker_count(config))
-
-
-def _codes(name: str, encode: Callable[[Tensor], Tensor], pixels: Tensor, flips: bool) -> dict[str, Any]:
-    """Codes of pictures (B, views, C, H, W) by column, (B, T) each: `name`, `name_1` and so on, with flips also
-    `name_flipped`, `name_1_flipped`."""
-    columns = {}
-    for view in range(pixels.shape[1]):
-        for mirrored in (False, True)[: 1 + flips]:
-            way = pixels[:, view].flip(-1) if mirrored else pixels[:, view]
-            columns[name + ending(view, mirrored)] = encode(way).flatten(1).cpu().numpy()
-    return columns
+    """End of the folder's name: caches of the same images with different conditions or crops lie side by side."""
+    crops = f"{info.crops} {info.preprocessing}" if info.crops > 1 else ""
+    conditions = " ".join(f"{column.name} {column.origin}" for column in info.columns)
+    text = f"{conditions} {crops}".strip()
+    return "-" + hashlib.sha256(text.encode()).hexdigest()[:4] if text else ""

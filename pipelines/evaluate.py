@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data.codes import CodesDataset, open_codes
 from ..data.config import DataConfig, worker_count
 from ..data.decode import load_image
 from ..data.grid import draw_grid
@@ -20,9 +17,6 @@ from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches
 from ..data.source import ImageSource
 from ..errors import DataError
-from ..prior.model import Prior
-from ..prior.objectives import log_likelihood
-from ..prior.train import condition_of
 from ..runtime.optional import import_with_torchvision
 from ..tokenizer.codec import Codec
 from ..tokenizer.inception import Inception
@@ -30,8 +24,6 @@ from ..tokenizer.metrics import frechet_distance
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.perceptual import Perceptual
 from ..tokenizer.train import evaluate as evaluate_images
-from .conditions import beside_of
-from .encode import describe, encode, find_codes
 
 BATCH = 64
 
@@ -52,7 +44,7 @@ def evaluate_tokenizer(
     """
     _refuse_empty(source)
     config = tokenizer.config
-    images = ImageDataset(source, config.image_size, config.channels, data, augment=False, seed=0)
+    images = ImageDataset(source, config.image_size, config.channels, data)
     bad_images = BadImages(len(images), data.bad_images)
     similarity = Similarity(perceptual, tokenizer.device, inception)
 
@@ -104,61 +96,6 @@ class Similarity:
         assert self.perceptual is not None
         last = self.perceptual.features(images)[-1]  # (N, D, h, w); N > B for other than grey and colour
         return last.mean((2, 3)).unflatten(0, (len(images), -1)).mean(1)
-
-
-def evaluate_prior(
-    folder: Path,
-    tokenizer: Tokenizer,
-    prior: Prior,
-    source: ImageSource,
-    data: DataConfig,
-    *,
-    orders: int = 1,
-) -> dict[str, Any]:
-    """Bits a token and bits a pixel over a source, in all and by class. The codes are cached in `folder/codes`.
-
-    Exact for raster priors. For the others an average over so many random `orders` of each image; priors of
-    objective random also say what raster order gives.
-    """
-    _refuse_empty(source)
-    beside = beside_of(folder, prior.config, data, source, tokenizer)
-    found = find_codes(folder / "codes", describe(tokenizer, source, data, flips=False, beside=beside))
-    codes = open_codes(found or encode(tokenizer, source, data, folder / "codes", flips=False, beside=beside))
-    totals, counts = _bits_by_label(prior, codes, orders)
-    names = prior.config.class_names
-    mean = float(totals.sum() / counts.sum())
-    in_raster = {}
-    if prior.config.objective == "random":
-        totals_raster, _ = _bits_by_label(prior, codes, 1, raster=True)
-        in_raster["bits_per_token_raster"] = float(totals_raster.sum() / counts.sum())
-    return {
-        "images": int(counts.sum()),
-        "bits_per_token": mean,
-        **in_raster,
-        "bits_per_pixel": mean * prior.config.tokens / tokenizer.config.image_size**2,
-        "by_class": {name: float(totals[i] / counts[i]) for i, name in enumerate(names) if counts[i] > 0},
-    }
-
-
-@torch.no_grad()
-def _bits_by_label(
-    prior: Prior, codes: CodesDataset, orders: int, *, raster: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Sums of the images' bits a token, and numbers of images, by label (one row where there are none)."""
-    repeats = 1 if raster or prior.config.objective == "raster" else orders
-    generator = torch.Generator().manual_seed(0)
-    rows = max(1, prior.config.classes)
-    totals, counts = torch.zeros(rows, dtype=torch.float64), torch.zeros(rows, dtype=torch.long)
-    for batch in eval_batches(codes, BATCH):
-        grids, condition = batch["codes"].to(prior.device), condition_of(batch, prior.config)
-        draws = [log_likelihood(prior, grids, condition, generator, raster=raster) for _ in range(repeats)]
-        bits = -torch.stack(draws).mean(0) / math.log(2)  # (B,)
-        row = (
-            batch["label"].clamp_min(0) if prior.config.classes else torch.zeros(len(bits), dtype=torch.long)
-        )
-        totals.index_add_(0, row, bits.cpu().double())
-        counts.index_add_(0, row, torch.ones_like(row))
-    return totals, counts
 
 
 @torch.no_grad()

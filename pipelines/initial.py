@@ -1,33 +1,32 @@
-"""The model a run starts with: sized to the data, or the weights of another model to go on from."""
+"""The model that a run starts with: sized to the data, or with the weights of another model."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..data.image import bit_depth, count_channels, smallest_side
+from ..data.probe import bit_depth, count_channels, smallest_side
 from ..data.source import ImageSource
 from ..errors import CheckpointError, ConfigError, DataError
 from ..options import build, to_dict
 from ..pretrained import PretrainedModel, describe_mismatch
-from ..prior.config import PriorConfig, PriorRecipe, SamplingConfig
+from ..prior.conditions.base import ConditionConfig
+from ..prior.config import PriorConfig, SamplingConfig
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
-from .conditions import NOTHING, Beside, describe_conditions
+from .condition_loader import ConditionLoader
+from .conditions import describe_conditions
 from .settings import Settings, option_names
-
-logger = logging.getLogger("imgtf")
 
 
 def new_tokenizer(settings: Settings, source: ImageSource) -> Tokenizer:
     """A tokenizer with random weights; what the user did not set follows the data.
 
-    Channels and bits are those of the images. The image size is the preset's, or the images' own where they are
-    smaller: enlarging them would only cost.
+    Channels and bit depth are those of the images. The image size is the preset's, or the images' own where they are
+    smaller: enlarging them would only cost time.
     """
     fixed: dict[str, int] = {}
     if "channels" not in settings.explicit:
@@ -40,114 +39,91 @@ def new_tokenizer(settings: Settings, source: ImageSource) -> Tokenizer:
         own = smallest_side(source) // config.factor * config.factor
         if own < config.factor:
             raise DataError(
-                f"{source.name}: has images of less than {config.factor} px; pass --image-size to enlarge"
+                f"{source.name}: has images of less than {config.factor} px; pass --image-size to enlarge them"
             )
         fixed["image_size"] = min(config.image_size, own)
     return Tokenizer(settings.part(TokenizerConfig, **fixed))
 
 
-def new_prior(
-    settings: Settings,
-    tokenizer: Tokenizer,
-    source: ImageSource,
-    conditions: frozenset[str] = frozenset({"class"}),
-    beside: Beside = NOTHING,
-) -> Prior:
-    """A prior with random weights; its grid and codes are the tokenizer's, its conditions the run's."""
+def new_prior(settings: Settings, tokenizer: Tokenizer, loaders: Sequence[ConditionLoader] = ()) -> Prior:
+    """A prior with random weights, for the codes of a tokenizer and the conditions of a run."""
     config = settings.part(
         PriorConfig,
         grid=tokenizer.config.grid,
         codebook_size=tokenizer.config.codebook_size,
         tokenizer_sha256=tokenizer.weights_sha256(),
+        conditions=tuple(loader.config for loader in loaders),
         sampling=settings.part(SamplingConfig),
-        **_condition_fields(settings, source, conditions, beside),
     )
     return Prior(config)
 
 
 def continued_tokenizer(folder: Path, settings: Settings) -> Tokenizer:
-    """The tokenizer of another model folder, with what the user set changed where its weights still fit."""
-    loaded = Tokenizer.from_pretrained(folder / "tokenizer")
+    """The tokenizer of another model folder, with the user's settings where its weights still fit."""
+    loaded = Tokenizer.from_pretrained(folder / "tokenizer", "cpu")
     model = Tokenizer(build(TokenizerConfig, to_dict(loaded.config) | _given(settings, TokenizerConfig)))
-    _take(model, loaded, folder)
+    _copy_weights(loaded, model, folder)
     return model
 
 
 def continued_prior(
-    folder: Path,
-    settings: Settings,
-    tokenizer: Tokenizer,
-    source: ImageSource,
-    conditions: frozenset[str] = frozenset({"class"}),
-    beside: Beside = NOTHING,
+    folder: Path, settings: Settings, tokenizer: Tokenizer, loaders: Sequence[ConditionLoader] = ()
 ) -> Prior:
     """The prior of another model folder, for the conditions of this run.
 
     A class that it knows by name keeps its embedding; a new one starts as "no label".
 
     Raises:
-        CheckpointError: when it learned the codes of another tokenizer.
-        ConfigError: when it was told other kinds of conditions, which are part of its network, or its weights do not
-            fit the sizes asked for.
+        CheckpointError: when it was trained on the codes of another tokenizer.
+        ConfigError: when its conditions or sizes differ from those asked for.
     """
-    loaded = Prior.from_pretrained(folder / "prior")
+    loaded = Prior.from_pretrained(folder / "prior", "cpu")
     sha = tokenizer.weights_sha256()
     if loaded.config.tokenizer_sha256 not in ("", sha) or loaded.config.grid != tokenizer.config.grid:
         raise CheckpointError(
-            f"{folder / 'prior'}: learned the codes of another tokenizer; copy {folder / 'tokenizer'} into the "
+            f"{folder / 'prior'}: trained on the codes of another tokenizer; copy {folder / 'tokenizer'} into the "
             f"new model folder, or train a prior from the start"
         )
-    fields = _condition_fields(settings, source, conditions, beside)
-    changed = _given(settings, PriorConfig) | fields | {"tokenizer_sha256": sha}
+    conditions = [to_dict(_continuing(loader.config, loaded.config)) for loader in loaders]
+    changed = _given(settings, PriorConfig) | {"tokenizer_sha256": sha, "conditions": conditions}
     sampling = to_dict(loaded.config.sampling) | _given(settings, SamplingConfig)
     config = build(PriorConfig, to_dict(loaded.config) | changed | {"sampling": sampling})
     check_conditions(loaded.config, config, folder)
     model = Prior(config)
-    if loaded.conditions.label is not None:
-        known, table = loaded.config.class_names, loaded.conditions.label.table
-        rows = [known.index(name) if name in known else len(known) for name in (*fields["class_names"], None)]
-        table.weight = torch.nn.Parameter(table.weight[rows])
-    _take(model, loaded, folder)
+    _match_classes(loaded, config)
+    _copy_weights(loaded, model, folder)
     return model
 
 
 def check_conditions(loaded: PriorConfig, config: PriorConfig, folder: Path) -> None:
-    """Raises ConfigError where the prior in `folder` cannot go on as `config`: of what it is told, only classes may
-    come and go."""
-    if (set(loaded.conditions) ^ set(config.conditions)) - {"class"}:
+    """ConfigError where the prior in `folder` cannot continue with `config`: only labels may come and go."""
+    if (set(loaded.condition_kinds) ^ set(config.condition_kinds)) - {"label"}:
         raise ConfigError(
-            f"{folder / 'prior'} was told {describe_conditions(loaded)}, this run tells "
-            f"{describe_conditions(config)}: only classes may differ; see --conditions and --conditioning-column"
-        )
-    if loaded.feature_prefix and config.classes:
-        raise ConfigError(
-            f"{folder / 'prior'} takes features in a label's place: train it with --conditions features"
-        )
-    if loaded.image_sha256 not in ("", config.image_sha256):
-        raise ConfigError(
-            f"{folder / 'prior'} read source pictures coded by another tokenizer: name its model with --conditioning-model"
+            f"{folder / 'prior'} has conditions {describe_conditions(loaded)}, this run has "
+            f"{describe_conditions(config)}: only labels may differ; see --conditions and --conditioning-column"
         )
 
 
-def _condition_fields(
-    settings: Settings, source: ImageSource, conditions: frozenset[str], beside: Beside
-) -> dict[str, Any]:
-    """The fields of `PriorConfig` that say what the prior is told."""
-    if len(source.class_names) == 1:
-        logger.warning("one class only (%s): the prior is trained without labels", source.class_names[0])
-    classes = "class" in conditions and len(source.class_names) > 1
-    return {
-        "class_names": source.class_names if classes else (),
-        "text_length": settings.part(PriorRecipe).caption_bytes if "text" in conditions else 0,
-        **beside.prior_config(),
-    }
+def _continuing(own: ConditionConfig, trained: PriorConfig) -> ConditionConfig:
+    before = trained.condition(own.kind)
+    return own if before is None else own.continuing(before)
+
+
+def _match_classes(loaded: Prior, config: PriorConfig) -> None:
+    """Reorder the rows of the loaded label table to the classes of `config`."""
+    embeddings = loaded.conditions.embeddings
+    if "label" not in embeddings:
+        return
+    known, table = loaded.config.class_names, embeddings["label"].table
+    rows = [known.index(name) if name in known else len(known) for name in (*config.class_names, None)]
+    table.weight = torch.nn.Parameter(table.weight[rows])  # type: ignore[index, union-attr]
 
 
 def _given(settings: Settings, cls: type) -> dict[str, object]:
     return {name: settings.values[name] for name in option_names(cls) if name in settings.explicit}
 
 
-def _take(model: PretrainedModel, loaded: PretrainedModel, folder: Path) -> None:
+def _copy_weights(loaded: PretrainedModel, model: PretrainedModel, folder: Path) -> None:
     state = loaded.state_dict()
     shapes = [{name: tuple(t.shape) for name, t in m.items()} for m in (model.state_dict(), state)]
     mismatch = describe_mismatch(*shapes)

@@ -1,85 +1,86 @@
-"""A tokenizer and the prior that learned its codes, together: from a label to pictures."""
+"""A tokenizer and the prior that was trained on its codes, together: from a condition to images.
+
+Shapes: B images, T = h*w tokens, h, w grid.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.image import to_pil, transform
+from ..data.image import to_pil
 from ..errors import CheckpointError, ConfigError
-from ..options import build, check
-from ..prior.conditions.encoder import Condition, caption_bytes
-from ..prior.config import DTYPES, PriorConfig, SamplingConfig
+from ..prior.config import SamplingConfig
+from ..prior.decoding.decoder import Decoder
 from ..prior.decoding.quantized import cast
-from ..prior.decoding.sampler import Progress, image_uniforms, sample
+from ..prior.decoding.sampler import image_uniforms, sample
 from ..prior.model import Prior
 from ..runtime.device import pick_device
-from ..tokenizer.codec import Codec
+from ..runtime.precision import DTYPES
 from ..tokenizer.model import Tokenizer
-from .conditions import SOURCE_FOLDER, encode_sources, in_turn, source_tokenizer
+from .condition_loader import given_values, names_of, to_condition
+from .conditioning_images import IMAGE_TOKENIZER, ImageLoader
+from .conditions import trained_conditions
 from .memory import auto_batch, decoded_at_once, free_memory
-from .text import TextEncoder
+from .request import (
+    Features,
+    Images,
+    Labels,
+    Progress,
+    Request,
+    Sample,
+    Texts,
+    sampling_precision,
+    sampling_settings,
+    whole,
+)
 
-__all__ = ["Labels", "Pipeline", "Progress", "Sample", "Sources", "Texts", "sampling_settings"]
-
-Labels = str | int | Sequence[str | int] | Tensor | None
-Texts = str | Sequence[str] | None
-Sources = Image.Image | Sequence[Image.Image] | None
-TYPES = dict(zip(DTYPES, (torch.float32, torch.bfloat16, torch.float16, torch.int8), strict=True))
-"""Types of the prior's weights in sampling, see `prior.precision`."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sampled image and what it takes to make it again."""
-
-    picture: Image.Image
-    codes: Tensor
-    """(h, w) int64 on the CPU."""
-    index: int
-    """The image's number in its seed's stream."""
-    label: str | None
-    text: str | None = None
+MAX_SEED = 2**64 - 1
+MAX_IMAGES = 2**31
 
 
 class Pipeline:
-    """Holds one tokenizer and one prior, and refuses a pair that does not belong together."""
+    """One tokenizer and one prior. Refuses a pair that does not belong together."""
 
-    def __init__(self, tokenizer: Tokenizer, prior: Prior, source_tokenizer: Tokenizer | None = None) -> None:
-        """`source_tokenizer`: of the pictures that the prior starts from, where it is not the same.
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prior: Prior,
+        *,
+        conditioning_tokenizer: Tokenizer | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            conditioning_tokenizer: of the conditioning images, where it is not the tokenizer itself.
+            folder: of the model, which may hold that tokenizer.
 
         Raises:
-            CheckpointError: for a tokenizer whose codes the prior did not learn, or did not read.
+            CheckpointError: for a tokenizer that the prior was not trained with.
         """
         own, expected = tokenizer.weights_sha256(), prior.config.tokenizer_sha256
         if expected and own != expected:
             raise CheckpointError(
-                f"the prior learned the codes of another tokenizer (SHA-256 {expected}) than this one ({own}); "
-                f"train the prior anew, or load the tokenizer it was trained with"
+                f"the prior was trained on the codes of another tokenizer (SHA-256 {expected}) than this one ({own}); "
+                f"load the tokenizer it was trained with, or train a new prior"
             )
         if tokenizer.config.codebook_size != prior.config.codebook_size:
             raise CheckpointError(
                 f"the tokenizer has {tokenizer.config.codebook_size} codes, the prior {prior.config.codebook_size}"
             )
-        read = prior.config.image_sha256
-        if read and read != (source_tokenizer.weights_sha256() if source_tokenizer is not None else own):
-            raise CheckpointError(
-                f"the prior reads source pictures coded by another tokenizer (SHA-256 {read}): pass it as "
-                f"source_tokenizer; a model folder has it in {SOURCE_FOLDER}/"
-            )
-        self.tokenizer = tokenizer.eval()
-        self.prior = prior.eval()
-        self.source_tokenizer = (source_tokenizer or tokenizer).eval()
-        self.compile, self.capture = False, True
-        self.dtype = self.prior.dtype
-        self._sha256: str | None = None
-        self._text_encoder: TextEncoder | None = None
+        self.tokenizer, self.prior = tokenizer.eval(), prior.eval()
+        self.precision = "fp32"
+        self.loaders = trained_conditions(prior.config, tokenizer, folder)
+        for loader in self.loaders:
+            if isinstance(loader, ImageLoader):
+                loader.use(conditioning_tokenizer)
+        self.decoder = Decoder(self.prior)
+        self._prior_sha256: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -87,60 +88,134 @@ class Pipeline:
         folder: str | Path,
         device: str | torch.device = "auto",
         *,
-        dtype: str = "fp32",
+        precision: str | torch.dtype = "auto",
         compile: bool = False,
-        capture: bool = True,
+        capture: bool = False,
     ) -> Self:
-        """Loads `folder/tokenizer` and `folder/prior`.
+        """Load `folder/tokenizer` and `folder/prior`.
 
         Args:
-            dtype: fp32, bf16, fp16 or int8: what the prior samples in. The halves are faster where the machine has
-                them, int8 takes half of their memory, and the images of all three differ from those of fp32.
-            compile: whether sampling runs compiled, see `prior.sampler.sample`.
-            capture: whether it is captured as CUDA graphs where there is a GPU, see there too.
+            device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+            precision: of the prior: "auto", "fp32", "bf16", "fp16", "int8" (8-bit weights) or a torch dtype. "auto"
+                takes bf16 where the device is fast at it and the prior wide enough. Images of different precisions
+                differ. The tokenizer stays in float32.
+            compile: compile decoding steps of causal priors with torch.compile.
+            capture: replay decoding steps of causal priors as CUDA graphs; not tested on a GPU yet.
 
         Raises:
-            ConfigError: for another dtype.
-            CheckpointError: when either is missing, damaged, or not made for the other.
+            ConfigError: for a device or precision that is not available.
+            CheckpointError: for a model that is missing, damaged, or whose two parts do not belong together.
         """
         place = pick_device(device) if isinstance(device, str) else device
-        kind = sampling_type(dtype)
         folder = Path(folder)
         tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", place)
         prior = Prior.from_pretrained(folder / "prior", place)
-        source = source_tokenizer(folder, prior.config, tokenizer) if prior.config.image_grid else None
-        pipeline = cls(tokenizer, prior, source)
-        if kind != torch.float32:
-            pipeline.cast(kind)
-        pipeline.compile, pipeline.capture = compile, capture
+        pipeline = cls(tokenizer, prior, folder=folder)
+        pipeline.cast(sampling_precision(precision, prior.config, place))
+        pipeline.decoder = Decoder(pipeline.prior, compile=compile, capture=capture)
         return pipeline
 
-    def cast(self, dtype: torch.dtype) -> None:
-        """Casts the prior's weights, for sampling only; `prior_sha256` stays that of the weights as they were."""
-        self._sha256 = self.prior_sha256()
-        self.dtype = dtype
-        cast(self.prior, dtype)
+    def cast(self, precision: str) -> None:
+        """Cast the prior's weights for sampling, in place. The pipeline cannot be saved after that."""
+        if precision != "fp32":
+            self._prior_sha256 = self.prior_sha256()
+            cast(self.prior, DTYPES[precision])
+        self.precision = precision
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move both models to a device."""
+        place = pick_device(device) if isinstance(device, str) else device
+        for model in (self.tokenizer, self.prior):
+            model.to(place)
+        for loader in self.loaders:
+            if isinstance(loader, ImageLoader):
+                loader.image_tokenizer.to(place)
+        self.decoder = Decoder(self.prior, compile=self.decoder.compile, capture=self.decoder.capture)
+        return self
 
     def prior_sha256(self) -> str:
         """Identity of the prior's weights as they were loaded."""
-        return self._sha256 or self.prior.weights_sha256()
+        return self._prior_sha256 or self.prior.weights_sha256()
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes both models as `from_pretrained` reads them.
+        """Write both models as `from_pretrained` reads them.
 
         Raises:
-            ConfigError: when the prior's weights were cast: what they were is lost.
+            ConfigError: when the prior was cast, so that its original weights are lost.
         """
-        if self._sha256:
-            raise ConfigError("the prior was cast for sampling: load it with dtype fp32 to save it")
+        if self._prior_sha256:
+            raise ConfigError('the prior was cast for sampling: load it with precision="fp32" to save it')
         self.tokenizer.save_pretrained(Path(folder) / "tokenizer")
         self.prior.save_pretrained(Path(folder) / "prior")
-        if self.source_tokenizer is not self.tokenizer:
-            self.source_tokenizer.save_pretrained(Path(folder) / SOURCE_FOLDER)
+        for loader in self.loaders:
+            if isinstance(loader, ImageLoader) and loader.image_tokenizer is not self.tokenizer:
+                loader.image_tokenizer.save_pretrained(Path(folder) / IMAGE_TOKENIZER)
 
-    def sample(self, n: int = 1, label: Labels = None, **settings: Any) -> list[Image.Image]:
-        """n pictures. See `stream` for the arguments."""
-        return [made.picture for made in self.stream(n, label, **settings)]
+    def sample(
+        self,
+        n: int = 1,
+        label: Labels = None,
+        *,
+        text: Texts = None,
+        features: Features = None,
+        image: Images = None,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        temperature: float | None = None,
+        final_temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        cfg_scale: float | None = None,
+        cfg_schedule: str | None = None,
+        cfg_power: float | None = None,
+        order: str | None = None,
+        sampling_steps: int | None = None,
+        step_schedule: str | None = None,
+        confidence_noise: float | None = None,
+    ) -> list[Image.Image]:
+        """Sample n images.
+
+        Conditions take one value or several, which take turns over the images. Sampling settings that are None take
+        the model's own defaults (`prior.config.sampling`).
+
+        Args:
+            label: class name or number; None: all classes take turns.
+            text: caption.
+            features: (k, n, F) of a text encoder, for priors that are conditioned on features.
+            image: conditioning image: a PIL image or the path of one.
+            seed: in [0, 2**64). The same seed gives the same images.
+            first: number of the first image in the sequence of the seed, in [0, 2**64).
+            batch_size: images sampled at once; None: as many as fit in half of the free memory.
+            progress: called with the number of codes drawn since the last call.
+            temperature: above 0; divides the logits. Below 1 is less varied.
+            final_temperature: above 0; temperature at the last code, reached linearly.
+            top_k: keep only the k most likely codes; 0 keeps all.
+            top_p: in (0, 1]; keep the most likely codes up to this total probability.
+            min_p: in [0, 1]; drop codes below this fraction of the most likely code's probability.
+            cfg_scale: classifier-free guidance, at least 0; 1 is no guidance.
+            cfg_schedule: "constant", "linear", "cosine" or "power-cosine": guidance rising from 1 to cfg_scale.
+            cfg_power: above 0; power of "power-cosine".
+            order: "raster", "random", "halton" or "confidence" (random and masked priors).
+            sampling_steps: at least 1; steps per image (random and masked priors).
+            step_schedule: "even" or "cosine": codes per step.
+            confidence_noise: at least 0; noise on the confidence of order "confidence".
+
+        Raises:
+            ConfigError: for a condition that the prior does not have, or a setting out of range.
+        """
+        stream = self.stream(
+            n, label, text=text, features=features, image=image, seed=seed, first=first, batch_size=batch_size,
+            progress=progress, temperature=temperature, final_temperature=final_temperature, top_k=top_k,
+            top_p=top_p, min_p=min_p, cfg_scale=cfg_scale, cfg_schedule=cfg_schedule, cfg_power=cfg_power,
+            order=order, sampling_steps=sampling_steps, step_schedule=step_schedule,
+            confidence_noise=confidence_noise,
+        )  # fmt: skip
+        return [sampled.image for sampled in stream]
+
+    __call__ = sample
 
     def stream(
         self,
@@ -148,162 +223,84 @@ class Pipeline:
         label: Labels = None,
         *,
         text: Texts = None,
-        source: Sources = None,
+        features: Features = None,
+        image: Images = None,
         seed: int = 0,
         first: int = 0,
         batch_size: int | None = None,
-        part: tuple[int, int] = (0, 1),
+        shard: tuple[int, int] = (0, 1),
         progress: Progress | None = None,
-        **settings: Any,
+        temperature: float | None = None,
+        final_temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        cfg_scale: float | None = None,
+        cfg_schedule: str | None = None,
+        cfg_power: float | None = None,
+        order: str | None = None,
+        sampling_steps: int | None = None,
+        step_schedule: str | None = None,
+        confidence_noise: float | None = None,
     ) -> Iterator[Sample]:
-        """Yields n samples, batch by batch.
+        """Yield n samples, batch by batch. Arguments as for `sample`.
 
         Args:
-            label: a class by name or number, or several, which take turns; None spreads all classes evenly.
-            text: a caption, or several, which take turns.
-            source: a picture to start from, or several, which take turns.
-            seed, first: image i of the call is image `first + i` of the seed: the same at any batch size.
-            batch_size: images sampled at once; None takes what `batch_size` says.
-            part: (k, m) makes every m-th batch from the k-th on: the batches stay those of the whole, so that m
-                processes together make exactly the images of one.
-            progress: called with the number of codes drawn since the last call.
-            settings: those of `SamplingConfig`; what is not given is the model's default.
-
-        Raises:
-            ConfigError: for a label or a kind of condition that the prior does not know, or a setting out of range.
+            shard: (k, m) samples every m-th batch from the k-th on, so that m processes share the work.
         """
-        if n < 1 or (batch_size is not None and batch_size < 1):
-            raise ConfigError(f"n and batch_size must be at least 1, got {n} and {batch_size}")
-        labels = self.labels(n, label, first)
-        texts, sources = self._told("text", text), self._told("image", source)
-        sampling = self.settings(**settings)
-        most = batch_size or self.batch_size(n, sampling)
-        for start in range(part[0] * most, n, part[1] * most):
-            size = min(most, n - start)
-            uniforms = image_uniforms(seed, first + start, size, self.prior.config.tokens)
-            own = labels[start : start + size] if labels is not None else None
-            captions = in_turn(texts, size, first + start) if texts else None
-            starts = in_turn(sources, size, first + start) if sources else None
-            condition = self.condition(own, captions, starts)
-            codes = sample(
-                self.prior,
-                condition,
-                uniforms,
-                sampling,
-                progress,
-                compile=self.compile,
-                capture=self.capture,
-            )
-            pictures = self.decode(codes)
-            for row in range(size):
-                name = self.prior.config.class_names[int(own[row])] if own is not None else None
-                grid = codes[row].unflatten(0, self.prior.config.grid).cpu()
-                caption = captions[row] if captions else None
-                yield Sample(pictures[row], grid, first + start + row, name, caption)
-
-    def condition(
-        self,
-        label: Tensor | None,
-        text: Sequence[str] | None = None,
-        source: Sequence[Image.Image] | None = None,
-    ) -> Condition:
-        """What each of B pictures is to show, as the prior takes it."""
-        config = self.prior.config
-        return Condition(
-            label=label,
-            text=caption_bytes(text, config.text_length) if text and config.text_length else None,
-            features=self._features(text) if text and config.feature_width else None,
-            source=self._source_codes(source) if source else None,
+        settings = sampling_settings(
+            self.prior.config, temperature=temperature, final_temperature=final_temperature, top_k=top_k,
+            top_p=top_p, min_p=min_p, cfg_scale=cfg_scale, cfg_schedule=cfg_schedule, cfg_power=cfg_power,
+            order=order, sampling_steps=sampling_steps, step_schedule=step_schedule,
+            confidence_noise=confidence_noise,
+        )  # fmt: skip
+        given = {"label": label, "text": text, "features": features, "image": image}
+        n = whole("n", n, 1, MAX_IMAGES)
+        size = batch_size if batch_size is not None else self.auto_batch_size(n, settings)
+        request = Request(
+            n,
+            given_values(self.loaders, given),
+            whole("seed", seed, 0, MAX_SEED),
+            whole("first", first, 0, MAX_SEED - n),
+            whole("batch_size", size, 1, MAX_IMAGES),
+            shard,
         )
+        return self._stream(request, settings, progress)
 
-    def _told(self, kind: str, given: Any) -> list[Any]:
-        """What was given of one kind, as a list."""
-        if given is None:
-            return []
-        config = self.prior.config
-        kinds = {"text", "features"} if kind == "text" else {kind}
-        if not kinds & set(config.conditions):
-            takes = ", ".join(config.conditions) or "nothing"
-            raise ConfigError(f"this prior was not trained with {kind} conditions; it is told {takes}")
-        several = [given] if isinstance(given, (str, Image.Image)) else list(given)
-        if not several:
-            raise ConfigError(f"an empty list of {kind} conditions")
-        return several
-
-    def _features(self, captions: Sequence[str]) -> Tensor:
-        self._text_encoder = self._text_encoder or TextEncoder(
-            self.prior.config.text_encoder, self.prior.device
-        )
-        return self._text_encoder(captions)
-
-    def _source_codes(self, pictures: Sequence[Image.Image]) -> Tensor:
-        config = self.source_tokenizer.config
-        pixels = torch.stack([transform(p, config.image_size, config.channels) for p in pictures])
-        return encode_sources(
-            Codec(self.source_tokenizer, "fp32"), pixels, self.prior.config.image_reduced_size
-        )
+    def _stream(
+        self, request: Request, settings: SamplingConfig, progress: Progress | None
+    ) -> Iterator[Sample]:
+        grid = self.prior.config.grid
+        for indices in request.batches():
+            values = request.values_of(indices)
+            uniforms = image_uniforms(request.seed, indices[0], len(indices), self.prior.config.tokens)
+            codes = sample(self.decoder, to_condition(self.loaders, values), uniforms, settings, progress)
+            names = names_of(self.loaders, values, len(indices))
+            for index, image, own, name in zip(indices, self.decode(codes), codes, names, strict=True):
+                yield Sample(image, own.unflatten(0, grid).cpu(), index, **name)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> list[Image.Image]:
-        """Codes (B, T) or (B, h, w) to pictures, a few at a time: activations are many times larger than pictures."""
+        """Codes (B, T) or (B, h, w) to images, a few at a time: activations are much larger than images."""
         if codes.dim() == 2:
             codes = codes.unflatten(1, self.prior.config.grid)
-        parts = codes.to(self.tokenizer.device).split(decoded_at_once(self.tokenizer.config))
+        chunks = codes.to(self.tokenizer.device).split(decoded_at_once(self.tokenizer.config))
         bits = self.tokenizer.config.bit_depth
-        return [to_pil(image, bits) for part in parts for image in self.tokenizer.decode(part)]
+        return [to_pil(image, bits) for chunk in chunks for image in self.tokenizer.decode(chunk)]
 
-    def batch_size(self, n: int, settings: SamplingConfig | None = None, processes: int = 1) -> int:
-        """Images to sample at once when n are wanted: what fits in half of the free memory, see `auto_batch`."""
-        prior, tokenizer, device = self.prior.config, self.tokenizer.config, self.prior.device
+    def auto_batch_size(self, n: int, settings: SamplingConfig | None = None, processes: int = 1) -> int:
+        """Images to sample at once when n are wanted: as many as fit in half of the free memory."""
+        device, dtype = self.prior.device, DTYPES[self.precision]
         free = free_memory(device, processes if device.type == "cpu" else 1)
         return auto_batch(
-            prior, tokenizer, n, free, settings=settings, device=device.type, dtype=self.dtype,
+            self.prior.config, self.tokenizer.config, n, free, settings=settings, device=device.type, dtype=dtype,
             processes=processes,
         )  # fmt: skip
 
-    def settings(self, **given: Any) -> SamplingConfig:
-        """The model's sampling defaults with the given ones in their place (None keeps the default)."""
-        return sampling_settings(self.prior.config, **given)
-
-    def labels(self, n: int, label: Labels, first: int = 0) -> Tensor | None:
-        """The label number of each of n images, (n,), or None for a prior without labels."""
-        names = self.prior.config.class_names
-        if not names:
-            if label is not None:
-                raise ConfigError("this prior was trained without labels; sample without naming one")
-            return None
-        if label is None:
-            label = range(len(names))
-        several = label.tolist() if isinstance(label, Tensor) else label
-        chosen = [several] if isinstance(several, (str, int)) else list(several)
-        numbers = torch.tensor([self._label_number(c) for c in chosen])
-        return numbers[torch.arange(first, first + n) % len(numbers)]
-
-    def _label_number(self, label: str | int) -> int:
-        names = self.prior.config.class_names
-        if isinstance(label, str) and label in names:
-            return names.index(label)
-        if isinstance(label, int) and 0 <= label < len(names):
-            return label
-        shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-        raise ConfigError(f"no label {label!r}; this prior knows {shown}")
-
-
-def sampling_type(name: str) -> torch.dtype:
-    """The type of a name in `TYPES`, or a ConfigError."""
-    if name not in TYPES:
-        raise ConfigError(f"dtype {name} is not among {', '.join(TYPES)}")
-    return TYPES[name]
-
-
-def sampling_settings(config: PriorConfig, **given: Any) -> SamplingConfig:
-    """A prior's sampling defaults with the given ones in their place (None keeps the default).
-
-    Raises:
-        ConfigError: for an unknown setting or one out of range.
-    """
-    known = {f.name for f in fields(SamplingConfig)}
-    if set(given) - known:
-        build(SamplingConfig, given, "sample")  # raises, naming the unknown ones
-    values = {k: check(SamplingConfig, k, v, "sample") for k, v in given.items() if v is not None}
-    return replace(config.sampling, **values)
+    def __repr__(self) -> str:
+        size, (h, w) = self.tokenizer.config.image_size, self.prior.config.grid
+        conditions = ", ".join(self.prior.config.condition_kinds) or "none"
+        return (
+            f"Pipeline({size}x{size} px, {h}x{w} tokens of {self.prior.config.codebook_size} codes, "
+            f"conditions: {conditions}, {self.precision} on {self.prior.device})"
+        )

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError
 from ..runtime.optional import import_with_torchvision
 
-MOST_SLOTS = 128
+MAX_TOKENS = 128
 """Tokens of a caption at most; CLIP takes 77."""
 
 
@@ -37,14 +37,14 @@ class TextEncoder:
             raise CheckpointError(f"text encoder {name}: {reason}") from None
         config = self.model.config
         self.width = int(config.hidden_size)
-        known = int(getattr(config, "max_position_embeddings", MOST_SLOTS) or MOST_SLOTS)
-        self.slots = min(MOST_SLOTS, known)
+        known = int(getattr(config, "max_position_embeddings", MAX_TOKENS) or MAX_TOKENS)
+        self.tokens = min(MAX_TOKENS, known)
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> Tensor:
         """Features (B, S, F) float32; an empty caption gives zeros."""
         words = self.words(
-            list(captions), padding="max_length", truncation=True, max_length=self.slots, return_tensors="pt"
+            list(captions), padding="max_length", truncation=True, max_length=self.tokens, return_tensors="pt"
         ).to(self.device)
         states = self.model(
             input_ids=words["input_ids"], attention_mask=words["attention_mask"]
@@ -69,7 +69,7 @@ def _text_model(transformers: Any, name: str) -> Any:
     """Of a model with two halves only the one that reads text. Safetensors only: no pickle is read."""
     kind = transformers.AutoConfig.from_pretrained(name).model_type
     halves = {
-        "grad_clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "siglip": "SiglipTextModel",
+        "clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "siglip": "SiglipTextModel",
         "t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel",
     }  # fmt: skip
     cls = getattr(transformers, halves.get(kind, "AutoModel"))

@@ -1,11 +1,10 @@
-"""Training either stage from settings: opens the data, sizes the model to it, runs the loop, writes the card."""
+"""Training either stage from settings: open the data, size the model to it, run the loop, write the model card."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,19 @@ from accelerate.utils import set_seed
 from PIL import Image
 from torch import Tensor
 
-from ..data.codes import CodesDataset, open_codes
-from ..data.config import DataConfig, check_views, flips, worker_count
+from ..data.config import AugmentationConfig, DataConfig, check_crops, worker_count
 from ..data.image import to_pil
 from ..data.images import ImageDataset
 from ..data.loader import eval_batches
 from ..data.order import check_batch
-from ..data.source import ImageSource, open_source
+from ..data.source import open_source
 from ..errors import CheckpointError
-from ..prior.config import PriorRecipe
+from ..prior.model import Prior
+from ..prior.recipe import CacheRecipe, PriorRecipe
 from ..prior.train import PriorStage
-from ..tokenizer.config import TokenizerRecipe
 from ..tokenizer.metrics import CodeCounts
 from ..tokenizer.model import Tokenizer
+from ..tokenizer.recipe import TokenizerRecipe
 from ..tokenizer.train import TokenizerStage
 from ..training.accelerator import make_accelerator
 from ..training.checkpoint import latest_state
@@ -36,29 +35,30 @@ from ..training.config import TrainingConfig
 from ..training.loop import Trainer, TrainingResult
 from ..training.report import LOG_FILE
 from .card import write_card
-from .conditions import SOURCE_FOLDER, Beside, choose_conditions, describe_conditions, open_beside
-from .encode import describe, encode, find_codes
+from .conditioning_images import IMAGE_TOKENIZER, ImageLoader
+from .conditions import describe_conditions
 from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
 from .plots import CURVES_FILE, USAGE_FILE, can_draw, draw_curves, draw_usage
+from .prior_data import CODES_FOLDER, PriorData, open_prior_data
 from .settings import Settings
 
 logger = logging.getLogger("imgtf")
 
 RUN_FILE = "train.toml"
-"""The resolved settings of a run, beside the weights it made."""
+"""The resolved settings of a run, next to the weights it made."""
 
 
 def train_tokenizer(
     folder: Path, settings: Settings, *, resume: bool = False, force: bool = False
 ) -> TrainingResult:
-    """Trains `folder/tokenizer` on images.
+    """Train `folder/tokenizer` on images.
 
     Raises:
         CheckpointError: when weights are there and neither `resume` nor `force` is given.
         ImgtfError: for settings or data that do not work.
     """
     data, training = settings.part(DataConfig), settings.part(TrainingConfig)
-    recipe = settings.part(TokenizerRecipe)
+    augmentation, recipe = settings.part(AugmentationConfig), settings.part(TokenizerRecipe)
     _check_free(folder, "tokenizer", resume, force)
     accelerator = make_accelerator(training, folder / "training" / "tokenizer")
     train, held_out = open_source(data)
@@ -74,8 +74,8 @@ def train_tokenizer(
             model,
             recipe,
             training,
-            ImageDataset(train, config.image_size, config.channels, data, augment=True, seed=training.seed),
-            ImageDataset(held_out, config.image_size, config.channels, data, augment=False, seed=0),
+            ImageDataset(train, config.image_size, config.channels, data, augmentation, seed=training.seed),
+            ImageDataset(held_out, config.image_size, config.channels, data),
             workers=worker_count(data),
         )
     logger.info(
@@ -83,20 +83,19 @@ def train_tokenizer(
         f"{model.parameter_count():,}", config.image_size, config.image_size, *config.grid,
         config.codebook_size, train.name, len(train), len(held_out), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
-    trainer = _start(stage, folder, accelerator, settings, (data, config, recipe, training), resume)
-    return _finish(trainer, stage, folder)
+    sections = (data, augmentation, config, recipe, training)
+    return _finish(_start(stage, folder, accelerator, settings, sections, resume), stage, folder)
 
 
 def train_prior(
     folder: Path, settings: Settings, *, resume: bool = False, force: bool = False
 ) -> TrainingResult:
-    """Trains `folder/prior` on the codes that `folder/tokenizer` makes of images, encoding them first if need be.
+    """Train `folder/prior` on the codes that `folder/tokenizer` makes of images, encoding them first if need be.
 
     Raises as `train_tokenizer`.
     """
-    data, training = settings.part(DataConfig), settings.part(TrainingConfig)
-    recipe = settings.part(PriorRecipe)
-    check_views(data, recipe.crops_per_image)
+    training, recipe = settings.part(TrainingConfig), settings.part(PriorRecipe)
+    check_crops(settings.part(AugmentationConfig), settings.part(CacheRecipe).crops_per_image)
     _check_free(folder, "prior", resume, force)
     if not (folder / "tokenizer" / "config.json").exists():
         raise CheckpointError(
@@ -104,40 +103,40 @@ def train_prior(
         )
     accelerator = make_accelerator(training, folder / "training" / "prior")
     tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", accelerator.device)
-    train, held_out = open_source(data)
-    check_batch(len(train), training.batch_size)
-    conditions = choose_conditions(recipe, data, train)
-    with accelerator.main_process_first():
-        beside = open_beside(conditions, recipe, data, (train, held_out), tokenizer)
+    with accelerator.main_process_first():  # which may download a text encoder
+        data = open_prior_data(settings, tokenizer)
+    check_batch(len(data.train), training.batch_size)
     set_seed(training.seed)
-    if training.init_from:
-        # No option says all about that network: a resumed run reads the rest where it has kept it.
-        kept = resume and (folder / "prior" / "config.json").exists()
-        other = folder if kept else Path(training.init_from)
-        model = continued_prior(other, settings, tokenizer, train, conditions, beside[0])
-    else:
-        model = new_prior(settings, tokenizer, train, conditions, beside[0])
+    model = _initial_prior(folder, settings, tokenizer, data, resume)
     with accelerator.main_process_first():
-        encoded = partial(codes_of, folder, tokenizer, data=data, precision=training.precision)
-        train_codes = encoded(
-            train, beside=beside[0], augment=True, views=recipe.crops_per_image, seed=training.seed
-        )
-        held_out_codes = None
-        if len(held_out):
-            held_out_codes = encoded(held_out, beside=beside[1], augment=False, seed=0)
-    draw_source = drawer(beside[0].tokenizer) if beside[0].tokenizer is not None else None
-    stage = PriorStage(model, recipe, training, train_codes, held_out_codes, drawer(tokenizer), draw_source)
+        codes, held_out = data.codes(folder / CODES_FOLDER, tokenizer, training.precision, training.seed)
+    images = next((own for own in data.loaders if isinstance(own, ImageLoader)), None)
+    stage = PriorStage(
+        model, recipe, training, codes, held_out, decoder_of(tokenizer),
+        decoder_of(images.image_tokenizer) if images else None,
+    )  # fmt: skip
     config = model.config
     logger.info(
-        "prior: %s parameters, %d tokens, %s, told: %s | %s, %d images, %d held out | %s on %s",
+        "prior: %s parameters, %d tokens, %s, conditions: %s | %s, %d images, %d held out | %s on %s",
         f"{model.parameter_count():,}", config.tokens, config.objective, describe_conditions(config),
-        train.name, len(train_codes), len(held_out_codes or ()), accelerator.mixed_precision, accelerator.device,
+        data.train.name, len(codes), len(held_out or ()), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
-    parts = (data, config, recipe, config.sampling, training)
-    trainer = _start(stage, folder, accelerator, settings, parts, resume)
-    if accelerator.is_main_process and recipe.conditioning_model and beside[0].tokenizer is not None:
-        beside[0].tokenizer.save_pretrained(folder / SOURCE_FOLDER)
+    sections = (*data.sections(), config, recipe, config.sampling, training)
+    trainer = _start(stage, folder, accelerator, settings, sections, resume)
+    if accelerator.is_main_process and images and images.image_tokenizer is not tokenizer:
+        images.image_tokenizer.save_pretrained(folder / IMAGE_TOKENIZER)
     return _finish(trainer, stage, folder)
+
+
+def _initial_prior(
+    folder: Path, settings: Settings, tokenizer: Tokenizer, data: PriorData, resume: bool
+) -> Prior:
+    init_from = settings.part(TrainingConfig).init_from
+    if not init_from:
+        return new_prior(settings, tokenizer, data.loaders)
+    # No option describes all of that network: a resumed run reads the rest from its own folder.
+    own = resume and (folder / "prior" / "config.json").exists()
+    return continued_prior(folder if own else Path(init_from), settings, tokenizer, data.loaders)
 
 
 def _start(
@@ -145,12 +144,12 @@ def _start(
     folder: Path,
     accelerator: Accelerator,
     settings: Settings,
-    parts: tuple[Any, ...],
+    sections: tuple[Any, ...],
     resume: bool,
 ) -> Trainer:
-    """From here on the folder is written: nothing before has touched what it held, codes apart.
+    """Prepare the run and write its settings. Nothing before this writes to the folder, except token caches.
 
-    A run that cannot be resumed is refused before that.
+    A run that cannot be resumed is refused before anything is written.
     """
     # Processes share the weights but not the random numbers of dropout and dead codes.
     set_seed(stage.config.seed, device_specific=True)
@@ -161,8 +160,8 @@ def _start(
         if not resume:
             shutil.rmtree(folder / stage.name, ignore_errors=True)
             shutil.rmtree(folder / "training" / stage.name, ignore_errors=True)
-        settings.save(folder / stage.name / RUN_FILE, parts)
-    start_trackers(stage.name, accelerator, settings.resolved(parts))
+        settings.save(folder / stage.name / RUN_FILE, sections)
+    start_trackers(stage.name, accelerator, settings.resolved(sections))
     return trainer
 
 
@@ -203,29 +202,8 @@ def count_codes(
     return counts.counts.numpy()
 
 
-def codes_of(
-    folder: Path,
-    tokenizer: Tokenizer,
-    source: ImageSource,
-    data: DataConfig,
-    beside: Beside,
-    *,
-    augment: bool,
-    views: int = 1,
-    seed: int,
-    precision: str = "auto",
-) -> CodesDataset:
-    """The cached codes of a source, encoded now where no cache fits; ready for training or evaluation."""
-    mirrored = augment and flips(data)
-    asked: dict[str, Any] = {"flips": mirrored, "views": views, "beside": beside, "precision": precision}
-    found = find_codes(folder / "codes", describe(tokenizer, source, data, **asked))
-    if found is None:
-        found = encode(tokenizer, source, data, folder / "codes", **asked)
-    return open_codes(found, augment=mirrored, views=views, seed=seed)
-
-
-def drawer(tokenizer: Tokenizer) -> Callable[[Tensor], list[Image.Image]]:
-    """A function from codes (B, T) to pictures."""
+def decoder_of(tokenizer: Tokenizer) -> Callable[[Tensor], list[Image.Image]]:
+    """A function from codes (B, T) to images."""
 
     @torch.no_grad()
     def draw(codes: Tensor) -> list[Image.Image]:

@@ -1,4 +1,7 @@
-"""Training the prior: its step, its held-out figures, its picture."""
+"""Training the prior: its step, its held-out metrics, its preview.
+
+Shapes: B batch, T = h*w tokens.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,23 @@ from ..data.codes import CodesDataset
 from ..data.grid import draw_grid
 from ..data.loader import eval_batches, train_batches
 from ..errors import CheckpointError
+from ..options import to_dict
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, Stage, mean_over
-from .conditions.encoder import Condition, caption_bytes
-from .config import PriorConfig, PriorRecipe
-from .decoding.sampler import image_uniforms, sample
+from .conditions.condition import Condition
+from .config import PriorConfig
 from .model import Prior
 from .objectives import log_likelihood, training_loss
+from .recipe import PriorRecipe
 
 PREVIEW_IMAGES = 16
 
-Draw = Callable[[Tensor], list[Image.Image]]
-"""Codes (B, T) to pictures; given from outside, because the prior knows no tokenizer."""
+DecodeCodes = Callable[[Tensor], list[Image.Image]]
+"""Codes (B, T) to images; passed in, because the prior knows no tokenizer."""
 
 
 class PriorStage(Stage):
-    """Cross entropy of every code given the condition and the codes before it, or beside it where masked."""
+    """Cross entropy of every code given its condition and the codes before it (masked priors: the known codes)."""
 
     name = "prior"
     score = "loss"
@@ -43,16 +47,16 @@ class PriorStage(Stage):
         config: TrainingConfig,
         train_set: CodesDataset,
         held_out_set: CodesDataset | None,
-        draw: Draw,
-        draw_source: Draw | None = None,
+        decode: DecodeCodes,
+        decode_condition: DecodeCodes | None = None,
     ) -> None:
-        """`draw_source`: codes of source pictures to pictures, where the prior reads them."""
+        """`decode_condition`: decodes conditioning images, where the prior has them."""
         self.model, self.recipe, self.config = model, recipe, config
         self.train_set, self.held_out_set = train_set, held_out_set
-        self.draw, self.draw_source = draw, draw_source
+        self.decode, self.decode_condition = decode, decode_condition
 
     def eager(self) -> list[nn.Module]:
-        """What looks at its inputs with Python: positions come from tables made once, conditions are checked."""
+        """Modules with Python control flow on their inputs: torch.compile leaves them alone."""
         return [self.model.positions, self.model.conditions]
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
@@ -71,23 +75,27 @@ class PriorStage(Stage):
         codes = batch["codes"].to(device, non_blocking=True)
         condition = condition_of(batch, self.model.config).to(device)
         progress = self.completed_steps / self.config.steps
-        figures = training_loss(self.network, self.model.config, self.recipe, codes, condition, progress)
-        norm = self.update(figures["loss"])
-        return figures | {"gradient_norm": norm}
+        metrics = training_loss(self.network, self.model.config, self.recipe, codes, condition, progress)
+        return metrics | {"gradient_norm": self.update(metrics["loss"])}
 
     def state(self) -> dict[str, Any]:
+        """What identifies the codes and conditions of the run."""
         config = self.model.config
-        return {"tokenizer_sha256": config.tokenizer_sha256, "image_sha256": config.image_sha256}
+        conditions = [to_dict(condition) for condition in config.conditions]
+        return {"tokenizer_sha256": config.tokenizer_sha256, "conditions": conditions}
 
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Raises CheckpointError where the run learned other codes than those it would go on with."""
-        for name, own in self.state().items():
-            if state.get(name, own) != own:  # older states lack that of the sources
-                of = " of the source pictures" if name == "image_sha256" else ""
-                raise CheckpointError(
-                    f"the prior's run learned the codes of another tokenizer{of} than the one that is there now: "
-                    f"put that one back, or start anew with --force"
-                )
+        """Raises CheckpointError where the saved run was trained on other codes than the present ones."""
+        wrong = [name for name, own in self.state().items() if state.get(name, own) != own]
+        if wrong:
+            other = (
+                "tokenizer"
+                if "tokenizer_sha256" in wrong
+                else "conditions or tokenizer of conditioning images"
+            )
+            raise CheckpointError(
+                f"the prior's run was trained with another {other}: restore that one, or start again with --force"
+            )
 
     def evaluate(self) -> dict[str, float]:
         if self.held_out_set is None:
@@ -96,62 +104,54 @@ class PriorStage(Stage):
         return evaluate(self.model, batches, raster=bool(self.recipe.anneal))
 
     def preview(self, path: Path) -> None:
-        """Samples with the model's own settings: labels spread evenly, other conditions those of held-out images."""
+        """Samples with the model's own settings: classes spread evenly, other conditions of held-out images."""
         config = self.model.config
         if config.encoder_length:
-            self._preview_beside(path)
+            self._preview_conditioned(path)
             return
         label = spread_labels(PREVIEW_IMAGES, config.classes)
         captions = [config.class_names[i] for i in label] if label is not None else None
-        draw_grid(
-            self.draw(self._samples(Condition(label), PREVIEW_IMAGES)), columns=8, captions=captions
-        ).save(path)
+        images = self.decode(self._samples(PREVIEW_IMAGES, Condition(label=label)))
+        draw_grid(images, columns=8, captions=captions).save(path)
 
-    def _preview_beside(self, path: Path) -> None:
-        """Row by row: source pictures where the prior reads them, samples, the true images."""
+    def _preview_conditioned(self, path: Path) -> None:
+        """Rows: conditioning images where the prior has them, samples, the real images."""
         held_out = self.held_out_set or self.train_set
-        truth = next(iter(eval_batches(held_out, PREVIEW_IMAGES // 2, limit=PREVIEW_IMAGES // 2)))
-        codes = self._samples(condition_of(truth, self.model.config), len(truth["codes"]))
-        rows = [self.draw(codes), self.draw(truth["codes"])]
-        if self.draw_source and "source" in truth:
-            rows.insert(0, self.draw_source(truth["source"]))
-        captions = truth["text"] * len(rows) if any(truth["text"]) else None
-        draw_grid([p for row in rows for p in row], columns=len(codes), captions=captions).save(path)
+        batch = next(iter(eval_batches(held_out, PREVIEW_IMAGES // 2, limit=PREVIEW_IMAGES // 2)))
+        n = len(batch["codes"])
+        samples = self._samples(n, condition_of(batch, self.model.config))
+        rows = [self.decode(samples), self.decode(batch["codes"])]
+        if self.decode_condition and "image" in batch:
+            rows.insert(0, self.decode_condition(batch["image"]))
+        captions = batch["text"] * len(rows) if any(batch["text"]) else None
+        draw_grid([image for row in rows for image in row], columns=n, captions=captions).save(path)
 
-    def _samples(self, condition: Condition, n: int) -> Tensor:
-        config = self.model.config
-        return sample(self.model, condition, image_uniforms(0, 0, n, config.tokens), config.sampling)
+    def _samples(self, n: int, condition: Condition) -> Tensor:
+        return self.model.sample(n, **condition).flatten(1)  # (n, T)
 
 
 def condition_of(batch: Batch, config: PriorConfig) -> Condition:
-    """What this prior is told of the images of a batch of codes."""
-    return Condition(
-        label=batch["label"] if config.classes else None,
-        text=caption_bytes(batch["text"], config.text_length) if config.text_length else None,
-        features=batch["features"] if config.feature_width else None,
-        source=batch["source"] if config.image_grid else None,
-    )
+    """The condition of a batch of a token cache."""
+    return Condition(**{condition.kind: condition.from_batch(batch) for condition in config.conditions})
 
 
 @torch.no_grad()
 def evaluate(model: Prior, batches: Iterable[Batch], *, raster: bool = False) -> dict[str, float]:
-    """Mean cross entropy (`loss`, nats a token) and bits a token over batches of codes.
+    """Mean cross entropy (`loss`, nats per token) and `bits_per_token` over batches of a token cache.
 
-    Exact in raster order; over one random order an image, the same at every call, for the other objectives unless
-    `raster` is asked for. The model must be in evaluation mode. No batches give no figures.
+    Exact in raster order. For the other objectives over one random order per image, the same in every call, unless
+    `raster` is set. The model must be in evaluation mode. Without batches the result is empty.
     """
     generator = torch.Generator().manual_seed(0)
 
-    def figures(batch: Batch) -> dict[str, Tensor]:
-        codes = batch["codes"].to(model.device)
-        loss = -log_likelihood(
-            model, codes, condition_of(batch, model.config), generator, raster=raster
-        ).mean()
+    def metrics(batch: Batch) -> dict[str, Tensor]:
+        codes, condition = batch["codes"].to(model.device), condition_of(batch, model.config)
+        loss = -log_likelihood(model, codes, condition, generator, raster=raster).mean()
         return {"loss": loss, "bits_per_token": loss / math.log(2)}
 
-    return mean_over((len(batch["codes"]), figures(batch)) for batch in batches)
+    return mean_over((len(batch["codes"]), metrics(batch)) for batch in batches)
 
 
 def spread_labels(n: int, classes: int) -> Tensor | None:
-    """n labels that take the classes in turn, as evenly as n allows; None without classes."""
+    """n labels (n,) that take the classes in turn; None without classes."""
     return torch.arange(n) % classes if classes else None

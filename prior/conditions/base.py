@@ -54,6 +54,15 @@ class ConditionConfig:
         """The condition in a few words, for people."""
         return self.kind
 
+    def continuing(self, trained: ConditionConfig) -> ConditionConfig:
+        """The settings with which training continues from a prior whose condition was `trained`.
+
+        Raises:
+            ConfigError: where the prior cannot continue with this condition.
+        """
+        del trained
+        return self
+
     def embedding(self, width: int, grid: Grid) -> nn.Module:
         """The `ConditionEmbedding` of this condition."""
         raise NotImplementedError

@@ -6,13 +6,14 @@ Shapes: B batch, n tokens, F width of the features, D width of the prior.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...data.codes import CacheColumn
 from .base import ConditionConfig, Grid
 from .embedding import ConditionEmbedding, check_shape
 
@@ -38,13 +39,14 @@ class FeaturesConfig(ConditionConfig, kind="features"):
     def length(self, grid: Grid) -> int:
         return self.tokens
 
+    def continuing(self, trained: ConditionConfig) -> ConditionConfig:
+        return replace(self, prefix=getattr(trained, "prefix", False))
+
     def embedding(self, width: int, grid: Grid) -> ConditionEmbedding:
         make = PrefixFeatures if self.prefix else EncoderFeatures
         return make(self.tokens, self.width, width)
 
-    def columns(self, origin: str) -> tuple[Any, ...]:
-        from ...data.codes import CacheColumn
-
+    def columns(self, origin: str) -> tuple[CacheColumn, ...]:
         return (CacheColumn("features", (self.tokens, self.width), origin=origin),)
 
     def from_batch(self, batch: Mapping[str, Any]) -> Tensor:

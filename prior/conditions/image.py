@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...data.codes import CacheColumn
+from ...errors import ConfigError
 from ...nn.rotary import grid_positions
 from .base import ConditionConfig, Grid
 from .embedding import ConditionEmbedding, check_shape
@@ -47,12 +49,18 @@ class ImageConfig(ConditionConfig, kind="image"):
     def length(self, grid: Grid) -> int:
         return prod(self.cells(grid))
 
+    def continuing(self, trained: ConditionConfig) -> ConditionConfig:
+        if getattr(trained, "tokenizer_sha256", "") not in ("", self.tokenizer_sha256):
+            raise ConfigError(
+                "the prior reads conditioning images encoded by another tokenizer: name its model with "
+                "--conditioning-model"
+            )
+        return self
+
     def embedding(self, width: int, grid: Grid) -> ImageEmbedding:
         return ImageEmbedding(self, width, grid)
 
-    def columns(self, origin: str) -> tuple[Any, ...]:
-        from ...data.codes import CacheColumn
-
+    def columns(self, origin: str) -> tuple[CacheColumn, ...]:
         return (CacheColumn("image", (prod(self.grid),), self.codebook_size, origin, per_crop=True),)
 
     def from_batch(self, batch: Mapping[str, Any]) -> Tensor:

@@ -19,7 +19,7 @@ from imgtf.prior.conditions.text import TextConfig, caption_bytes
 from imgtf.prior.config import PriorConfig, SamplingConfig
 from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.prior.model import Prior
-from imgtf.prior.objectives import log_likelihood, random_mask, share_random, training_loss, training_orders
+from imgtf.prior.objectives import log_likelihood, random_mask, random_fraction, training_loss, training_orders
 from imgtf.prior.recipe import PriorRecipe
 
 from .test_model import LABELS, some_codes, tiny
@@ -253,10 +253,10 @@ def test_masks_hide_at_least_one_code_and_more_than_half_on_average() -> None:
 
 
 def test_annealing_turns_random_orders_into_raster_order() -> None:
-    assert [share_random((0.5, 0.75), p) for p in (0.0, 0.5, 0.625, 0.75, 1.0)] == [1, 1, 0.5, 0, 0]
-    assert share_random((), 0.9) == 1
-    assert share_random((0.5, 0.5), 0.4) == 1
-    assert share_random((0.5, 0.5), 0.5) == 0
+    assert [random_fraction((0.5, 0.75), p) for p in (0.0, 0.5, 0.625, 0.75, 1.0)] == [1, 1, 0.5, 0, 0]
+    assert random_fraction((), 0.9) == 1
+    assert random_fraction((0.5, 0.5), 0.4) == 1
+    assert random_fraction((0.5, 0.5), 0.5) == 0
     codes = torch.zeros(400, 6, dtype=torch.long)
     raster = (training_orders(codes, 0.25) == torch.arange(6)).all(1).float().mean()
     assert 0.65 < raster < 0.85

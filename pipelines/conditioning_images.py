@@ -1,0 +1,151 @@
+"""The loader of conditioning images: label maps, grey or low-resolution versions of the images.
+
+Shapes: B batch, C channels, H, W image, T codes per conditioning image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ..data.codes import CacheColumn
+from ..data.config import ConditionDataConfig, DataConfig
+from ..data.decode import load_image
+from ..data.image import transform
+from ..data.source import ImageSource, open_source
+from ..errors import CheckpointError, ConfigError
+from ..prior.conditions.image import ImageConfig
+from ..tokenizer.codec import Codec
+from ..tokenizer.model import Tokenizer
+from .condition_loader import ConditionLoader, EncodeCrops, Given, Read, RunData, as_list
+
+IMAGE_TOKENIZER = "conditioning"
+"""In a model folder: the tokenizer of the conditioning images, where it is another one."""
+
+
+class ImageLoader(ConditionLoader):
+    """Conditioning images: of a column of their own, or the images themselves at a reduced size."""
+
+    kind = "image"
+    config: ImageConfig
+
+    def __init__(self, config: ImageConfig, tokenizer: Tokenizer, folder: Path | None = None) -> None:
+        super().__init__(config, tokenizer, folder)
+        self.sources: dict[str, ImageSource] = {}
+        """By split, where the conditioning images have a column of their own."""
+        self.codec: Codec | None = None
+
+    @classmethod
+    def missing(cls, run: RunData) -> str:
+        named = run.columns.conditioning_column is not None or run.columns.conditioning_size is not None
+        return "" if named else "it needs --conditioning-column or --conditioning-size"
+
+    @classmethod
+    def from_run(cls, run: RunData) -> ImageLoader:
+        columns, tokenizer = run.columns, run.tokenizer
+        if columns.conditioning_column is not None and columns.conditioning_size is not None:
+            raise ConfigError("--conditioning-column and --conditioning-size exclude each other")
+        if run.recipe.conditioning_model is not None:
+            folder = Path(run.recipe.conditioning_model) / "tokenizer"
+            tokenizer = Tokenizer.from_pretrained(folder, tokenizer.device)
+        config = ImageConfig(
+            grid=tokenizer.config.grid,
+            codebook_size=tokenizer.config.codebook_size,
+            tokenizer_sha256=tokenizer.weights_sha256(),
+            reduced_size=columns.conditioning_size or 0,
+        )
+        loader = cls(config, run.tokenizer)
+        loader.__dict__["image_tokenizer"] = tokenizer
+        return loader
+
+    @cached_property
+    def image_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the conditioning images: the images' own, or the one in the model's folder.
+
+        Raises:
+            CheckpointError: it is missing, or not the one that the prior was trained with.
+        """
+        expected = self.config.tokenizer_sha256
+        if self.tokenizer.weights_sha256() == expected:
+            return self.tokenizer
+        if self.folder is None:
+            raise CheckpointError(
+                f"this prior reads conditioning images encoded by another tokenizer (SHA-256 {expected}): "
+                f"load the pipeline from its model folder"
+            )
+        folder = self.folder / IMAGE_TOKENIZER
+        found = Tokenizer.from_pretrained(folder, self.tokenizer.device)
+        if found.weights_sha256() != expected:
+            raise CheckpointError(
+                f"{folder}: the prior was trained with another tokenizer (SHA-256 {expected}) than this one "
+                f"({found.weights_sha256()})"
+            )
+        return found
+
+    def use(self, tokenizer: Tokenizer | None) -> None:
+        """Take this tokenizer for the conditioning images, or find the right one. Raises CheckpointError."""
+        if tokenizer is not None and tokenizer.weights_sha256() == self.config.tokenizer_sha256:
+            self.__dict__["image_tokenizer"] = tokenizer.eval()
+        _ = self.image_tokenizer
+
+    def open(self, data: DataConfig, columns: ConditionDataConfig) -> None:
+        if self.config.reduced_size:
+            return
+        if columns.conditioning_column is None:
+            raise ConfigError(
+                "this prior reads conditioning images: name their column with --conditioning-column"
+            )
+        # The same rows, with the conditioning images in the images' place.
+        data = dataclasses.replace(data, image_column=columns.conditioning_column)
+        self.sources = {source.split: source for source in open_source(data, columns)}
+
+    def _source(self, source: ImageSource) -> ImageSource:
+        """The conditioning images alongside the images of a source."""
+        return source if self.config.reduced_size else self.sources[source.split]
+
+    def cache_columns(self, source: ImageSource) -> tuple[CacheColumn, ...]:
+        size, own = self.config.reduced_size, self._source(source)
+        reduced = f" reduced to {size} px" if size else ""
+        return self.config.columns(f"{own.fingerprint}{reduced} {self.config.tokenizer_sha256}")
+
+    def batches(self, source: ImageSource, read: Read, precision: str) -> Iterator[Any]:
+        self.codec = Codec(self.image_tokenizer, precision)
+        return read(self._source(source), self.image_tokenizer)
+
+    def encode(self, texts: Sequence[str], batch: Any, encode_crops: EncodeCrops) -> dict[str, np.ndarray]:
+        encode = partial(encode_reduced, self.codec, size=self.config.reduced_size)
+        return encode_crops("image", encode, batch["image"])
+
+    def values(self, given: Given) -> list[Image.Image]:
+        return [_loaded(one) for one in as_list(given.get("image"), "image")]
+
+    def tensor(self, values: Sequence[Image.Image]) -> Tensor:
+        config = self.image_tokenizer.config
+        pixels = torch.stack([transform(image, config.image_size, config.channels) for image in values])
+        return encode_reduced(Codec(self.image_tokenizer, "fp32"), pixels, size=self.config.reduced_size)
+
+
+def encode_reduced(codec: Codec, pixels: Tensor, size: int) -> Tensor:
+    """Conditioning images (B, C, H, W) in [-1, 1], reduced to `size` px where it is not 0, to codes (B, T)."""
+    if size:
+        pixels = reduced(pixels, size)
+    return codec.encode(pixels.to(codec.device)).flatten(1)
+
+
+def reduced(pixels: Tensor, size: int) -> Tensor:
+    """Images (B, C, H, W) reduced to `size` px and enlarged again, so that their detail is gone."""
+    small = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True, align_corners=False)
+    return F.interpolate(small, pixels.shape[-2:], mode="bicubic", align_corners=False).clamp(-1, 1)
+
+
+def _loaded(image: Any) -> Image.Image:
+    return image if isinstance(image, Image.Image) else load_image(str(image), str(image))

@@ -1,0 +1,84 @@
+"""The data of a prior: its image sources, the loaders of its conditions, and its token caches."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.codes import CodesDataset
+from ..data.config import AugmentationConfig, ConditionDataConfig, DataConfig
+from ..data.source import ImageSource, open_source
+from ..prior.recipe import CacheRecipe
+from ..runtime.device import pick_device
+from ..tokenizer.model import Tokenizer
+from .condition_loader import ConditionLoader, RunData
+from .conditions import choose_conditions
+from .encode import CacheSettings, cached_codes
+from .settings import Settings
+
+logger = logging.getLogger("imgtf")
+
+CODES_FOLDER = "codes"
+"""In a model folder: the token caches."""
+
+
+DATA_SECTIONS = (DataConfig, ConditionDataConfig, AugmentationConfig, CacheRecipe)
+"""Settings that decide what a token cache holds."""
+
+
+@dataclass(frozen=True)
+class PriorData:
+    """What a prior is trained and evaluated on."""
+
+    train: ImageSource
+    held_out: ImageSource
+    loaders: list[ConditionLoader]
+    settings: Settings
+
+    def sections(self) -> tuple[Any, ...]:
+        """The settings that describe the data and its token caches."""
+        return tuple(self.settings.part(cls) for cls in DATA_SECTIONS)
+
+    def codes(
+        self, folder: Path, tokenizer: Tokenizer, precision: str, seed: int = 0
+    ) -> tuple[CodesDataset, CodesDataset | None]:
+        """The cached codes to train on and those to evaluate on, encoded now where no cache in `folder` fits."""
+        data, augmentation = self.settings.part(DataConfig), self.settings.part(AugmentationConfig)
+        crops = self.settings.part(CacheRecipe).crops_per_image
+        training = CacheSettings.training(data, augmentation, crops, precision)
+        train = cached_codes(folder, tokenizer, self.train, training, self.loaders, seed=seed)
+        if not len(self.held_out):
+            return train, None
+        held_out = CacheSettings.held_out(data, precision)
+        return train, cached_codes(folder, tokenizer, self.held_out, held_out, self.loaders)
+
+
+def open_prior_data(settings: Settings, tokenizer: Tokenizer) -> PriorData:
+    """Open the images of a run and choose its conditions.
+
+    Raises:
+        ConfigError: for conditions that the data or other options do not provide.
+        DataError: for data that cannot be opened.
+    """
+    data, columns = settings.part(DataConfig), settings.part(ConditionDataConfig)
+    train, held_out = open_source(data, columns)
+    if len(train.class_names) == 1:
+        logger.warning("only one class (%s): the prior is not conditioned on labels", train.class_names[0])
+    run = RunData(data, columns, settings.part(CacheRecipe), train, tokenizer)
+    return PriorData(train, held_out, choose_conditions(run), settings)
+
+
+def encode_data(
+    model: Path, settings: Settings, *, out: Path | None = None, precision: str = "auto", device: str = "auto"
+) -> list[Path]:
+    """Write the token caches that `imgtf prior train` looks for with the same settings; return their folders.
+
+    Args:
+        out: folder of the caches; `codes` in the model's folder by default.
+    """
+    tokenizer = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
+    data = open_prior_data(settings, tokenizer)
+    codes = data.codes(out or model / CODES_FOLDER, tokenizer, precision)
+    return [split.folder for split in codes if split is not None]

@@ -1,0 +1,105 @@
+"""What a person asks a pipeline for, checked: conditions, settings, precision; and what each sample comes with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..options import build, check
+from ..prior.config import PriorConfig, SamplingConfig
+from ..prior.decoding.sampler import check_sampling
+from ..runtime.precision import as_precision, pick_precision
+
+Labels = str | int | Sequence[str | int] | Tensor | None
+Texts = str | Sequence[str] | None
+Features = Tensor | None
+Images = Image.Image | str | Path | Sequence[Image.Image | str | Path] | None
+Progress = Callable[[int], object]
+"""Called with the number of codes drawn since the last call."""
+
+MIN_BF16_WIDTH = {"cpu": 512, "cuda": 0}
+"""Model width from which `auto` samples in bf16: below it the conversions cost more than the products save."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled image and what it takes to sample it again."""
+
+    image: Image.Image
+    codes: Tensor
+    """(h, w) int64 on the CPU."""
+    index: int
+    """Number of the image in the sequence of its seed."""
+    label: str | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """How many images of which conditions, and how they are split into batches."""
+
+    n: int
+    values: Mapping[str, list[Any]]
+    """By condition, one value per image in turn; no values for unconditional images."""
+    seed: int
+    first: int
+    batch_size: int
+    shard: tuple[int, int]
+    """(k, m): every m-th batch from the k-th on. The batches are the same for every m."""
+
+    def batches(self) -> list[range]:
+        """Numbers of the images of each batch in the sequence of the seed."""
+        starts = range(self.shard[0] * self.batch_size, self.n, self.shard[1] * self.batch_size)
+        last = self.first + self.n
+        return [range(self.first + s, min(self.first + s + self.batch_size, last)) for s in starts]
+
+    def values_of(self, indices: range) -> dict[str, list[Any]]:
+        """The values of each condition for some of the images."""
+        return {kind: [own[i % len(own)] for i in indices] for kind, own in self.values.items() if own}
+
+
+def sampling_settings(config: PriorConfig, **given: Any) -> SamplingConfig:
+    """A prior's default sampling settings, with the given ones in their place (None keeps the default).
+
+    Raises:
+        ConfigError: for an unknown setting, one out of range, or one that the prior's objective does not have.
+    """
+    known = {f.name for f in fields(SamplingConfig)}
+    if set(given) - known:
+        build(SamplingConfig, given, "sample")  # raises, naming the unknown ones
+    values = {k: check(SamplingConfig, k, v, "sample") for k, v in given.items() if v is not None}
+    settings = replace(config.sampling, **values)
+    check_sampling(config, settings)
+    return settings
+
+
+def sampling_precision(wanted: str | torch.dtype, config: PriorConfig, device: torch.device) -> str:
+    """fp32, bf16, fp16 or int8. `auto` takes bf16 where the device is fast at it and the prior wide enough to gain.
+
+    Raises:
+        ConfigError: for an unknown precision, or fp16 without a GPU.
+    """
+    precision = as_precision(wanted)
+    if precision == "int8":
+        return precision
+    picked = pick_precision(precision, device)
+    if precision == "auto" and picked != "fp32" and config.width < MIN_BF16_WIDTH.get(device.type, 0):
+        return "fp32"
+    return picked
+
+
+def whole(name: str, value: Any, minimum: int, maximum: int) -> int:
+    """A whole number within its bounds (NumPy's count too), or a ConfigError that names the argument."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    number = int(value.__index__())
+    if not minimum <= number <= maximum:
+        raise ConfigError(f"{name} must be from {minimum} to {maximum}, got {number}")
+    return number
