@@ -6,7 +6,8 @@ import copy
 
 import torch
 
-from ..tokenizer.codec import HALF, Codec
+from ..runtime.precision import DTYPES
+from ..tokenizer.codec import Codec
 from ..tokenizer.model import Tokenizer
 from .config import BenchConfig
 from .cost import coding_flops
@@ -36,7 +37,7 @@ def bench_coding(model: Tokenizer, limits: Limits, config: BenchConfig) -> list[
     rows = []
     for (half, name), timing in zip(cases, timings, strict=True):
         plain = timings[cases.index((half, "fp32"))]
-        peak = limits.flops[HALF.get(name, torch.float32)]
+        peak = limits.flops[DTYPES[name]]
         rows.append(
             {
                 "what": half,

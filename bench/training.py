@@ -19,8 +19,9 @@ from ..data.source import open_source
 from ..prior.config import PriorConfig, PriorRecipe
 from ..prior.model import Prior
 from ..prior.train import PriorStage
-from ..tokenizer.config import TokenizerConfig, TokenizerRecipe
+from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
+from ..tokenizer.recipe import TokenizerRecipe
 from ..tokenizer.train import TokenizerStage
 from ..training.accelerator import make_accelerator
 from ..training.config import TrainingConfig

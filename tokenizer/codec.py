@@ -1,4 +1,4 @@
-"""A finished tokenizer at work: in plain float32, or the fast way."""
+"""Inference of a trained tokenizer, in float32 or in half precision."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from ..runtime.precision import pick_precision
+from ..runtime.precision import DTYPES, pick_precision
 from .config import TokenizerConfig
 from .model import Reconstruction, Tokenizer
 
-NARROW = 64
-"""Below this width channels-last does not pay on a CPU (see `tokenizer.train.memory_format`)."""
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+CHANNELS_LAST_WIDTH = 64
+"""Width from which channels-last is faster on a CPU (see `tokenizer.train.memory_format`)."""
 
 
 class Codec:
     """Encodes and decodes in one precision, without gradients.
 
-    bf16 and fp16 run under autocast with channels-last weights. What decides the codes stays in float32: the end of the
-    encoder, the projection to the codebook, the codebook (docs/LOG.md). Still about one code in a hundred differs, so
-    codes of different precisions are not mixed. (Weights cast once and for all were no faster, and would be another
-    model by their hash.)
+    bf16 and fp16 run under autocast with channels-last weights. The layers that decide the codes stay in float32: the
+    end of the encoder, the projection to the codebook, and the codebook (docs/LOG.md). About 1 % of the codes still
+    differ, so codes of different precisions must not be mixed. Weights that are cast once were no faster.
     """
 
     def __init__(self, tokenizer: Tokenizer, precision: str = "auto") -> None:
-        """Raises ConfigError for fp16 without a GPU."""
+        """Raise ConfigError for fp16 without a GPU."""
         self.tokenizer = tokenizer
         self.precision = codec_precision(precision, tokenizer)
         if self.precision != "fp32":
@@ -42,24 +40,24 @@ class Codec:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the large products are computed in."""
-        return HALF.get(self.precision, torch.float32)
+        """Type of the matrix products."""
+        return DTYPES[self.precision]
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Reconstruction:
-        """As `Tokenizer.forward`."""
+        """See `Tokenizer.forward`."""
         with self._autocast():
             return self.tokenizer(images)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """As `Tokenizer.encode`."""
+        """See `Tokenizer.encode`."""
         with self._autocast():
             return self.tokenizer.encode(images)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """As `Tokenizer.decode`."""
+        """See `Tokenizer.decode`."""
         with self._autocast():
             return self.tokenizer.decode(codes)
 
@@ -70,7 +68,7 @@ class Codec:
 
 
 def codec_precision(wanted: str, tokenizer: Tokenizer) -> str:
-    """fp32, bf16 or fp16; `auto` takes bf16 where the machine is fast at it and the network wide enough to gain.
+    """Return fp32, bf16 or fp16; `auto` is bf16 where the hardware has it and the network is wide enough to gain.
 
     Raises:
         ConfigError: fp16 without a GPU.
@@ -78,5 +76,5 @@ def codec_precision(wanted: str, tokenizer: Tokenizer) -> str:
     picked = pick_precision(wanted, tokenizer.device)
     if wanted != "auto":
         return picked
-    pays = tokenizer.device.type != "cpu" or tokenizer.config.width >= NARROW
-    return picked if picked == "bf16" and pays else "fp32"
+    faster = tokenizer.device.type != "cpu" or tokenizer.config.width >= CHANNELS_LAST_WIDTH
+    return picked if picked == "bf16" and faster else "fp32"

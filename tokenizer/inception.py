@@ -1,4 +1,4 @@
-"""Inception-v3's features, in which published FIDs are measured (arXiv:1706.08500); the network is torch-fidelity's."""
+"""Features of Inception-v3 as published FIDs use them (arXiv:1706.08500); the network is torch-fidelity's."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ FEATURES = "2048"
 
 
 class Inception(nn.Module):
-    """Images (B, C, H, W) in [-1, 1] of any size to features (B, 2048); grey ones are shown as colour ones.
+    """Maps images (B, C, H, W) in [-1, 1] of any size to features (B, 2048).
 
-    They are rounded to 8 bits first, as every published FID does.
+    Images are rounded to 8 bits first, as for published FIDs. Those without three channels are averaged to grey.
     """
 
     def __init__(self, file: Path | None = None) -> None:
-        """`file` holds the weights as torch-fidelity publishes them.
+        """Load the weights from `file` (torch-fidelity's format), else from torch's cache or their download.
 
         Raises:
-            CheckpointError: torch-fidelity is missing, or the weights are, or they do not fit.
+            CheckpointError: torch-fidelity or the weights are missing, or the weights do not fit.
         """
         super().__init__()
         if find_spec("torch_fidelity") is None:
             raise CheckpointError('rFID needs torch-fidelity: pip install "imgtf[fid]"')
         state = _read(file or inception_file())
         extractor = import_with_torchvision("torch_fidelity.feature_extractor_inceptionv3")
-        # Given a path, torch-fidelity unpickles whatever is in it. Its download is therefore replaced by what was
-        # read safely; the random start before must not shift the random numbers of the process.
+        # Given a path, torch-fidelity unpickles any object. Its download is therefore replaced by the state dict that
+        # was read safely. Its random initialisation must not advance the global RNG.
         try:
             with (
                 torch.random.fork_rng(devices=[]),
@@ -55,7 +55,7 @@ class Inception(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to features (B, 2048)."""
+        """Return the features (B, 2048) of images (B, C, H, W)."""
         if images.shape[1] != 3:
             images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
         pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
@@ -64,18 +64,18 @@ class Inception(nn.Module):
 
 
 def local_file() -> Path | None:
-    """The weights in torch's cache, if they are there."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / DOWNLOAD.rsplit("/", 1)[1]
+    """Return the path of the weights in torch's cache, None where they are missing."""
+    path = _cached_file()
     return path if path.exists() else None
 
 
 def inception_file() -> Path:
-    """The weights in torch's cache, downloaded there if the network answers.
+    """Return the path of the weights in torch's cache; download them if they are missing.
 
     Raises:
-        CheckpointError: when they are not there and do not come.
+        CheckpointError: they are missing and cannot be downloaded.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / DOWNLOAD.rsplit("/", 1)[1]
+    path = _cached_file()
     if path.exists():
         return path
     try:
@@ -84,17 +84,21 @@ def inception_file() -> Path:
         torch.hub.download_url_to_file(DOWNLOAD, os.fspath(path), hash_prefix=path.stem.rsplit("-", 1)[1])
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"rFID needs Inception-v3's weights, which cannot be downloaded ({error}): get {DOWNLOAD} and name it "
-            f"with --inception-file, or put it at {path}"
+            f"rFID needs Inception-v3's weights, which cannot be downloaded ({error}): get {DOWNLOAD} and give "
+            f"its path with --inception-file, or put it at {path}"
         ) from error
     return path
+
+
+def _cached_file() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / DOWNLOAD.rsplit("/", 1)[1]
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such file; name Inception-v3's weights") from None
+        raise CheckpointError(f"{file}: no such file; give the weights of Inception-v3") from None
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{file}: not a file of weights ({str(error).splitlines()[0]})") from error
     return state

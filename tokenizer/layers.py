@@ -1,12 +1,13 @@
-"""The pieces both halves of the autoencoder are made of: residual block, attention, resampling.
+"""Layers of the convolutional autoencoder: residual block, attention, resampling.
 
-They follow VQGAN (Esser et al. 2021, arXiv:2012.09841) to the letter, so that published weights fit.
-Shapes: B batch, C channels, H, W the resolution of that level.
+They are those of VQGAN (Esser et al. 2021, arXiv:2012.09841), so published weights can be loaded.
+Shapes: B batch, C channels, H, W resolution of the level.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ NORM_EPS = 1e-6  # the published models' value, not torch's 1e-5
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised 3x3 convolutions beside a shortcut; `shortcut` is 1x1 where the width changes."""
+    """Two 3x3 convolutions, each after a norm, with a residual connection (a 1x1 convolution if the width changes)."""
 
     def __init__(self, in_width: int, out_width: int, groups: int) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class SelfAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves H and W. The padding is on the right and bottom only, as published."""
+    """Halves H and W. Only right and bottom are padded, as in the published networks."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles H and W: nearest neighbour, then a convolution."""
+    """Doubles H and W by nearest neighbours and a convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -72,7 +73,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """The residual blocks of one resolution, each followed by attention where asked, then resampling."""
+    """Residual blocks of one resolution, each followed by attention if `attention`, then resampling."""
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class Level(nn.Module):
 
 
 def middle(width: int, groups: int, attention: bool) -> nn.Sequential:
-    """The lowest resolution: residual block, attention, residual block."""
+    """Return the blocks of the lowest resolution: residual block, attention, residual block."""
     return nn.Sequential(
         ResidualBlock(width, width, groups),
         SelfAttention(width, groups) if attention else nn.Identity(),
@@ -109,8 +110,8 @@ def middle(width: int, groups: int, attention: bool) -> nn.Sequential:
     )
 
 
-def recomputed(module: nn.Module, *inputs: Tensor, when: bool) -> Tensor:
-    """The module's output; `when` asked, nothing inside is kept for the backward pass but computed again then."""
+def recomputed(module: nn.Module, *inputs: Any, when: bool) -> Tensor:
+    """Return the module's output; if `when`, the backward pass recomputes its activations."""
     if not when:
         return module(*inputs)
     return checkpoint(module, *inputs, use_reentrant=False)

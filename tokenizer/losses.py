@@ -1,44 +1,83 @@
-"""The losses of the autoencoder, by name: the same names as their weights and in the log."""
+"""Reconstruction losses by name. The recipe's field `NAME_weight` and the log use the same names.
+
+A new loss is a function here under `@register("NAME")` and a field `NAME_weight` of `TokenizerRecipe`. The losses of a
+quantizer come with its result (`Quantized.losses`).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import TokenizerRecipe
-from .model import Reconstruction
 from .perceptual import Perceptual
+from .recipe import TokenizerRecipe
+
+Loss = Callable[[Tensor, Tensor, Perceptual | None], Tensor | None]
+"""Images and reconstructions (B, C, H, W) in [-1, 1] and the network of LPIPS -> an unweighted scalar.
+
+None where the loss needs LPIPS and its network is missing.
+"""
+
+LOSSES: dict[str, Loss] = {}
+"""Reconstruction losses by name."""
+ALWAYS = ("l1", "l2")
+"""Losses that are logged even with weight 0. The divergence monitor reads `l2`."""
+
+
+def register(name: str) -> Callable[[Loss], Loss]:
+    """Return a decorator that adds a loss to `LOSSES`."""
+
+    def add(loss: Loss) -> Loss:
+        LOSSES[name] = loss
+        return loss
+
+    return add
+
+
+@register("l1")
+def absolute_error(images: Tensor, reconstructions: Tensor, perceptual: Perceptual | None) -> Tensor:
+    """Return the mean absolute error."""
+    return F.l1_loss(reconstructions, images)
+
+
+@register("l2")
+def squared_error(images: Tensor, reconstructions: Tensor, perceptual: Perceptual | None) -> Tensor:
+    """Return the mean squared error."""
+    return F.mse_loss(reconstructions, images)
+
+
+@register("lpips")
+def perceptual_distance(
+    images: Tensor, reconstructions: Tensor, perceptual: Perceptual | None
+) -> Tensor | None:
+    """Return the mean LPIPS distance (arXiv:1801.03924)."""
+    return None if perceptual is None else perceptual(images, reconstructions).mean()
 
 
 def loss_weights(recipe: TokenizerRecipe) -> dict[str, float]:
-    """Loss name to its weight."""
-    return {
-        "l1": recipe.l1_weight,
-        "l2": recipe.l2_weight,
-        "lpips": recipe.lpips_weight,
-        "discriminator": recipe.discriminator_weight,
-        "commitment": recipe.commitment_weight,
-        "entropy": recipe.entropy_weight,
-    }
+    """Return the weight of each loss by name: the values of the recipe's fields `NAME_weight`."""
+    names = [f.name for f in fields(recipe) if f.name.endswith("_weight")]
+    return {name.removesuffix("_weight"): getattr(recipe, name) for name in names}
 
 
 def reconstruction_losses(
-    images: Tensor, result: Reconstruction, perceptual: Perceptual | None = None
+    images: Tensor,
+    reconstructions: Tensor,
+    weights: Mapping[str, float],
+    perceptual: Perceptual | None = None,
 ) -> dict[str, Tensor]:
-    """Images (B, C, H, W) in [-1, 1] against what came back: unweighted scalars by name; LPIPS where its network is
-    given."""
-    losses = {"l1": F.l1_loss(result.images, images), "l2": F.mse_loss(result.images, images)}
-    if perceptual is not None:
-        losses["lpips"] = perceptual(images, result.images).mean()
-    return losses
+    """Return the losses of weight above 0 and those of `ALWAYS`: unweighted scalars by name."""
+    computed = (
+        (name, loss(images, reconstructions, perceptual))
+        for name, loss in LOSSES.items()
+        if weights.get(name, 0) > 0 or name in ALWAYS
+    )
+    return {name: value for name, value in computed if value is not None}
 
 
-def codebook_losses(result: Reconstruction, quantizer: str) -> dict[str, Tensor]:
-    """What a quantizer adds in training mode: unweighted scalars by name."""
-    entropy = {"entropy": result.entropy} if quantizer == "lfq" else {}
-    return {"commitment": result.commitment} | entropy
-
-
-def weighted_sum(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The scalar that is minimised."""
+def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> Tensor:
+    """Return the scalar that training minimises."""
     return sum((weights[name] * loss for name, loss in losses.items()), start=next(iter(losses.values())) * 0)

@@ -1,4 +1,4 @@
-"""The two halves of the convolutional autoencoder (VQGAN, arXiv:2012.09841, appendix A)."""
+"""Encoder and decoder of the convolutional autoencoder (VQGAN, arXiv:2012.09841, appendix A)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .layers import NORM_EPS, Downsample, Level, Upsample, middle
 
 
 class Encoder(nn.Module):
-    """Images (B, C, H, W) to latents (B, latent_width, H/f, W/f)."""
+    """Maps images (B, C, H, W) to latents (B, latent_width, H/f, W/f)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -36,17 +36,17 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.latent_width, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Under autocast the ends stay in float32, in evaluation mode the last level too.
+        """Keep the first and last layers in float32 under autocast, in evaluation mode the last level too.
 
-        Half precision picks other codes most of all where it rounds the pixels, and in the last steps before the
-        codebook; there it saves next to nothing. In training codes need not be those of float32, and the last of three
-        levels is a third of the encoder.
+        Half precision changes codes mostly where it rounds pixels and in the last layers before the codebook, which
+        cost little. In training the codes need not equal those of float32, and the last of three levels takes a third
+        of the encoder's time.
         """
-        *halved, last = self.levels
+        *levels, last = self.levels
         with torch.autocast(images.device.type, enabled=False):
             x = self.conv_in(images.float())  # (B, width, H, W)
-        x = as_autocast(x)
-        for level in halved:
+        x = to_autocast_dtype(x)
+        for level in levels:
             x = level(x)
         if self.training:
             x = last(x)
@@ -58,14 +58,14 @@ class Encoder(nn.Module):
             return self.conv_out(F.silu(self.norm_out(x)))  # (B, latent_width, h, w)
 
 
-def as_autocast(x: Tensor) -> Tensor:
-    """x in the type that autocast computes products in, where it is on: as a convolution under it gives it."""
+def to_autocast_dtype(x: Tensor) -> Tensor:
+    """Cast x to autocast's type where autocast is enabled, as a convolution would."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 class Decoder(nn.Module):
-    """Latents (B, latent_width, h, w) to images (B, C, h*f, w*f), not clamped."""
+    """Maps latents (B, latent_width, h, w) to images (B, C, h*f, w*f), not clamped."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Decoder(nn.Module):
         inputs = [*widths[1:], widths[-1]]
         self.conv_in = nn.Conv2d(config.latent_width, widths[-1], 3, padding=1)
         self.middle = middle(widths[-1], config.norm_groups, config.middle_attention)
-        # Level i works at the resolution of the encoder's level i and runs after level i + 1.
+        # Level i has the resolution of the encoder's level i and runs after level i + 1.
         self.levels = nn.ModuleList(
             Level(
                 inputs[i],

@@ -1,4 +1,4 @@
-"""LPIPS: how different two images look to a network that was trained to tell objects apart (arXiv:1801.03924)."""
+"""LPIPS, the distance of two images in the features of a pretrained classifier (arXiv:1801.03924)."""
 
 from __future__ import annotations
 
@@ -23,30 +23,29 @@ BACKBONE_FILES = {
 }
 DOWNLOADS = "https://download.pytorch.org/models/"
 TIMEOUT = 10
-"""Seconds that the server may take to answer."""
+"""Seconds to wait for the server's answer."""
 SMALLEST_SIDE = 32
-"""Pixels: below this the backbones' poolings run out of image."""
+"""Smallest side in pixels that the poolings of the backbones allow."""
 
 
 class Perceptual(nn.Module):
     """LPIPS v0.1 with frozen weights, for images in [-1, 1] of any size and channel count.
 
-    Grey images are shown as colour ones; with any other number of channels, each is judged as a grey image and
-    the distances are averaged. Images with a side below 32 px are enlarged (bilinear) to 32. The backbone runs
-    in whichever precision is on, the comparison always in float32: in half precision the norms of dark places
-    vanish.
+    Grey images are converted to colour. With any other number of channels, each channel is a grey image, and their
+    distances are averaged. Sides below 32 px are enlarged to 32 (bilinear). The backbone runs in the precision of
+    autocast, the comparison always in float32: in half precision the norms of dark regions underflow.
     """
 
     def __init__(self, backbone: str = "vgg", file: Path | None = None) -> None:
-        """`file` holds the backbone's weights as torchvision publishes them.
+        """Load the backbone's weights from `file` (torchvision's format), else from torch's cache or its download.
 
         Raises:
-            CheckpointError: when the weights are nowhere and cannot be downloaded, or do not fit.
+            CheckpointError: the weights are missing and cannot be downloaded, or do not fit.
         """
         super().__init__()
         lpips = import_with_torchvision("lpips")
         file = file or backbone_file(backbone)
-        # Its random start must not shift the random numbers of the run, nor its notices reach the user.
+        # Its random initialisation must not advance the global RNG; its warnings are not for the user.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.lpips = lpips.LPIPS(net=backbone, pnet_rand=True, verbose=False)
@@ -56,21 +55,25 @@ class Perceptual(nn.Module):
         self.lpips.net.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
-        """Two batches (B, C, H, W) to the distance of each pair (B,); gradients reach `others` only."""
+        """Return the distances (B,) of two batches (B, C, H, W). Gradients flow to `others` only."""
         with torch.no_grad():
-            ours = self.features(images)
-        distances = [
-            self._distance(i, a, b) for i, (a, b) in enumerate(zip(ours, self.features(others), strict=True))
-        ]
+            fixed = self.features(images)
+        layers = zip(fixed, self.features(others), strict=True)
+        distances = [self._distance(i, a, b) for i, (a, b) in enumerate(layers)]
         return torch.stack(distances).sum(0).view(len(images), -1).mean(1)  # (B,)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Images (B, C, H, W) to float32 features (N, D, H', W') a layer; N = B for grey and colour images."""
+        """Return the float32 features (N, D, H', W') of each layer; N = B for grey and colour images."""
         x = self.lpips.scaling_layer(_as_colour(images)).contiguous(memory_format=torch.channels_last)
         return [layer.float() for layer in self.lpips.net(x)]
 
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """Return the features (B, D) of the last layer, averaged over positions."""
+        last = self.features(images)[-1]  # (N, D, H', W')
+        return last.mean((2, 3)).unflatten(0, (len(images), -1)).mean(1)
+
     def train(self, mode: bool = True) -> Perceptual:
-        """Stays in evaluation mode: its dropout belongs to the training of LPIPS itself."""
+        """Stay in evaluation mode: the dropout is for the training of LPIPS itself."""
         return super().train(False)
 
     def _distance(self, layer: int, a: Tensor, b: Tensor) -> Tensor:
@@ -80,10 +83,10 @@ class Perceptual(nn.Module):
 
 
 def backbone_file(backbone: str) -> Path:
-    """The backbone's weights in torch's cache, downloaded there if the network answers.
+    """Return the path of the backbone's weights in torch's cache; download them if they are missing.
 
     Raises:
-        CheckpointError: when they are not there and do not come.
+        CheckpointError: they are missing and cannot be downloaded.
     """
     name = BACKBONE_FILES[backbone]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -97,37 +100,37 @@ def backbone_file(backbone: str) -> Path:
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
             f"LPIPS ({backbone}) needs {name}, which cannot be downloaded ({error}): get {DOWNLOADS}{name} and put "
-            f"it at {path}, or name it with --lpips-file"
+            f"it at {path}, or give its path with --lpips-file"
         ) from error
     return path
 
 
 def reachable(url: str) -> None:
-    """Raises OSError unless the server answers soon: torch.hub would wait for minutes where no network is."""
+    """Raise OSError unless the server answers within `TIMEOUT`; torch.hub waits for minutes without a network."""
     urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT).close()
 
 
 def local_backbone() -> str | None:
-    """The first backbone whose weights are in torch's cache already, the usual one before the small ones."""
+    """Return the first backbone of `BACKBONE_FILES` whose weights are in torch's cache."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return next((name for name, file in BACKBONE_FILES.items() if (folder / file).exists()), None)
 
 
 def _load_backbone(net: nn.Module, file: Path) -> None:
-    """Strictly fills lpips's slices `slice3.7.*` from torchvision's `features.7.*`; the classifier is left out."""
+    """Load torchvision's `features.7.*` as lpips's `slice3.7.*`, strictly; the classifier is ignored."""
     try:
         given = torch.load(file, map_location="cpu", weights_only=True)
         features = {name: re.sub(r"^slice\d+", "features", name) for name in net.state_dict()}
         net.load_state_dict({name: given[theirs] for name, theirs in features.items()})
     except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such file; name the LPIPS backbone's weights") from None
+        raise CheckpointError(f"{file}: no such file; give the weights of the LPIPS backbone") from None
     except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{file}: not the weights of this LPIPS backbone ({reason})") from error
 
 
 def _as_colour(images: Tensor) -> Tensor:
-    """(B, C, H, W) to (N, 3, H', W') with sides of at least 32."""
+    """Convert (B, C, H, W) to (N, 3, H', W') with sides of at least 32."""
     if images.shape[1] != 3:
         images = images.flatten(0, 1).unsqueeze(1).expand(-1, 3, -1, -1)
     sides = [max(side, SMALLEST_SIDE) for side in images.shape[2:]]
@@ -137,5 +140,5 @@ def _as_colour(images: Tensor) -> Tensor:
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Unit length over channels; the small number inside the root keeps the gradient of an all-zero place finite."""
+    """Normalise over channels. The constant keeps the gradient finite where all features are zero."""
     return features * (features.square().sum(1, keepdim=True) + 1e-20).rsqrt()

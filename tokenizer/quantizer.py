@@ -1,22 +1,22 @@
-"""The codebook: vector-quantize-pytorch's quantizers by name, behind one result that has names.
+"""Quantizers: vector-quantize-pytorch's classes by name, behind one result type.
 
-Shapes: B batch, d `codebook_dim`, h, w the latents' grid, N = B*h*w, q codes a latent, V codes.
+Shapes: B batch, d `codebook_dim`, h, w grid of the latents, N = B*h*w, q codes per latent, V codes.
 
-What the library (1.32) gets wrong or leaves to its caller, and what is done here about it; its issues #10 and #223
-tell of the first two:
-- It switches autocast off for CUDA only, so bf16 on a CPU picks other codes. Here: off on every device.
-- It asks once, at construction, and caches for the whole process, whether there are many processes: a model built
-  before the process group never shares its statistics. Here: asked in every training step.
-- LFQ averages its batch entropy over processes by an `all_reduce` whose result it drops. Here: its entropy anew.
-- ResidualVQ adds one straight-through gradient per stage, q times too much, and fails on image maps that are not as
-  wide as their channels. Here: one gradient for the sum, on flattened latents.
+Workarounds for the library (1.32; its issues #10 and #223 describe the first two):
+- It disables autocast for CUDA only, so bf16 on a CPU changes codes. Here autocast is disabled on every device.
+- It decides once per process, at construction, whether training is distributed. A model that is built before the
+  process group would never synchronise its statistics. Here this is decided in every training step.
+- LFQ discards the result of the `all_reduce` that averages its batch entropy. The entropy loss here replaces it.
+- ResidualVQ adds one straight-through gradient per stage, q times too much, and fails on feature maps whose width
+  differs from their channels. Here the sum has one gradient, and latents are flattened.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -32,26 +32,28 @@ from vector_quantize_pytorch.vector_quantize_pytorch import (
 from .config import TokenizerConfig
 
 ENTROPY_SCALE = 100.0
-"""Inverse temperature of the soft assignment that LFQ's entropy is taken of (arXiv:2310.05737)."""
+"""Inverse temperature of the soft assignment in LFQ's entropy loss (arXiv:2310.05737)."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What the codebook made of latents."""
+    """Quantized latents."""
 
     quantized: Tensor
-    """(B, d, h, w) float32: the chosen code vectors; gradients flow to the latents."""
+    """(B, d, h, w) float32: code vectors. Gradients flow to the latents."""
     codes: Tensor
-    """(B, h, w * q) int64 in [0, V); the q codes of a latent stand side by side, the coarsest first."""
-    commitment: Tensor
-    """Scalar, unweighted: mean squared distance of the latents to their codes (of residual_vq the mean over its
-    stages, of simvq once for the latents and once for the codes, which learn by it). Zero for fsq."""
-    entropy: Tensor
-    """Scalar, unweighted: lfq's entropy of each latent's code less that of the batch. Zero for the others."""
+    """(B, h, w * q) int64 in [0, V). The q codes of a latent are neighbours in a row, the coarsest first."""
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    """Unweighted scalars by name. `NAME_weight` of the recipe weighs the loss NAME.
+
+    commitment: mean squared distance of latents and codes. residual_vq: mean over its stages. simvq: the sum of a term
+        for the latents and one for the codes.
+    entropy: lfq in training: mean entropy of each latent's code minus the entropy of the batch.
+    """
 
 
 class Quantizer(nn.Module, ABC):
-    """Latents to codes and codes to vectors, always in float32: half precision picks other codes."""
+    """Maps latents to codes and codes to vectors, always in float32: half precision changes codes."""
 
     vq: Any
     """The library's module."""
@@ -61,14 +63,14 @@ class Quantizer(nn.Module, ABC):
         super().__init__()
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Latents (B, d, h, w). In training mode a codebook of moving averages learns from them."""
+        """Quantize latents (B, d, h, w). In training mode the moving averages of a codebook are updated."""
         if self.training:
-            self._share_statistics()
+            self._synchronise_statistics()
         with torch.autocast(latents.device.type, enabled=False):
             return self._quantize(latents.float())
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w * q) to their vectors (B, d, h, w)."""
+        """Return the vectors (B, d, h, w) of codes (B, h, w * q)."""
         with torch.autocast(codes.device.type, enabled=False):
             return self._vectors(codes)
 
@@ -78,14 +80,35 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def _vectors(self, codes: Tensor) -> Tensor: ...
 
-    def _share_statistics(self) -> None:
-        """Moving averages sum over all processes, and dead codes are replaced alike on all of them."""
+    def _synchronise_statistics(self) -> None:
+        """Sum moving averages over all processes, and replace dead codes by the same latents on all of them."""
         many = process_count() > 1
         for codebook in (module for module in self.modules() if isinstance(module, Codebook)):
-            codebook.all_reduce_fn = distributed.all_reduce if many else _nothing
+            codebook.all_reduce_fn = distributed.all_reduce if many else _no_reduce
             codebook.replace_sample_fn = sample_vectors_distributed if many else batched_sample_vectors
 
 
+Q = TypeVar("Q", bound=type[Quantizer])
+QUANTIZERS: dict[str, type[Quantizer]] = {}
+"""Quantizer classes by name; the names are `tokenizer.config.QUANTIZERS`."""
+
+
+def register(name: str) -> Callable[[Q], Q]:
+    """Return a class decorator that adds a quantizer to `QUANTIZERS`."""
+
+    def add(cls: Q) -> Q:
+        QUANTIZERS[name] = cls
+        return cls
+
+    return add
+
+
+def make_quantizer(config: TokenizerConfig) -> Quantizer:
+    """Build the quantizer that the configuration names."""
+    return QUANTIZERS[config.quantizer](config)
+
+
+@register("vq")
 class VectorQuantizer(Quantizer):
     """Nearest of V codes (VQ-VAE, arXiv:1711.00937; cosine and low dimension, arXiv:2110.04627)."""
 
@@ -102,14 +125,15 @@ class VectorQuantizer(Quantizer):
 
     def _quantize(self, latents: Tensor) -> Quantized:
         quantized, codes, commitment = self.vq(latents)
-        return Quantized(quantized, codes, commitment, latents.new_zeros(()))
+        return Quantized(quantized, codes, {"commitment": commitment})
 
     def _vectors(self, codes: Tensor) -> Tensor:
         return self.vq.get_codes_from_indices(codes)
 
 
+@register("simvq")
 class SimQuantizer(Quantizer):
-    """Nearest of V random codes under a learned linear map, which no code can fall out of (arXiv:2411.02038)."""
+    """Nearest of V frozen random codes under a learned linear map; all codes stay in use (arXiv:2411.02038)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__(config)
@@ -118,18 +142,19 @@ class SimQuantizer(Quantizer):
             codebook_size=config.codebook_size,
             rotation_trick=config.rotation_trick,
             channel_first=True,
-            # As the other quantizers: `commitment_weight` of the recipe is the weight that the latents feel.
+            # As in the other quantizers, `commitment_weight` of the recipe is the weight of the latents' term.
             input_to_quantize_commit_loss_weight=1.0,
         )
 
     def _quantize(self, latents: Tensor) -> Quantized:
         quantized, codes, commitment = self.vq(latents)
-        return Quantized(quantized, codes, commitment, latents.new_zeros(()))
+        return Quantized(quantized, codes, {"commitment": commitment})
 
     def _vectors(self, codes: Tensor) -> Tensor:
         return self.vq.indices_to_codes(codes)
 
 
+@register("fsq")
 class FiniteQuantizer(Quantizer):
     """Each dimension rounded to one of a few values (FSQ, arXiv:2309.15505): no codebook, no loss."""
 
@@ -139,15 +164,15 @@ class FiniteQuantizer(Quantizer):
 
     def _quantize(self, latents: Tensor) -> Quantized:
         quantized, codes = self.vq(latents)
-        zero = latents.new_zeros(())
-        return Quantized(quantized, codes.long(), zero, zero)
+        return Quantized(quantized, codes.long())
 
     def _vectors(self, codes: Tensor) -> Tensor:
         return self.vq.indices_to_codes(codes)
 
 
+@register("lfq")
 class BinaryQuantizer(Quantizer):
-    """The signs of the latents (LFQ, arXiv:2310.05737), on the unit sphere with `spherical` (BSQ, arXiv:2406.07548)."""
+    """Signs of the latents (LFQ, arXiv:2310.05737), with `spherical` on the unit sphere (BSQ, arXiv:2406.07548)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__(config)
@@ -155,30 +180,35 @@ class BinaryQuantizer(Quantizer):
 
     def train(self, mode: bool = True) -> BinaryQuantizer:
         super().train(mode)
-        self.vq.eval()  # its training mode adds only the losses, which are computed here
+        self.vq.eval()  # its training mode only adds losses, which are computed here
         return self
 
     def _quantize(self, latents: Tensor) -> Quantized:
         x = self.vq.maybe_l2norm(latents.flatten(2).mT)  # (B, h*w, d)
         vectors, codes, _ = self.vq(x)
-        commitment = entropy = latents.new_zeros(())
-        if self.training:
-            commitment = F.mse_loss(x, vectors)
-            entropy = entropy_loss(x.flatten(0, 1), self.vq.maybe_l2norm(self.vq.codebook))
         quantized = straight_through(x, vectors).mT.reshape(latents.shape)
-        return Quantized(quantized, codes.unflatten(1, latents.shape[2:]), commitment, entropy)
+        losses = self._losses(x, vectors) if self.training else {}
+        return Quantized(quantized, codes.unflatten(1, latents.shape[2:]), losses)
+
+    def _losses(self, x: Tensor, vectors: Tensor) -> dict[str, Tensor]:
+        codebook = self.vq.maybe_l2norm(self.vq.codebook)
+        return {
+            "commitment": F.mse_loss(x, vectors),
+            "entropy": entropy_loss(x.flatten(0, 1), codebook),
+        }
 
     def _vectors(self, codes: Tensor) -> Tensor:
         return self.vq.indices_to_codes(codes)
 
 
+@register("residual_vq")
 class ResidualQuantizer(Quantizer):
-    """q codes a latent, each nearest to what the ones before left over (RQ-VAE, arXiv:2203.01941)."""
+    """q codes per latent, each nearest to the residual of the ones before (RQ-VAE, arXiv:2203.01941)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__(config)
         self.stages = config.residual_codes
-        self.through = rotate_to if config.rotation_trick else straight_through
+        self.pass_gradient = rotate_to if config.rotation_trick else straight_through
         self.vq = ResidualVQ(
             dim=config.codebook_dim,
             num_quantizers=config.residual_codes,
@@ -191,47 +221,36 @@ class ResidualQuantizer(Quantizer):
         h, w = latents.shape[2:]
         x = latents.flatten(2).mT  # (B, h*w, d)
         vectors, codes, commitment = self.vq(x)
-        quantized = self.through(x, vectors.detach()).mT.reshape(latents.shape)
+        quantized = self.pass_gradient(x, vectors.detach()).mT.reshape(latents.shape)
         codes = codes.reshape(-1, h, w * self.stages)  # from (B, h*w, q)
-        return Quantized(quantized, codes, commitment.mean(), latents.new_zeros(()))
+        return Quantized(quantized, codes, {"commitment": commitment.mean()})
 
     def _vectors(self, codes: Tensor) -> Tensor:
-        places = codes.unflatten(-1, (-1, self.stages))  # (B, h, w, q)
-        return self.vq.get_output_from_indices(places).movedim(-1, 1)
-
-
-QUANTIZERS: dict[str, type[Quantizer]] = {
-    "vq": VectorQuantizer,
-    "simvq": SimQuantizer,
-    "fsq": FiniteQuantizer,
-    "lfq": BinaryQuantizer,
-    "residual_vq": ResidualQuantizer,
-}
-
-
-def make_quantizer(config: TokenizerConfig) -> Quantizer:
-    """The quantizer that the configuration names."""
-    return QUANTIZERS[config.quantizer](config)
+        stacked = codes.unflatten(-1, (-1, self.stages))  # (B, h, w, q)
+        return self.vq.get_output_from_indices(stacked).movedim(-1, 1)
 
 
 def straight_through(latents: Tensor, vectors: Tensor) -> Tensor:
-    """The vectors, with the gradient of the latents (arXiv:1711.00937)."""
+    """Return the vectors, whose gradient goes to the latents unchanged (arXiv:1711.00937)."""
     return latents + (vectors - latents).detach()
 
 
 def entropy_loss(latents: Tensor, codebook: Tensor) -> Tensor:
-    """Scalar, low where each latent (N, d) is sure of its code (V, d) and the batch uses all codes alike."""
+    """Return LFQ's entropy loss of latents (N, d) and codes (V, d), a scalar.
+
+    It is low where each latent is close to one code only and the batch uses all codes equally often.
+    """
     p = (2 * ENTROPY_SCALE * latents @ codebook.mT).softmax(-1)  # (N, V)
     return entropy(p).mean() - entropy(mean_over_processes(p.mean(0)))
 
 
 def entropy(p: Tensor) -> Tensor:
-    """Entropy in nats of probabilities (..., V)."""
+    """Return the entropy in nats of probabilities (..., V)."""
     return -(p * p.clamp_min(1e-5).log()).sum(-1)
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
-    """The mean of x over all processes; after DDP has averaged gradients, they are those of that mean."""
+    """Return the mean of x over all processes. Its gradient is right once DDP has averaged the gradients."""
     if process_count() == 1:
         return x
     total = x.detach().clone()
@@ -240,7 +259,7 @@ def mean_over_processes(x: Tensor) -> Tensor:
 
 
 def process_count() -> int:
-    """Processes that train together: 1 where no process group exists."""
+    """Return the number of processes of the process group, 1 without one."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
@@ -251,9 +270,9 @@ def _codebook_options(config: TokenizerConfig) -> dict[str, object]:
         "learnable_codebook": config.codebook_learned,
         "ema_update": not config.codebook_learned,
         "commitment_weight": 1.0,
-        "sync_codebook": False,  # `Quantizer._share_statistics` decides, when it is known
+        "sync_codebook": False,  # see `Quantizer._synchronise_statistics`
     }
 
 
-def _nothing(_: Tensor) -> None:
-    """Stands in for `all_reduce` in a single process."""
+def _no_reduce(_: Tensor) -> None:
+    """Replace `all_reduce` in a single process."""

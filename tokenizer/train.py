@@ -1,9 +1,9 @@
-"""Training the tokenizer: its step, its held-out figures, its picture."""
+"""Training of the tokenizer: its steps, its held-out metrics, its previews."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,20 @@ from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches, train_batches
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, MonitorAction, OptimizedNetwork, Stage, mean_over
-from .codec import NARROW, Codec
-from .config import TokenizerRecipe
-from .discriminator import Adversary, adaptive_weight, ramp
+from .codec import CHANNELS_LAST_WIDTH
+from .discriminator import DiscriminatorTrainer, adaptive_weight, ramp
 from .divergence import MARGIN, DivergenceMonitor
-from .losses import codebook_losses, loss_weights, reconstruction_losses, weighted_sum
+from .losses import LOSSES, loss_weights, reconstruction_losses, weighted_sum
 from .metrics import CodeCounts, psnr
 from .model import Reconstruction, Tokenizer
 from .perceptual import Perceptual
+from .recipe import TokenizerRecipe
 
 PREVIEW_IMAGES = 16
 
 
 class TokenizerStage(Stage):
-    """Reconstruction and commitment losses, with a weight above 0 also LPIPS and a discriminator.
-
-    The codebook itself learns by moving averages.
-    """
+    """Reconstruction losses and the quantizer's losses, with a weight above 0 also LPIPS and a discriminator."""
 
     name = "tokenizer"
     score = "loss"
@@ -52,177 +49,179 @@ class TokenizerStage(Stage):
         self.model = model
         self.recipe, self.config = recipe, config
         self.weights = loss_weights(recipe)
-        self.backbone: Perceptual | None = None
-        judged = recipe.discriminator_weight > 0 and recipe.discriminator == "features"
-        if recipe.lpips_weight or judged:
-            file = Path(recipe.lpips_file) if recipe.lpips_file else None
-            self.backbone = Perceptual(recipe.lpips_backbone, file)
-        self.perceptual = self.backbone if recipe.lpips_weight else None
-        self.adversary: Adversary | None = None
-        self.doctor: DivergenceMonitor | None = None
-        if recipe.discriminator_weight:
-            self.adversary = Adversary(recipe, model.config.channels, model.config.image_size, self.backbone)
-            self.doctor = DivergenceMonitor(recipe, config.log_every) if recipe.rollback else None
+        self._build_losses(recipe)
         self.train_set, self.held_out_set, self.workers = train_set, held_out_set, workers
         self.bad_images = BadImages(len(train_set), train_set.config.bad_images)
         self.counts = CodeCounts(model.config.codebook_size)
         self.dead = torch.zeros(model.config.codebook_size, dtype=torch.bool)
-        """(V,) codes that nothing used in the last window."""
+        """(V,) codes without any use in the last window."""
         self.memory_format = memory_format(model.config.width)
         model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def _build_losses(self, recipe: TokenizerRecipe) -> None:
+        """Build the network of LPIPS and the discriminator, where the recipe needs them."""
+        self.backbone: Perceptual | None = None
+        if recipe.lpips_weight or (recipe.discriminator_weight and recipe.discriminator == "features"):
+            file = Path(recipe.lpips_file) if recipe.lpips_file else None
+            self.backbone = Perceptual(recipe.lpips_backbone, file)
+        self.discriminator: DiscriminatorTrainer | None = None
+        self.monitor: DivergenceMonitor | None = None
+        if recipe.discriminator_weight:
+            self.discriminator = DiscriminatorTrainer(recipe, self.model.config, self.backbone)
+            self.monitor = DivergenceMonitor(recipe, self.config.log_every) if recipe.rollback else None
 
     def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
         super().prepare(accelerator, config)
         if self.backbone is not None:
             self.backbone.to(accelerator.device)
-        if self.adversary is not None:
-            self.adversary.prepare(accelerator, config)
+        if self.discriminator is not None:
+            self.discriminator.prepare(accelerator, config)
 
     def eager(self) -> list[nn.Module]:
-        """The codebook, whose bookkeeping takes minutes to compile and cannot be fused; and the decoder's last layer,
-        for the adaptive weight asks for its gradients alone."""
+        """Return the quantizer, whose updates compile for minutes without gain, and the decoder's last layer.
+
+        The adaptive weight needs the gradients of that layer alone.
+        """
         return [self.model.quantizer, self.model.decoder.conv_out]
 
     def optimized_networks(self) -> list[OptimizedNetwork]:
-        return super().optimized_networks() + ([self.adversary.optimized] if self.adversary else [])
+        own = super().optimized_networks()
+        return [*own, self.discriminator.optimized] if self.discriminator else own
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         own = super().optimizers()
-        return (
-            own | {"discriminator_optimizer": self.adversary.optimized.optimizer} if self.adversary else own
-        )
+        if self.discriminator is None:
+            return own
+        return own | {"discriminator_optimizer": self.discriminator.optimized.optimizer}
 
     def trained(self) -> dict[str, nn.Module]:
         own = super().trained()
-        return own | {"discriminator": self.adversary.model} if self.adversary else own
+        return own | {"discriminator": self.discriminator.model} if self.discriminator else own
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
-        parts = self.config.gradient_accumulation_steps
+        micro_batches = self.config.gradient_accumulation_steps
         return train_batches(
             self.train_set,
-            self.config.batch_size // parts,
+            self.config.batch_size // micro_batches,
             seed=self.config.seed,
-            start_step=start_step * parts,
+            start_step=start_step * micro_batches,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             workers=self.workers,
         )
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One micro-batch through the autoencoder, from the discriminator's start on against it too."""
+        """Train on one micro-batch, from `discriminator_start` on against the discriminator too."""
         self.bad_images.note(batch["bad"])
         images = self._images(batch)
         result = self.network(images)
         with self.accelerator.autocast():
-            losses = reconstruction_losses(images, result, self.perceptual)
-        losses |= codebook_losses(result, self.model.config.quantizer)
-        share = self.discriminator_share()
-        if self.adversary is not None and share > 0:
-            figures = self._duel(self.adversary, images, result, losses, share)
+            losses = reconstruction_losses(images, result.images, self.weights, self.backbone)
+        losses |= result.losses
+        ratio = self.discriminator_ratio()
+        if self.discriminator is not None and ratio > 0:
+            metrics = self._adversarial_step(self.discriminator, images, result, losses, ratio)
         else:
             loss = weighted_sum(losses, self.weights)
-            figures = {"loss": loss, **losses, "gradient_norm": self.update(loss)}
+            metrics = {"loss": loss, **losses, "gradient_norm": self.update(loss)}
         self.counts.add(result.codes)
-        return figures
+        return metrics
 
-    def discriminator_share(self) -> float:
-        """Of the discriminator's weight, what ramp and doctor leave at this step."""
-        if self.adversary is None or self.completed_steps < self.recipe.discriminator_start:
+    def discriminator_ratio(self) -> float:
+        """Return the fraction of the discriminator's weight at this step, by its ramp and the divergence monitor."""
+        recipe, step = self.recipe, self.completed_steps
+        if self.discriminator is None or step < recipe.discriminator_start:
             return 0.0
-        since = self.doctor.since if self.doctor else self.recipe.discriminator_start
-        return ramp(self.completed_steps, since, self.recipe.discriminator_ramp) * (
-            self.doctor.scale if self.doctor else 1.0
-        )
+        if self.monitor is None:
+            return ramp(step, recipe.discriminator_start, recipe.discriminator_ramp)
+        return ramp(step, self.monitor.ramp_start, recipe.discriminator_ramp) * self.monitor.weight_ratio
 
-    def _duel(
+    def _adversarial_step(
         self,
-        adversary: Adversary,
+        discriminator: DiscriminatorTrainer,
         images: Tensor,
         result: Reconstruction,
         losses: dict[str, Tensor],
-        share: float,
+        ratio: float,
     ) -> dict[str, Tensor]:
-        """One step of both sides: their gradients from the same weights, then both updates."""
-        judgement = adversary.judgement(result.images)
-        weights, balance = self._balance(losses, judgement, share)
-        losses = losses | {"discriminator": judgement}
-        loss = weighted_sum(losses, weights)
+        """Update autoencoder and discriminator, after computing the gradients of both with the old weights."""
+        generator_loss = discriminator.generator_loss(result.images)
+        weight, balance = self._discriminator_weight(losses, generator_loss, ratio)
+        losses = losses | {"discriminator": generator_loss}
+        loss = weighted_sum(losses, {**self.weights, "discriminator": weight})
         self.accelerator.backward(loss)
-        adversary_loss, figures = adversary.losses(images, result.images)
-        self.accelerator.backward(adversary_loss)
-        norm, adversary_norm = self.move(self.optimized, adversary.optimized)
-        return {
-            "loss": loss,
-            **losses,
-            "gradient_norm": norm,
-            **figures,
-            "discriminator_norm": adversary_norm,
-            **balance,
-        }
+        discriminator_loss, metrics = discriminator.loss(images, result.images)
+        self.accelerator.backward(discriminator_loss)
+        norm, discriminator_norm = self.move(self.optimized, discriminator.optimized)
+        norms = {"gradient_norm": norm, "discriminator_norm": discriminator_norm}
+        return {"loss": loss, **losses, **norms, **metrics, **balance}
 
-    def _balance(
-        self, losses: dict[str, Tensor], judgement: Tensor, share: float
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The losses' weights with the discriminator's as it is at this step, and the figures of the latter."""
-        weight = torch.full_like(judgement.detach(), self.weights["discriminator"] * share)
-        figures = {}
-        if self.recipe.discriminator_adaptive:
-            drawn = {name: loss for name, loss in losses.items() if name in ("l1", "l2", "lpips")}
-            scaler = self.accelerator.scaler
-            figures["adaptive_weight"] = self.accelerator.reduce(
-                adaptive_weight(
-                    weighted_sum(drawn, self.weights),
-                    judgement,
-                    last_weight(self.model.decoder),
-                    scaler.get_scale() if scaler else 1.0,
-                ),
-                "mean",
-            )
-            weight = weight * figures["adaptive_weight"]
-        return {**self.weights, "discriminator": weight}, figures | {"discriminator_weight": weight}
+    def _discriminator_weight(
+        self, losses: dict[str, Tensor], generator_loss: Tensor, ratio: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weight of the generator loss at this step, and the metrics of it."""
+        weight = torch.full_like(generator_loss.detach(), self.weights["discriminator"] * ratio)
+        if not self.recipe.discriminator_adaptive:
+            return weight, {"discriminator_weight": weight}
+        reconstruction = {name: loss for name, loss in losses.items() if name in LOSSES}
+        scaler = self.accelerator.scaler
+        adaptive = adaptive_weight(
+            weighted_sum(reconstruction, self.weights),
+            generator_loss,
+            last_weight(self.model.decoder),
+            scaler.get_scale() if scaler else 1.0,
+        )
+        adaptive = self.accelerator.reduce(adaptive, "mean")
+        weight = weight * adaptive
+        return weight, {"adaptive_weight": adaptive, "discriminator_weight": weight}
 
     def window(self) -> dict[str, float]:
-        """Usage, perplexity, dead codes, and how many that were dead in the window before are in use again."""
-        figures = self.counts.figures()
-        if figures:
+        """Return usage, perplexity, dead codes, and revived codes (dead in the window before, in use now)."""
+        metrics = self.counts.metrics()
+        if metrics:
             dead = self.counts.counts == 0
-            figures |= {"dead_codes": int(dead.sum()), "revived_codes": int((self.dead & ~dead).sum())}
+            metrics |= {"dead_codes": int(dead.sum()), "revived_codes": int((self.dead & ~dead).sum())}
             self.dead = dead
         self.counts.reset()
-        return figures
+        return metrics
 
     def diagnose(self, figures: dict[str, float]) -> MonitorAction | None:
-        return self.doctor.observe(self.completed_steps, figures) if self.doctor else None
+        return self.monitor.observe(self.completed_steps, figures) if self.monitor else None
 
     def improves(self, figures: dict[str, float], kept: dict[str, float]) -> bool:
-        """With the discriminator in: the newest weights, unless their PSNR lies further below that of the kept ones
-        than the doctor allows. What the discriminator adds, the losses of `evaluate` call an error."""
-        if self.adversary is None or self.completed_steps < self.scores_count_from() or "psnr" not in figures:
+        """Compare losses; at the discriminator's full weight keep the newest weights whose PSNR is within `MARGIN`.
+
+        The detail that a discriminator adds increases the losses of `evaluate`.
+        """
+        if (
+            self.discriminator is None
+            or self.completed_steps < self.scores_count_from()
+            or "psnr" not in figures
+        ):
             return super().improves(figures, kept)
         return figures["psnr"] > kept.get("psnr", -math.inf) - MARGIN
 
     def scores_count_from(self) -> int:
-        """The step at which the discriminator has its full weight: it costs PSNR, so the scores before are better
-        without the pictures being so."""
-        return self.recipe.discriminator_start + self.recipe.discriminator_ramp if self.adversary else 0
+        """Return the step of the discriminator's full weight: earlier weights have a higher PSNR, not better images."""
+        return self.recipe.discriminator_start + self.recipe.discriminator_ramp if self.discriminator else 0
 
     def state(self) -> dict[str, Any]:
-        return {"doctor": self.doctor.state()} if self.doctor else {}
+        return {"monitor": self.monitor.state()} if self.monitor else {}
 
     def tensors(self) -> dict[str, Tensor]:
         return {"counts": self.counts.counts, "dead": self.dead}
 
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.counts.counts, self.dead = tensors["counts"], tensors["dead"]
-        if self.doctor and "doctor" in state:
-            self.doctor.load_state(state["doctor"])
+        if self.monitor and "monitor" in state:
+            self.monitor.load_state(state["monitor"])
 
     def evaluate(self) -> dict[str, float]:
         batches = eval_batches(self.held_out_set, self.config.batch_size, limit=self.config.eval_images)
-        return evaluate(self.model, (self._images(b) for b in batches), self.weights, self.perceptual)
+        return evaluate(self.model, (self._images(b) for b in batches), self.weights, self.backbone)
 
     def preview(self, path: Path) -> None:
-        """Held-out images in the odd rows, each above its reconstruction."""
+        """Save held-out images and their reconstructions, in alternating rows."""
         shown = self.held_out_set if len(self.held_out_set) else self.train_set
         batch = next(eval_batches(shown, PREVIEW_IMAGES, limit=PREVIEW_IMAGES))
         images = self._images(batch)
@@ -234,36 +233,32 @@ class TokenizerStage(Stage):
 
 @torch.no_grad()
 def evaluate(
-    model: Tokenizer | Codec,
+    model: Tokenizer,
     batches: Iterable[Tensor],
     weights: dict[str, float],
     perceptual: Perceptual | None = None,
-    seen: Callable[[Tensor, Tensor], None] | None = None,
 ) -> dict[str, float]:
-    """Mean losses and PSNR (dB), usage and perplexity of the codebook over batches of images in [-1, 1].
+    """Return mean losses, PSNR (dB), and usage and perplexity of the codes over batches of images in [-1, 1].
 
-    The model must be in evaluation mode. No batches give no figures. `seen` is shown every batch with what came back,
-    clamped to [-1, 1].
+    The model must be in evaluation mode. Without batches the result is empty.
     """
     counts = CodeCounts(model.config.codebook_size)
 
-    def figures(images: Tensor) -> dict[str, Tensor]:
+    def metrics(images: Tensor) -> dict[str, Tensor]:
         result = model(images)
         counts.add(result.codes)
-        if seen is not None:
-            seen(images, result.images.clamp(-1, 1))
-        losses = reconstruction_losses(images, result, perceptual)
+        losses = reconstruction_losses(images, result.images, weights, perceptual)
         return {
             "loss": weighted_sum(losses, weights),
             **losses,
             "psnr": psnr(images, result.images).mean(),
         }
 
-    return mean_over((len(images), figures(images)) for images in batches) | counts.figures()
+    return mean_over((len(images), metrics(images)) for images in batches) | counts.metrics()
 
 
 def draw_pairs(images: Tensor, reconstructions: Tensor, columns: int = 8) -> Image.Image:
-    """Contact sheet: rows of images, each above the row of their reconstructions."""
+    """Return a grid in which each row of images is followed by the row of their reconstructions."""
     cells = []
     for start in range(0, len(images), columns):
         part = slice(start, start + columns)
@@ -272,15 +267,15 @@ def draw_pairs(images: Tensor, reconstructions: Tensor, columns: int = 8) -> Ima
 
 
 def last_weight(decoder: nn.Module) -> Tensor:
-    """The weight of the decoder's last layer, whatever its kind (gains and biases have one dimension)."""
+    """Return the weight of the decoder's last layer (norms and biases have one dimension)."""
     return [p for p in decoder.parameters() if p.dim() > 1][-1]
 
 
 def memory_format(width: int) -> torch.memory_format:
-    """Channels-last pays for wide networks; for narrow ones on a CPU its group norm is several times slower.
+    """Return channels-last for wide networks and on GPUs; on a CPU group norm of narrow ones is slower with it.
 
-    Measured on two Xeon cores, bf16, f4, 32 px, batch 64: width 16 136 ms a step against 183 (channels-last),
-    width 64 526 against 426.
+    Time per step on two Xeon cores (bf16, f4, 32 px, batch 64): width 16: 136 ms contiguous, 183 ms channels-last;
+    width 64: 526 ms and 426 ms.
     """
-    wide = width >= NARROW or torch.cuda.is_available()
+    wide = width >= CHANNELS_LAST_WIDTH or torch.cuda.is_available()
     return torch.channels_last if wide else torch.contiguous_format

@@ -13,7 +13,8 @@ from imgtf.errors import ConfigError
 from imgtf.options import build, check, to_dict
 from imgtf.pipelines.settings import collect, load_presets
 from imgtf.prior.config import PriorConfig, SamplingConfig
-from imgtf.tokenizer.config import TokenizerConfig, TokenizerRecipe
+from imgtf.tokenizer.config import TokenizerConfig
+from imgtf.tokenizer.recipe import TokenizerRecipe
 from imgtf.training.config import TrainingConfig
 from imgtf.training.ema import EMA
 from imgtf.training.interrupt import StopRequest
