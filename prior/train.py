@@ -37,7 +37,7 @@ class PriorStage(Stage):
     """Cross entropy of every code given its condition and the codes before it (masked priors: the known codes)."""
 
     name = "prior"
-    score = "loss"
+    metric = "loss"
     model: Prior
 
     def __init__(

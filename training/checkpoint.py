@@ -1,7 +1,7 @@
-"""The state that a run resumes from: weights, averages, optimizers, random numbers, progress. No pickle.
+"""The training state that a run resumes from: weights, EMA, optimizers, random generators, progress. No pickle.
 
-A state is a folder `step-00000500/` that is renamed into place when it is complete, so a run that is killed
-while saving still has the one before.
+A state is a folder `step-00000500/`, renamed into place when complete: a run that is killed
+while saving keeps the previous one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ..pretrained import load_tensors, read_json, write_tensors, write_text
 from .ema import EMA
 from .stage import Stage
 
-FORMAT = 2
+FORMAT = 3
 
 
 def latest_state(folder: Path) -> Path | None:
-    """The newest complete state under `folder`, or None."""
+    """Return the newest complete state in `folder`, or None."""
     states = sorted(p for p in folder.glob("step-*") if p.is_dir() and p.suffix != ".tmp")
     return states[-1] if states else None
 
@@ -39,13 +39,16 @@ def save_state(
     accelerator: Accelerator,
     progress: dict[str, Any],
     sums: dict[str, Tensor],
-    good: dict[str, Tensor],
+    snapshot: dict[str, Tensor],
 ) -> None:
-    """Saves the state of all processes as `folder/step-N` (N from `progress`), then drops older ones.
+    """Save the state of all processes as `folder/step-N` (N from `progress`), then delete older states.
 
     Args:
-        sums: of this process, the figures since the last log line.
-        good: the weights that the run may go back to (see `take_weights`), empty where there are none.
+        sums: sums of this process's metrics since the last log line.
+        snapshot: weights for a rollback (see `take_snapshot`), or {}.
+
+    Raises:
+        CheckpointError: a file cannot be written. The previous state is kept.
     """
     target = folder / f"step-{progress['step']:08d}"
     temporary = target.with_suffix(".tmp")
@@ -59,11 +62,11 @@ def save_state(
         write_tensors(temporary / f"stage-{rank}.safetensors", stage.tensors())
         write_tensors(temporary / f"sums-{rank}.safetensors", sums)
         if accelerator.is_main_process:
-            _write_shared(temporary, stage, ema, accelerator, progress, good)
+            _write_shared(temporary, stage, ema, accelerator, progress, snapshot)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
-            f"{target}: cannot save the training state ({error}); the one before is kept"
+            f"{target}: cannot save the training state ({error}); the previous state is kept"
         ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -78,19 +81,19 @@ def save_state(
 def load_state(
     state: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    """Restores everything from one state folder and returns progress, sums and good weights (see `save_state`).
+    """Restore everything from a state folder. Return progress, sums and snapshot (see `save_state`).
 
     Raises:
-        CheckpointError: when a file is damaged or does not fit this model or this number of processes.
+        CheckpointError: a file is damaged, or does not fit this model or this number of processes.
     """
     progress = read_json(state / "progress.json")
     if progress.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{state}: saved by another version of imgtf; start the run anew with --force")
+        raise CheckpointError(f"{state}: saved by another version of imgtf; start the run again with --force")
     if progress["processes"] != accelerator.num_processes:
         raise CheckpointError(
             f"{state}: saved by {progress['processes']} processes, resumed with {accelerator.num_processes}"
         )
-    for name, module in stage.trained().items():
+    for name, module in stage.trained_modules().items():
         load_tensors(module, state / f"{name}.safetensors")
     for name, optimizer in stage.optimizers().items():
         _load_optimizer(optimizer, _load(state / f"{name}.safetensors"))
@@ -103,43 +106,45 @@ def load_state(
     rank = accelerator.process_index
     stage.load_state(progress["stage"], _load(state / f"stage-{rank}.safetensors"))
     sums = {k: v.to(accelerator.device) for k, v in _load(state / f"sums-{rank}.safetensors").items()}
-    good = _load(state / "good.safetensors")
+    snapshot = _load(state / "snapshot.safetensors")
     set_random_state(_load(state / f"random-{rank}.safetensors"))
-    return progress, sums, good
+    return progress, sums, snapshot
 
 
-def take_weights(stage: Stage, ema: EMA | None) -> dict[str, Tensor]:
-    """Copies of all weights, their averages and the optimizers' states in main memory, as `part/name`."""
-    parts: dict[str, Mapping[str, Tensor]] = {k: m.state_dict() for k, m in stage.trained().items()}
-    parts |= {name: _optimizer_tensors(optimizer) for name, optimizer in stage.optimizers().items()}
+def take_snapshot(stage: Stage, ema: EMA | None) -> dict[str, Tensor]:
+    """Return copies of all weights, their EMA and the optimizer states on the CPU, as `section/name`."""
+    sections: dict[str, Mapping[str, Tensor]] = {
+        k: m.state_dict() for k, m in stage.trained_modules().items()
+    }
+    sections |= {name: _optimizer_tensors(optimizer) for name, optimizer in stage.optimizers().items()}
     if ema is not None:
-        parts["ema"] = ema.state()
+        sections["ema"] = ema.state()
     return {
-        f"{part}/{name}": tensor.detach().to("cpu", copy=True)
-        for part, tensors in parts.items()
+        f"{section}/{name}": tensor.detach().to("cpu", copy=True)
+        for section, tensors in sections.items()
         for name, tensor in tensors.items()
     }
 
 
 @torch.no_grad()
-def put_weights(kept: dict[str, Tensor], stage: Stage, ema: EMA | None) -> None:
-    """The reverse of `take_weights`; `kept` may be put again."""
+def restore_snapshot(snapshot: dict[str, Tensor], stage: Stage, ema: EMA | None) -> None:
+    """Load the result of `take_snapshot`, which can be loaded more than once."""
 
-    def part(wanted: str) -> dict[str, Tensor]:
-        return {k.removeprefix(f"{wanted}/"): v for k, v in kept.items() if k.startswith(f"{wanted}/")}
+    def section(wanted: str) -> dict[str, Tensor]:
+        return {k.removeprefix(f"{wanted}/"): v for k, v in snapshot.items() if k.startswith(f"{wanted}/")}
 
-    for name, module in stage.trained().items():
-        module.load_state_dict(part(name))
+    for name, module in stage.trained_modules().items():
+        module.load_state_dict(section(name))
     for name, optimizer in stage.optimizers().items():
-        # An optimizer works on the very tensors that it is given.
-        _load_optimizer(optimizer, {k: v.clone() for k, v in part(name).items()})
+        # An optimizer updates the given tensors in place.
+        _load_optimizer(optimizer, {k: v.clone() for k, v in section(name).items()})
     if ema is not None:
-        for name, average in part("ema").items():
+        for name, average in section("ema").items():
             ema.state()[name].copy_(average)
 
 
 def random_state() -> dict[str, Tensor]:
-    """The global generators of this process."""
+    """Return the states of this process's global random generators."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -147,7 +152,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def set_random_state(state: dict[str, Tensor]) -> None:
-    """Puts the generators back where `random_state` found them."""
+    """Restore the result of `random_state`."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -159,16 +164,16 @@ def _write_shared(
     ema: EMA | None,
     accelerator: Accelerator,
     progress: dict[str, Any],
-    good: dict[str, Tensor],
+    snapshot: dict[str, Tensor],
 ) -> None:
-    for name, module in stage.trained().items():
+    for name, module in stage.trained_modules().items():
         write_tensors(folder / f"{name}.safetensors", module.state_dict())
     for name, optimizer in stage.optimizers().items():
         write_tensors(folder / f"{name}.safetensors", _optimizer_tensors(optimizer))
     if ema is not None:
         write_tensors(folder / "ema.safetensors", ema.state())
     scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-    write_tensors(folder / "good.safetensors", good)
+    write_tensors(folder / "snapshot.safetensors", snapshot)
     header = {
         "format": FORMAT,
         "processes": accelerator.num_processes,
@@ -179,7 +184,7 @@ def _write_shared(
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as `index.key` -> tensor; its settings come from the configuration."""
+    """The optimizer's state as `index.key` -> tensor. Its settings come from the configuration."""
     state = optimizer.state_dict()["state"]
     return {
         f"{i}.{key}": torch.as_tensor(value) for i, values in state.items() for key, value in values.items()
@@ -199,5 +204,5 @@ def _load(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path}: damaged or missing ({error}); start the run anew with --force"
+            f"{path}: damaged or missing ({error}); start the run again with --force"
         ) from error

@@ -1,4 +1,4 @@
-"""Moving average of the weights: what is evaluated, shown and saved."""
+"""Exponential moving average (EMA) of the weights, which is evaluated, previewed and saved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Averages the parameters; buffers (the codebook has its own averages) stay the module's."""
+    """EMA of the parameters of a module. Buffers are not averaged (a codebook has its own moving averages)."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -19,14 +19,17 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After update number `step` (from 0). Early on the average is shorter, so that it leaves the start."""
+        """Average in the weights after update `step` (from 0).
+
+        Early in training the decay is lower, so that the average leaves the initial weights quickly.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         averages = list(self.average.values())
         torch._foreach_lerp_(averages, [p.detach() for p in self.model.parameters()], 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the module computes with the averaged weights."""
+        """Use the averaged weights in the module within the block."""
         self._swap()
         try:
             yield
@@ -34,7 +37,7 @@ class EMA:
             self._swap()
 
     def state(self) -> dict[str, Tensor]:
-        """The averages by parameter name."""
+        """Return the averages by parameter name."""
         return self.average
 
     @torch.no_grad()

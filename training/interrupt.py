@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: the step under way ends, the state is saved, then the run stops."""
+"""Ctrl-C and SIGTERM as a request to stop: the current step is completed and the state saved first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 
 
 class StopRequest:
-    """Within the block the first signal only sets `requested`; a second one interrupts at once."""
+    """Context in which the first signal only sets `requested`. A second one interrupts immediately."""
 
     def __init__(self) -> None:
         self.requested = False

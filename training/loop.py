@@ -1,4 +1,4 @@
-"""The one training loop. It knows neither stage: `Stage.step` computes, the loop decides when."""
+"""The training loop of both stages: `Stage.step` computes, the loop decides when to log, evaluate and save."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..errors import CheckpointError, ImgtfError, Interrupted
-from .checkpoint import latest_state, load_state, put_weights, save_state, take_weights
+from .checkpoint import latest_state, load_state, restore_snapshot, save_state, take_snapshot
 from .config import TrainingConfig
 from .ema import EMA
 from .interrupt import StopRequest
@@ -25,29 +25,29 @@ from .stage import Batch, MonitorAction, Stage
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished run reached."""
+    """Result of a finished run."""
 
     steps: int
     best_step: int
-    figures: dict[str, float]
-    """Held-out figures of the best weights, which are the ones kept."""
+    metrics: dict[str, float]
+    """Held-out metrics of the best weights, which are the saved ones."""
 
 
-class Means:
-    """Means of figures since the last log line; a figure may be missing from some steps."""
+class RunningMeans:
+    """Means of metrics since the last log line. A step may lack some of the metrics."""
 
     def __init__(self, sums: dict[str, Tensor] | None = None, counts: dict[str, int] | None = None) -> None:
         self.counts = counts or {}
         self.sums = {key: (sums or {})[key] for key in self.counts}
 
-    def add(self, figures: dict[str, Tensor]) -> None:
-        """The figures of one step. Nothing waits for the device here."""
-        for key, value in figures.items():
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Add the metrics of one step, without synchronising with the device."""
+        for key, value in metrics.items():
             self.sums[key] = self.sums.get(key, 0) + value.detach()
             self.counts[key] = self.counts.get(key, 0) + 1
 
-    def figures(self, accelerator: Accelerator) -> dict[str, float]:
-        """Over the steps and over all processes."""
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return the means over all steps and processes."""
         if accelerator.num_processes > 1:
             sums = accelerator.reduce(torch.stack([s.float() for s in self.sums.values()]), "mean").tolist()
         else:
@@ -56,9 +56,9 @@ class Means:
 
 
 class Trainer:
-    """Trains one stage in one model folder.
+    """Trains one stage in a model folder.
 
-    The folder gets `<stage>/` (the best averaged weights) and `training/<stage>/` (log, pictures, state).
+    Writes `<stage>/` (the best averaged weights) and `training/<stage>/` (log, previews, state).
     """
 
     def __init__(self, stage: Stage, config: TrainingConfig, folder: Path, accelerator: Accelerator) -> None:
@@ -67,60 +67,60 @@ class Trainer:
         self.folder = folder / "training" / stage.name
         stage.prepare(accelerator, config)
         self.ema = EMA(stage.model, config.ema_decay) if config.ema_decay > 0 else None
-        self.done = 0
-        self.best: dict[str, Any] = {"step": 0, "figures": {}}
-        self.means = Means()
-        self.good: dict[str, Tensor] = {}
+        self.completed_steps = 0
+        self.best: dict[str, Any] = {"step": 0, "metrics": {}}
+        self.running = RunningMeans()
+        self.snapshot: dict[str, Tensor] = {}
+        """Weights for a rollback; {} without any."""
 
     def restore(self) -> None:
-        """Goes back to the last saved state; nothing is written.
+        """Load the last saved state. Nothing is written.
 
         Raises:
-            CheckpointError: when there is none, it does not belong to this stage, or its run is over.
+            CheckpointError: no state, a state of another stage, or its run is complete.
         """
         state = latest_state(self.folder / "state")
         if state is None:
             raise CheckpointError(f"{self.folder}: no saved state to resume; start without --resume")
-        progress, sums, self.good = load_state(state, self.stage, self.ema, self.accelerator)
-        self.done, self.best = progress["step"], progress["best"]
-        self.means = Means(sums, progress["means"])
-        if self.done >= self.config.steps:
+        progress, sums, self.snapshot = load_state(state, self.stage, self.ema, self.accelerator)
+        self.completed_steps, self.best = progress["step"], progress["best"]
+        self.running = RunningMeans(sums, progress["counts"])
+        if self.completed_steps >= self.config.steps:
             raise CheckpointError(
-                f"{state}: the run of {self.config.steps} steps is over; give it more --steps"
+                f"{state}: the run of {self.config.steps} steps is complete; continue it with more --steps"
             )
 
     def run(self) -> TrainingResult:
-        """Trains to the last step.
+        """Train until the last step.
 
         Raises:
             Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
-            CheckpointError: when saving fails.
+            CheckpointError: saving failed.
         """
         with StopRequest() as stop:
             report = Report(
                 self.stage.name,
                 self.folder / LOG_FILE,
-                start=self.done,
+                start=self.completed_steps,
                 steps=self.config.steps,
                 batch_size=self.config.batch_size,
                 active=self.accelerator.is_main_process,
                 trackers=self.accelerator.trackers,
             )
             try:
-                self._steps(report, stop)
+                self._train(report, stop)
             finally:
                 report.close()
-                # Not Accelerate's `end_training`, which ends the process group as well.
+                # Accelerate's `end_training` would also end the process group.
                 for tracker in self.accelerator.trackers:
                     tracker.finish()
-        return TrainingResult(self.done, self.best["step"], self.best["figures"])
+        return TrainingResult(self.completed_steps, self.best["step"], self.best["metrics"])
 
-    def _steps(self, report: Report, stop: StopRequest) -> None:
+    def _train(self, report: Report, stop: StopRequest) -> None:
         config = self.config
-        batches = self.stage.train_batches(self.done)
-        while self.done < config.steps:
-            figures = self._update(batches)
-            self.means.add(figures)
+        batches = self.stage.train_batches(self.completed_steps)
+        while self.completed_steps < config.steps:
+            self.running.add(self._update(batches))
             report.advance()
 
             if self._due(config.log_every):
@@ -130,79 +130,80 @@ class Trainer:
             if self._due(config.preview_every):
                 self._preview()
 
-            stopping = self._agreed(stop.requested) and self.done < config.steps
+            stopping = self._any_process(stop.requested) and self.completed_steps < config.steps
             if stopping or self._due(config.save_every):
-                self._save()
+                self._save_state()
             if stopping:
                 raise Interrupted(
-                    f"stopped at step {self.done} of {config.steps}, state saved in {self.folder}"
+                    f"stopped at step {self.completed_steps} of {config.steps}, state saved in {self.folder}"
                 )
 
     def _update(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """One update of the weights, from one or more micro-batches."""
-        rate = learning_rate(self.done, self.config)
+        """Update the weights once, from one or more micro-batches."""
+        rate = learning_rate(self.completed_steps, self.config)
         for optimizer in self.stage.optimizers().values():
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("lr_ratio", 1.0)
-        self.stage.completed_steps = self.done
+        self.stage.completed_steps = self.completed_steps
         self.stage.network.train()
         networks = [optimized.network for optimized in self.stage.optimized_networks()]
         for _ in range(self.config.gradient_accumulation_steps):
             with self.accelerator.accumulate(*networks):
-                figures = self.stage.step(next(batches))
+                metrics = self.stage.step(next(batches))
         if self.ema:
-            self.ema.update(self.done)
-        self.done += 1
-        return figures
+            self.ema.update(self.completed_steps)
+        self.completed_steps += 1
+        return metrics
 
     def _due(self, every: int) -> bool:
-        return self.done % every == 0 or self.done == self.config.steps
+        return self.completed_steps % every == 0 or self.completed_steps == self.config.steps
 
     def _log(self, report: Report) -> None:
-        """The figures since the last line, and what they call for."""
-        figures = self.means.figures(self.accelerator) | self.stage.window()
-        self.means = Means()
-        self.stage.completed_steps = self.done
-        verdict = self.stage.diagnose(figures)
-        if not math.isfinite(figures["loss"]) and (verdict is None or verdict.action != "roll back"):
+        """Log the metrics since the last line, and do what the stage's monitor asks for."""
+        metrics = self.running.means(self.accelerator) | self.stage.window_metrics()
+        self.running = RunningMeans()
+        step = self.stage.completed_steps = self.completed_steps
+        action = self.stage.monitor_action(metrics)
+        if not math.isfinite(metrics["loss"]) and (action is None or action.action != "roll_back"):
             raise ImgtfError(
-                f"the loss is no longer a number at step {self.done}: lower --lr or set --grad-clip; "
-                f"the last saved state and the best weights are untouched"
+                f"the loss is not finite at step {step}: lower --lr or --grad-clip; "
+                f"the last saved state and the best weights are unchanged"
             )
-        report.train(self.done, figures | {"lr": learning_rate(self.done - 1, self.config)})
-        if verdict:
-            report.verdict(self.done, verdict.action, verdict.reason)
-            self._act(verdict)
+        report.train(step, metrics | {"lr": learning_rate(step - 1, self.config)})
+        if action:
+            report.monitor(step, action)
+            self._apply(action)
 
-    def _act(self, verdict: MonitorAction) -> None:
-        if verdict.action == "keep":
-            self.good = take_weights(self.stage, self.ema)
-        elif verdict.action == "roll back":
-            put_weights(self.good, self.stage, self.ema)
+    def _apply(self, action: MonitorAction) -> None:
+        if action.action == "snapshot":
+            self.snapshot = take_snapshot(self.stage, self.ema)
+        elif action.action == "roll_back":
+            restore_snapshot(self.snapshot, self.stage, self.ema)
 
     def _averaged(self) -> AbstractContextManager[None]:
         return self.ema.applied() if self.ema else nullcontext()
 
     @torch.no_grad()
     def _evaluate(self, report: Report) -> None:
+        """Evaluate the averaged weights, and save them if they are the best so far."""
         if self.accelerator.is_main_process:
             self.stage.model.eval()
             with self._averaged():
-                figures = self.stage.evaluate()
-                best = self.stage.improves(figures, self._kept())
-                if best:
-                    self.best = {"step": self.done, "figures": figures}
-                    self._keep()
-            report.evaluation(self.done, figures, best)
+                metrics = self.stage.evaluate()
+                is_best = self.stage.is_better(metrics, self._best_metrics())
+                if is_best:
+                    self.best = {"step": self.completed_steps, "metrics": metrics}
+                    self._save_weights()
+            report.evaluation(self.completed_steps, metrics, is_best)
         self.accelerator.wait_for_everyone()
 
-    def _kept(self) -> dict[str, float]:
-        """The figures to compare with, none where those of the kept weights do not compare."""
-        if self.best["step"] < self.stage.scores_count_from() <= self.done:
+    def _best_metrics(self) -> dict[str, float]:
+        """The metrics to compare with; {} if those of the saved weights cannot be compared any more."""
+        if self.best["step"] < self.stage.comparable_from() <= self.completed_steps:
             return {}
-        return self.best["figures"]
+        return self.best["metrics"]
 
-    def _keep(self) -> None:
+    def _save_weights(self) -> None:
         try:
             self.stage.model.save_pretrained(self.weights_folder)
         except Exception as error:
@@ -212,14 +213,14 @@ class Trainer:
     def _preview(self) -> None:
         if self.accelerator.is_main_process:
             self.stage.model.eval()
-            path = self.folder / "previews" / f"step-{self.done:08d}.png"
+            path = self.folder / "previews" / f"step-{self.completed_steps:08d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._averaged():
                 self.stage.preview(path)
         self.accelerator.wait_for_everyone()
 
-    def _agreed(self, requested: bool) -> bool:
-        """Whether any process was asked to stop; asked of the others only now and then, for it costs a sync."""
+    def _any_process(self, requested: bool) -> bool:
+        """Whether any process was asked to stop. Asks the others at log lines only, because that synchronises."""
         if self.accelerator.num_processes == 1:
             return requested
         if not self._due(self.config.log_every):
@@ -227,14 +228,14 @@ class Trainer:
         flag = torch.tensor([float(requested)], device=self.accelerator.device)
         return bool(self.accelerator.gather(flag).max() > 0)
 
-    def _save(self) -> None:
-        progress = {"step": self.done, "best": self.best, "means": self.means.counts}
+    def _save_state(self) -> None:
+        progress = {"step": self.completed_steps, "best": self.best, "counts": self.running.counts}
         save_state(
             self.folder / "state",
             self.stage,
             self.ema,
             self.accelerator,
             progress,
-            self.means.sums,
-            self.good,
+            self.running.sums,
+            self.snapshot,
         )

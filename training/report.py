@@ -1,4 +1,4 @@
-"""What a run tells: a bar or plain lines for people, JSON lines for programs."""
+"""The log of a run: a progress bar or plain lines for people, JSON lines and trackers for programs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from typing import Any
 from accelerate.tracking import GeneralTracker
 from tqdm import tqdm
 
+from .stage import MonitorAction
+
 logger = logging.getLogger("imgtf")
 
 LOG_FILE = "log.jsonl"
 
 
 class Report:
-    """The log of one run. Only the main process writes."""
+    """The log of one run. Only an active report (that of the main process) writes."""
 
     def __init__(
         self,
@@ -33,7 +35,7 @@ class Report:
         active: bool,
         trackers: Sequence[GeneralTracker] = (),
     ) -> None:
-        """`trackers` get the figures too, as `training/loss` and so on."""
+        """`trackers` receive the metrics under the names `training/loss`, `held_out/loss` and so on."""
         self.trackers = trackers
         self.name, self.path, self.steps, self.batch_size, self.active = name, path, steps, batch_size, active
         self.last_step, self.last_time = start, time.perf_counter()
@@ -48,19 +50,19 @@ class Report:
         )
         if active:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _forget_after(path, start)
+            _drop_after(path, start)
 
-    def train(self, step: int, figures: dict[str, float]) -> None:
-        """A line of training figures, with the speed since the last one."""
+    def train(self, step: int, metrics: dict[str, float]) -> None:
+        """Log training metrics, and the speed since the last call."""
         now = time.perf_counter()
         speed = (step - self.last_step) * self.batch_size / max(1e-9, now - self.last_time)
         self.last_step, self.last_time = step, now
-        figures = figures | {"images_per_second": round(speed, 2)}
-        self._write({"step": step, **figures})
-        self._track(step, "training", figures)
+        metrics = metrics | {"images_per_second": round(speed, 2)}
+        self._write({"step": step, **metrics})
+        self._track(step, "training", metrics)
         if not self.active:
             return
-        shown = {k: figures[k] for k in figures if k not in ("lr", "images_per_second")}
+        shown = {k: metrics[k] for k in metrics if k not in ("lr", "images_per_second")}
         self.bar.set_postfix_str(f"{_text(shown)} | {speed:.0f} images/s")
         if self.plain:
             left = (self.steps - step) * self.batch_size / max(1e-9, speed)
@@ -70,32 +72,33 @@ class Report:
             )  # fmt: skip
 
     def advance(self) -> None:
-        """One step more on the bar."""
+        """Advance the bar by one step."""
         self.bar.update()
 
-    def evaluation(self, step: int, figures: dict[str, float], best: bool) -> None:
-        """A line of held-out figures. The time they took does not count as training."""
-        self._write({"step": step, "held_out": figures, "best": best})
-        self._track(step, "held_out", figures)
+    def evaluation(self, step: int, metrics: dict[str, float], is_best: bool) -> None:
+        """Log held-out metrics. Their time is not part of the training speed."""
+        self._write({"step": step, "held_out": metrics, "best": is_best})
+        self._track(step, "held_out", metrics)
         if self.active:
-            mark = " (best so far, kept)" if best else ""
-            logger.info("%s step %d | held out: %s%s", self.name, step, _text(figures), mark)
+            note = " (best so far, saved)" if is_best else ""
+            logger.info("%s step %d | held out: %s%s", self.name, step, _text(metrics), note)
         self.last_time = time.perf_counter()
 
-    def verdict(self, step: int, action: str, reason: str) -> None:
-        """A line for what was done to the run itself, and why."""
-        self._write({"step": step, "doctor": action, "reason": reason})
-        if self.active and action != "keep":
-            logger.warning("%s step %d | doctor: %s: %s", self.name, step, action, reason)
+    def monitor(self, step: int, action: MonitorAction) -> None:
+        """Log an action of the stage's monitor. Snapshots appear in the log file only."""
+        self._write({"step": step, "monitor": action.action, "reason": action.reason})
+        if self.active and action.action != "snapshot":
+            words = action.action.replace("_", " ")
+            logger.warning("%s step %d | monitor: %s: %s", self.name, step, words, action.reason)
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Close the bar."""
         self.bar.close()
 
-    def _track(self, step: int, kind: str, figures: dict[str, float]) -> None:
+    def _track(self, step: int, kind: str, metrics: dict[str, float]) -> None:
         if self.active:
             for tracker in self.trackers:
-                tracker.log({f"{kind}/{key}": value for key, value in figures.items()}, step=step)
+                tracker.log({f"{kind}/{key}": value for key, value in metrics.items()}, step=step)
 
     def _write(self, row: dict[str, Any]) -> None:
         if self.active:
@@ -103,8 +106,8 @@ class Report:
                 file.write(json.dumps(row) + "\n")
 
 
-def _forget_after(path: Path, step: int) -> None:
-    """Drops the lines that a resumed run will write again."""
+def _drop_after(path: Path, step: int) -> None:
+    """Drop the lines that a resumed run will write again."""
     if not path.exists():
         return
     lines = path.read_text().splitlines(keepends=True)
@@ -114,5 +117,5 @@ def _forget_after(path: Path, step: int) -> None:
     os.replace(temporary, path)
 
 
-def _text(figures: dict[str, float]) -> str:
-    return ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+def _text(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())

@@ -1,4 +1,4 @@
-"""What the loop asks of a stage: the loop knows neither images nor codes."""
+"""Interface between the training loop and a stage: the loop knows neither images nor codes."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True)
 class OptimizedNetwork:
-    """A network as Accelerate wrapped it, with the optimizer that moves it."""
+    """A network as Accelerate wrapped it, with its optimizer."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
     grad_clip: float
-    """Largest gradient norm; 0 leaves gradients alone."""
+    """Largest gradient norm; 0 for no clipping."""
 
 
 @dataclass(frozen=True)
 class MonitorAction:
-    """What the loop is to do after a log line, and why."""
+    """What a monitor asks of the loop after a log line, and why."""
 
-    action: Literal["keep", "roll back", "ease"]
-    """`keep` the weights as good ones; go back to the good ones; or nothing, the stage has helped itself."""
+    action: Literal["snapshot", "roll_back", "reduce_weight"]
+    """snapshot: copy the weights. roll_back: restore the copy. reduce_weight: only the stage changes a loss weight."""
     reason: str
 
 
 class Stage(ABC):
-    """A model with its losses, data and figures. One class a stage of training."""
+    """One stage of training: a model with its losses, data and metrics."""
 
     name: ClassVar[str]
-    """Also the folder of the model that it trains."""
-    score: ClassVar[str]
-    """The figure of `evaluate` by which the best weights are chosen; lower is better."""
+    """Name of the stage, and of its folder in the model folder."""
+    metric: ClassVar[str]
+    """Metric of `evaluate` that selects the best weights; lower is better."""
 
     model: PretrainedModel
     completed_steps: int = 0
-    """Updates so far; the loop keeps it."""
+    """Updates of the weights so far, set by the loop."""
 
     def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
-        """Puts the network and its optimizers in Accelerate's hands."""
+        """Create the optimizers and wrap the networks with Accelerate."""
         self.accelerator = accelerator
         optimizer = adamw(self.model, config)
         network = WrappedModel(self.model)
@@ -62,107 +62,115 @@ class Stage(ABC):
         self.optimized = OptimizedNetwork(self.network, self.optimizer, config.grad_clip)
 
     def eager(self) -> list[nn.Module]:
-        """Parts of the network that compilation leaves alone."""
+        """Return the modules that `torch.compile` leaves in eager mode."""
         return []
 
     def optimized_networks(self) -> list[OptimizedNetwork]:
-        """Everything that is trained."""
+        """Return every network that is trained."""
         return [self.optimized]
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """By the name under which their state is saved. A group's `lr_ratio` is its part of the learning rate."""
+        """Return the optimizers by the name of their state file.
+
+        A parameter group's `lr_ratio` multiplies its learning rate.
+        """
         return {"optimizer": self.optimizer}
 
-    def trained(self) -> dict[str, nn.Module]:
-        """Every module whose raw weights belong to the state, by name."""
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """Return the modules whose raw weights belong to the training state, by name."""
         return {"model": self.model}
 
     @abstractmethod
     def train_batches(self, start_step: int) -> Iterator[Batch]:
-        """Endless micro-batches of this process, from the one that update `start_step` begins with."""
+        """Yield micro-batches of this process without end, beginning with the first one of update `start_step`."""
 
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One micro-batch: forward, backward and, when the batch is whole, an update. Figures for the log."""
+        """Process one micro-batch: forward, backward and, at the end of a batch, an update. Return metrics."""
 
     @abstractmethod
     def evaluate(self) -> dict[str, float]:
-        """Figures on the held-out data with the weights as they stand; must leave the global RNG alone."""
+        """Return metrics on the held-out data with the current weights. Must not use the global RNG."""
 
     @abstractmethod
     def preview(self, path: Path) -> None:
-        """Draws what the model can do now as a PNG; must leave the global RNG alone."""
+        """Save a PNG that shows what the model can do now. Must not use the global RNG."""
 
-    def window(self) -> dict[str, float]:
-        """Figures over the steps since the last call."""
+    def window_metrics(self) -> dict[str, float]:
+        """Return metrics over all steps since the last call."""
         return {}
 
-    def diagnose(self, figures: dict[str, float]) -> MonitorAction | None:
-        """What the figures of a log line call for; the same on every process, as the figures are."""
+    def monitor_action(self, metrics: dict[str, float]) -> MonitorAction | None:
+        """Return the action that the metrics of a log line require, the same on every process."""
         return None
 
-    def improves(self, figures: dict[str, float], kept: dict[str, float]) -> bool:
-        """Whether weights with these held-out figures are to be kept in place of those with the figures `kept`."""
-        score = figures.get(self.score)
-        return score is None or score < kept.get(self.score, math.inf)
+    def is_better(self, metrics: dict[str, float], best: dict[str, float]) -> bool:
+        """Return whether held-out `metrics` are better than those of the best weights so far."""
+        value = metrics.get(self.metric)
+        return value is None or value < best.get(self.metric, math.inf)
 
-    def scores_count_from(self) -> int:
-        """Step from which held-out scores compare with one another; better ones before it do not count."""
+    def comparable_from(self) -> int:
+        """Return the step from which held-out metrics can be compared. Earlier best weights are always replaced."""
         return 0
 
     def state(self) -> dict[str, Any]:
-        """JSON values that belong to the state, the same on all processes."""
+        """Return the part of the training state that is JSON, the same on all processes."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Tensors of this process that belong to the state, besides weights and optimizers."""
+        """Return the tensors of this process in the training state, besides weights and optimizers."""
         return {}
 
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """The reverse of `state` and `tensors`."""
-        del state, tensors  # a stage that has nothing to remember
+        """Restore the results of `state` and `tensors`."""
+        del state, tensors  # most stages have no other state
 
     def update(self, loss: Tensor) -> Tensor:
-        """Backward, clip, optimizer step; returns the gradient norm before clipping."""
+        """Backward pass, gradient clipping, optimizer step. Return the gradient norm before clipping."""
         self.accelerator.backward(loss)
-        return self.move(self.optimized)[0]
+        return self.step_optimizers(self.optimized)[0]
 
-    def move(self, *optimized_networks: OptimizedNetwork) -> list[Tensor]:
-        """Once the batch is whole: clip, optimizer step. Returns the gradient norms before clipping, else zeros.
+    def step_optimizers(self, *networks: OptimizedNetwork) -> list[Tensor]:
+        """Clip gradients and step the optimizers at the end of a batch.
 
-        The gradients of all are unscaled before any step is taken: fp16's scale changes once an update.
+        All gradients are unscaled before the first step, because fp16's scale changes once per update.
+
+        Returns:
+            The gradient norm of each network before clipping; 0 within a batch.
         """
         if not self.accelerator.sync_gradients:
-            return [torch.zeros((), device=self.accelerator.device) for _ in optimized_networks]
+            return [torch.zeros((), device=self.accelerator.device) for _ in networks]
         scaler = self.accelerator.scaler
         norms = []
-        for optimized in optimized_networks:
+        for one in networks:
             if scaler is not None:
-                scaler.unscale_(_bare(optimized.optimizer))
-            limit = optimized.clip if optimized.clip > 0 else float("inf")
-            norms.append(nn.utils.clip_grad_norm_(optimized.network.parameters(), limit))
-        for optimized in optimized_networks:
+                scaler.unscale_(_unwrapped(one.optimizer))
+            limit = one.grad_clip if one.grad_clip > 0 else math.inf
+            norms.append(nn.utils.clip_grad_norm_(one.network.parameters(), limit))
+        for one in networks:
             if scaler is None:
-                optimized.optimizer.step()
+                one.optimizer.step()
             else:
-                scaler.step(_bare(optimized.optimizer))
-            optimized.optimizer.zero_grad()
+                scaler.step(_unwrapped(one.optimizer))
+            one.optimizer.zero_grad()
         if scaler is not None:
             scaler.update()
         return norms
 
 
-def _bare(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Without Accelerate's wrapping, whose `step` would update the scale after each optimizer."""
+def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer without Accelerate's wrapper, whose `step` would update the scale after each optimizer."""
     return getattr(optimizer, "optimizer", optimizer)
 
 
 class WrappedModel(nn.Module):
-    """The model as Accelerate wraps it. The wrapping (autocast, DDP, compilation) stays off the model itself, which
-    is evaluated and saved in full precision, under its own names."""
+    """The module that Accelerate wraps (autocast, DDP, compilation).
+
+    The model inside is evaluated and saved in full precision, under its own parameter names.
+    """
 
     compute: Callable[..., Any] | None = None
-    """Stands in for calling the model, where set."""
+    """Called in place of the model, if set."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -173,7 +181,7 @@ class WrappedModel(nn.Module):
 
 
 def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW; only the weights of linear layers and convolutions decay, not biases, gains and embeddings."""
+    """Return AdamW with weight decay on linear and convolution weights only (no biases, gains, embeddings)."""
     layers = (nn.Linear, nn.Conv2d)
     weights = {id(m.weight) for m in model.modules() if isinstance(m, layers)}
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -186,11 +194,11 @@ def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
-def mean_over(rows: Iterable[tuple[int, dict[str, Tensor]]]) -> dict[str, float]:
-    """Means of figures over batches of different sizes, from (size, figures of the batch) pairs."""
+def mean_over(batches: Iterable[tuple[int, dict[str, Tensor]]]) -> dict[str, float]:
+    """Return the mean metrics of batches of different sizes, from (size, metrics) pairs."""
     total, sums = 0, dict[str, float]()
-    for size, figures in rows:
+    for size, metrics in batches:
         total += size
-        for key, value in figures.items():
+        for key, value in metrics.items():
             sums[key] = sums.get(key, 0.0) + float(value) * size
     return {key: value / total for key, value in sums.items()}
