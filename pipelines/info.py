@@ -11,11 +11,12 @@ from ..prior.config import PriorConfig
 from ..prior.decoding.orders import step_count
 from ..prior.model import Prior
 from ..runtime.device import pick_device
+from ..runtime.precision import DTYPES
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 from .conditions import describe_conditions
 from .memory import SamplingMemory, auto_batch, cache_bytes, free_memory, parameter_count, sampling_memory
-from .pipeline import sampling_settings, sampling_type
+from .request import sampling_precision, sampling_settings
 from .write import GRID_MOST
 
 BATCHES = (1, 16, 64)
@@ -44,7 +45,7 @@ def describe_model(folder: Path) -> dict[str, Any]:
         shape = prior.config
         parts["prior"] = {
             "objective": shape.objective,
-            "told": describe_conditions(shape),
+            "conditions": describe_conditions(shape),
             "shape": f"{shape.depth} layers, {shape.heads} heads, width {shape.width}",
             "tokens": shape.tokens,
             "classes": ", ".join(shape.class_names) or "none",
@@ -59,7 +60,7 @@ def describe_model(folder: Path) -> dict[str, Any]:
 
 
 def describe_sampling(
-    folder: Path, n: int, batch_size: int | None, device: str, dtype: str = "fp32", **settings: Any
+    folder: Path, n: int, batch_size: int | None, device: str, precision: str = "auto", **settings: Any
 ) -> dict[str, Any]:
     """What `imgtf sample` would take: read from the configurations alone, the weights stay on disk.
 
@@ -67,10 +68,11 @@ def describe_sampling(
         CheckpointError: when a configuration is missing or damaged.
         ConfigError: for a setting out of range, an unknown dtype or a device that is not there.
     """
-    place, kind = pick_device(device), sampling_type(dtype)
+    place = pick_device(device)
     tokenizer: TokenizerConfig = Tokenizer.read_config(folder / "tokenizer")
     prior: PriorConfig = Prior.read_config(folder / "prior")
-    sampling = sampling_settings(prior, **settings)
+    precision = sampling_precision(precision, prior, place)
+    kind, sampling = DTYPES[precision], sampling_settings(prior, **settings)
     guided = sampling.cfg_scale != 1 and bool(prior.conditions)
     free = free_memory(place)
     if batch_size is None:
@@ -83,6 +85,7 @@ def describe_sampling(
     )
     return {
         "images": n,
+        "precision": precision,
         "batch_size": batch_size,
         "rows": batch_size * (2 if guided else 1),
         "steps": -(-n // batch_size) * step_count(prior, sampling),

@@ -16,16 +16,12 @@ from ..tokenizer.model import Tokenizer
 from .condition_loader import ConditionLoader, RunData
 from .conditions import choose_conditions
 from .encode import CacheSettings, cached_codes
-from .settings import Settings
+from .settings import CACHE_CLASSES, Settings
 
 logger = logging.getLogger("imgtf")
 
 CODES_FOLDER = "codes"
 """In a model folder: the token caches."""
-
-
-DATA_SECTIONS = (DataConfig, ConditionDataConfig, AugmentationConfig, CacheRecipe)
-"""Settings that decide what a token cache holds."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class PriorData:
 
     def sections(self) -> tuple[Any, ...]:
         """The settings that describe the data and its token caches."""
-        return tuple(self.settings.part(cls) for cls in DATA_SECTIONS)
+        return tuple(self.settings.part(cls) for cls in CACHE_CLASSES)
 
     def codes(
         self, folder: Path, tokenizer: Tokenizer, precision: str, seed: int = 0

@@ -1,4 +1,4 @@
-"""Samples as files: single PNGs, a labelled contact sheet, and a record from which any can be made again."""
+"""Samples as files: single PNGs, a labelled grid, and a record from which any image can be sampled again."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from ..data.grid import draw_grid
 from ..errors import ConfigError
 from ..pretrained import write_text
 from ..prior.config import SamplingConfig
-from .pipeline import Labels, Pipeline, Progress, Sample, Sources, Texts
+from .pipeline import Pipeline
 from .png import PngWriter, write_png
 from .processes import Processes
+from .request import Progress, Sample, sampling_settings
 
 GRID_FILE, RECORD_FILE = "grid.png", "samples.json"
 GRID_MOST = 1024
-"""Pictures on the contact sheet at most."""
+"""Most images on the grid."""
 
 Row = dict[str, Any]
-"""What the record says of one image."""
+"""One image in the record."""
 
 
 def free_folder(samples: Path) -> Path:
-    """The next unused numbered folder under `samples`: 001, 002, ..."""
+    """The next unused numbered folder in `samples`: 001, 002, ..."""
     taken = [int(p.name) for p in samples.glob("[0-9]*") if p.name.isdigit()]
     return samples / f"{max(taken, default=0) + 1:03d}"
 
@@ -37,36 +38,37 @@ def write_samples(
     pipeline: Pipeline,
     out: Path,
     n: int,
-    label: Labels = None,
     *,
-    text: Texts = None,
-    source: Sources = None,
     seed: int = 0,
     first: int = 0,
     batch_size: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
     processes: Processes | None = None,
-    **settings: Any,
+    conditions: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Samples n images into `out` as 000000.png, ... with `grid.png` and `samples.json`; returns the grid's path.
+    """Sample n images into `out` as 000000.png, ... with `grid.png` and `samples.json`; return the grid's path.
 
-    Of several processes each makes its share of the batches; the first one writes the other two files once all
-    images are there. Arguments as for `Pipeline.stream`.
+    With several processes each makes its share of the batches; the first writes the grid and the record when all
+    images are there.
+
+    Args:
+        conditions: arguments of `Pipeline.stream` by name (label, text, features, image).
+        settings: fields of `SamplingConfig` by name.
 
     Raises:
-        ConfigError: when `out` already holds samples and `force` is not given.
-        ImgtfError: when a file cannot be written, or another process is gone.
+        ConfigError: when `out` holds files and `force` is not given.
+        ImgtfError: when a file cannot be written, or another process has ended.
     """
     processes = processes or Processes()
-    if (out / RECORD_FILE).exists() and not force:
-        raise ConfigError(f"{out} already holds samples: name another folder with --out, or use --force")
-    used = pipeline.settings(**settings)
-    # What is free differs from process to process; the batches must not.
-    size = min(processes.gather(batch_size or pipeline.batch_size(n, used, processes.world)))
+    check_out(out, force)
+    used = sampling_settings(pipeline.prior.config, **settings or {})
+    # Free memory differs from process to process; the batches must not. No process writes before all have checked.
+    size = min(processes.gather(batch_size or pipeline.auto_batch_size(n, used, processes.world)))
     stream = pipeline.stream(
-        n, label, text=text, source=source, seed=seed, first=first, batch_size=size,
-        part=(processes.rank, processes.world), progress=progress, **settings,
+        n, seed=seed, first=first, batch_size=size, shard=(processes.rank, processes.world), progress=progress,
+        **conditions or {}, **settings or {},
     )  # fmt: skip
     rows, shown = _write_images(stream, out, first + GRID_MOST if processes.is_first else 0)
     rows = sorted((row for part in processes.gather(rows) for row in part), key=lambda row: row["index"])
@@ -77,45 +79,51 @@ def write_samples(
     return out / GRID_FILE
 
 
+def check_out(folder: Path, force: bool) -> None:
+    """ConfigError for a folder of results that holds files already, unless `force` is given."""
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise ConfigError(f"{folder} is not empty: name another folder with --out, or add --force")
+
+
 def _write_images(
-    stream: Iterable[Sample], out: Path, shown_before: int
+    stream: Iterable[Sample], out: Path, keep_below: int
 ) -> tuple[list[Row], dict[str, Image.Image]]:
-    """Writes the images. Returns what the record says of each, and by file the pictures below number `shown_before`."""
+    """Write the images. Return their rows of the record, and by file name the images numbered below `keep_below`."""
     rows: list[Row] = []
-    shown: dict[str, Image.Image] = {}
+    kept: dict[str, Image.Image] = {}
     with PngWriter() as writer:
-        for made in stream:
+        for sample in stream:
             out.mkdir(parents=True, exist_ok=True)
-            file = f"{made.index:06d}.png"
-            writer.save(made.picture, out / file)
-            rows.append({"file": file, "index": made.index, "label": made.label, "text": made.text})
-            if made.index < shown_before:
-                shown[file] = made.picture
-    return rows, shown
+            file = f"{sample.index:06d}.png"
+            writer.save(sample.image, out / file)
+            rows.append({"file": file, "index": sample.index, "label": sample.label, "text": sample.text})
+            if sample.index < keep_below:
+                kept[file] = sample.image
+    return rows, kept
 
 
 def _describe(pipeline: Pipeline, settings: SamplingConfig) -> Row:
-    """What the record says of all images: what made them, and how."""
+    """The models and settings of all images, for the record."""
     return {
         "format": 1,
         "imgtf": version("imgtf"),
         "settings": asdict(settings),
         "tokenizer_sha256": pipeline.tokenizer.weights_sha256(),
         "prior_sha256": pipeline.prior_sha256(),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
-        "compile": pipeline.compile,
-        "capture": pipeline.capture and pipeline.prior.device.type == "cuda",
+        "precision": pipeline.precision,
+        "compile": pipeline.decoder.compile,
+        "capture": pipeline.decoder.capture,
     }
 
 
-def _write_grid(out: Path, rows: list[Row], own: Mapping[str, Image.Image]) -> None:
-    """The contact sheet; pictures that other processes made are read back from disk."""
-    pictures = [own[row["file"]] if row["file"] in own else _read(out / row["file"]) for row in rows]
+def _write_grid(out: Path, rows: list[Row], kept: Mapping[str, Image.Image]) -> None:
+    """Write the labelled grid; images of other processes are read back from disk."""
+    images = [kept[row["file"]] if row["file"] in kept else _read(out / row["file"]) for row in rows]
     captions = [row["text"] or row["label"] or "" for row in rows]
-    write_png(draw_grid(pictures, captions=captions if any(captions) else None), out / GRID_FILE)
+    write_png(draw_grid(images, captions=captions if any(captions) else None), out / GRID_FILE)
 
 
 def _read(path: Path) -> Image.Image:
-    with Image.open(path) as picture:
-        picture.load()
-        return picture
+    with Image.open(path) as image:
+        image.load()
+        return image

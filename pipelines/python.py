@@ -1,0 +1,83 @@
+"""Training from Python: the settings of the command line as keyword arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..options import unknown_key
+from ..training.loop import TrainingResult
+from . import train
+from .settings import PRIOR_CLASSES, TOKENIZER_CLASSES, Settings, collect, option_names
+
+
+def train_tokenizer(
+    model: str | Path = "model",
+    *,
+    data: str | Path = "digits",
+    preset: str = "tiny",
+    resume: bool = False,
+    force: bool = False,
+    **settings: Any,
+) -> TrainingResult:
+    """Train a tokenizer into `model/tokenizer`, as `imgtf tokenizer train` does.
+
+    Args:
+        data: folder of images, parquet or arrow file, Hub id, or "digits".
+        preset: settings that are not given here; see tokenizer/presets.toml.
+        resume: go on from the last saved state of this run.
+        force: replace the tokenizer that is there.
+        settings: fields of DataConfig, AugmentationConfig, TokenizerConfig, TokenizerRecipe and TrainingConfig, such
+            as steps=500, image_size=64, lpips_weight=1.0.
+
+    Returns:
+        The held-out metrics of the weights that were kept, and their step.
+
+    Raises:
+        ConfigError: for an unknown setting or one out of range.
+        DataError: for data that cannot be read.
+        CheckpointError: when the folder already holds a tokenizer and neither `resume` nor `force` is set.
+    """
+    given = {"data": str(data), "preset": preset, **settings}
+    run = _settings("tokenizer", Path(model), given, resume)
+    return train.train_tokenizer(Path(model), run, resume=resume, force=force)
+
+
+def train_prior(
+    model: str | Path = "model",
+    *,
+    data: str | Path | None = None,
+    preset: str = "tiny",
+    resume: bool = False,
+    force: bool = False,
+    **settings: Any,
+) -> TrainingResult:
+    """Train a prior into `model/prior` on the codes of `model/tokenizer`, as `imgtf prior train` does.
+
+    Args:
+        data: as for `train_tokenizer`; None takes the data that the tokenizer was trained on.
+        preset: settings that are not given here; see prior/presets.toml.
+        resume: go on from the last saved state of this run.
+        force: replace the prior that is there.
+        settings: fields of DataConfig, ConditionDataConfig, AugmentationConfig, CacheRecipe, PriorConfig, PriorRecipe,
+            SamplingConfig and TrainingConfig, such as steps=2000, width=256, conditions=("text",).
+
+    Returns and raises as `train_tokenizer`.
+    """
+    given = {"preset": preset, **settings} | ({"data": str(data)} if data is not None else {})
+    run = _settings("prior", Path(model), given, resume)
+    return train.train_prior(Path(model), run, resume=resume, force=force)
+
+
+def _settings(stage: str, folder: Path, given: dict[str, Any], resume: bool) -> Settings:
+    """The settings of a run. A resumed run takes those it was started with."""
+    classes = TOKENIZER_CLASSES if stage == "tokenizer" else PRIOR_CLASSES
+    known = {"preset", *(name for cls in classes for name in option_names(cls))}
+    for key in given.keys() - known:
+        raise unknown_key(f"train_{stage}", key, known)
+    started = folder / stage / train.RUN_FILE
+    config = started if resume and started.exists() else None
+    if config:  # the defaults of this function are not the user's settings
+        given = {k: v for k, v in given.items() if k not in ("preset", "data") or v not in ("tiny", "digits")}
+    inherit = folder / "tokenizer" / train.RUN_FILE if stage == "prior" else None
+    return collect(stage, classes, given, config, inherit)
