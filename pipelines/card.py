@@ -61,9 +61,9 @@ def _run(folder: Path, stage: str) -> list[str]:
     if state is not None:
         progress = read_json(state / "progress.json")
         best = progress["best"]
-        figures = ", ".join(f"{k} {v:.4g}" for k, v in best["figures"].items())
+        metrics = ", ".join(f"{k} {v:.4g}" for k, v in best["metrics"].items())
         lines.append(
-            f"- held out, best weights (step {best['step']} of {progress['step']}): {figures or 'none'}"
+            f"- held out, best weights (step {best['step']} of {progress['step']}): {metrics or 'none'}"
         )
     lines.append(f"- train again: `imgtf {stage} train --config {stage}/train.toml --model NEW_FOLDER`")
     lines.append(f"- settings: `{json.dumps({k: v for k, v in run.items() if k != 'data'})}`")

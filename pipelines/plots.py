@@ -200,8 +200,8 @@ def _events(rows: list[Row]) -> dict[str, tuple[list[int], str, Any]]:
     best = [row["step"] for row in rows if row.get("best")][-1:]
     events = {
         "discriminator starts": (started, "#e08e0b", "--"),
-        "doctor: roll back": ([r["step"] for r in rows if r.get("doctor") == "roll back"], "#b00020", "-"),
-        "doctor: ease": ([r["step"] for r in rows if r.get("doctor") == "ease"], "#b00020", ":"),
+        "rollback": ([r["step"] for r in rows if r.get("monitor") == "roll_back"], "#b00020", "-"),
+        "weight reduced": ([r["step"] for r in rows if r.get("monitor") == "reduce_weight"], "#b00020", ":"),
         "best weights": (best, "#3a7d44", ":"),
     }
     return {name: event for name, event in events.items() if event[0]}

@@ -38,15 +38,15 @@ def test_curves_come_from_the_log_alone(model: Path, tmp_path: Path) -> None:
     assert (picture(tmp_path / "again.png") == picture(model / "training/tokenizer/curves.png")).all()
 
 
-def test_what_the_discriminator_and_the_doctor_did_is_marked(tmp_path: Path) -> None:
+def test_events_of_the_discriminator_and_the_monitor_are_marked(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"step": s, "loss": 1 / s, "l2": 0.1 / s, "lr": 0.1} for s in range(1, 9)]
     rows[3:] = [row | {"discriminator": 0.1, "accuracy_real": 0.6, "accuracy_fake": 0.5} for row in rows[3:]]
-    rows += [{"step": 6, "doctor": "roll back", "reason": "PSNR fell"}, {"step": 3, "doctor": "keep"}]
+    rows += [{"step": 6, "monitor": "roll_back", "reason": "PSNR fell"}, {"step": 3, "monitor": "snapshot"}]
     rows += [{"step": 8, "held_out": {"loss": 0.2, "psnr": 20.0}, "best": True}]
     rows += [{"step": 7, "loss": float("nan"), "l2": float("nan")}]
     events = plots._events(rows)
     assert {name: steps for name, (steps, _, _) in events.items()} == {
-        "discriminator starts": [4], "doctor: roll back": [6], "best weights": [8],
+        "discriminator starts": [4], "rollback": [6], "best weights": [8],
     }  # fmt: skip
     shown = [
         panel.title for panel in plots.PANELS if plots._lines(panel, [plots._with_psnr(r) for r in rows])
