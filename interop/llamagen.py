@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..prior.conditions.base import ConditionConfig
+from ..prior.conditions.features import FeaturesConfig
+from ..prior.conditions.label import LabelConfig
 from ..prior.config import PriorConfig, SamplingConfig
 from ..tokenizer.config import TokenizerConfig
 from . import vqgan
@@ -64,27 +67,27 @@ def read_prior(tensors: Mapping[str, Tensor], hints: Hints) -> Part:
 
 def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
     codebook_size, width = shape_of(tensors, "tok_embeddings.weight", 2)
-    feature_length, feature_width, classes = 120, 0, 0
+    condition: ConditionConfig
     if "cls_embedding.uncond_embedding" in tensors:
-        feature_length, feature_width = shape_of(tensors, "cls_embedding.uncond_embedding", 2)
+        length, features = shape_of(tensors, "cls_embedding.uncond_embedding", 2)
+        condition = FeaturesConfig(width=features, tokens=length, prefix=True)
     else:
         # The last row stands for "no label".
         classes = shape_of(tensors, "cls_embedding.embedding_table.weight", 2)[0] - 1
-    side = _grid_side(tensors, hints, feature_length if feature_width else 1)
+        condition = LabelConfig(class_names=number_names(classes))
+    side = _grid_side(tensors, hints, condition.length((1, 1)))
+    by_text = isinstance(condition, FeaturesConfig)
     return PriorConfig(
         grid=(side, side),
         codebook_size=codebook_size,
-        class_names=number_names(classes),
-        feature_width=feature_width,
-        feature_length=feature_length,
+        conditions=(condition,),
         width=width,
         depth=count(tensors, "layers."),
         heads=pick_heads(width, HEADS, hints.heads),
         intermediate_size=shape_of(tensors, "layers.0.feed_forward.w1.weight", 2)[0],
-        feature_prefix=feature_width > 0,
         positions="none",
         zero_condition=True,
-        sampling=TEXT_SAMPLING if feature_width else SamplingConfig(cfg_scale=GUIDANCE.get(width, 1.0)),
+        sampling=TEXT_SAMPLING if by_text else SamplingConfig(cfg_scale=GUIDANCE.get(width, 1.0)),
     )
 
 
@@ -100,12 +103,13 @@ def _grid_side(tensors: Mapping[str, Tensor], hints: Hints, condition: int) -> i
 
 def prior_entries(config: PriorConfig) -> Iterator[Entry]:
     """Every tensor of the GPT in both names."""
-    if config.feature_width:
-        yield Entry("conditions.features.null", ("cls_embedding.uncond_embedding",))
-        yield _weight("conditions.features.up", "cls_embedding.cap_proj.fc1")
-        yield _weight("conditions.features.down", "cls_embedding.cap_proj.fc2")
+    embeddings = "conditions.embeddings"
+    if config.condition("features") is not None:
+        yield Entry(f"{embeddings}.features.null", ("cls_embedding.uncond_embedding",))
+        yield _weight(f"{embeddings}.features.up", "cls_embedding.cap_proj.fc1")
+        yield _weight(f"{embeddings}.features.down", "cls_embedding.cap_proj.fc2")
     else:
-        yield _weight("conditions.label.table", "cls_embedding.embedding_table")
+        yield _weight(f"{embeddings}.label.table", "cls_embedding.embedding_table")
     yield _weight("code_embedding", "tok_embeddings")
     for i in range(config.depth):
         for ours, theirs in _BLOCK.items():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..prior.conditions.label import LabelConfig
 from ..prior.config import PriorConfig
 from ..tokenizer.config import TokenizerConfig
 from . import vqgan
@@ -31,7 +32,7 @@ NAMING = vqgan.Naming(
     decoder_forward=False,
     normalised=False,
 )
-LABELS = "conditions.label.table.weight"
+LABELS = "conditions.embeddings.label.table.weight"
 MADE = (*vqgan.MADE, LABELS)
 VQGAN, GPT = "first_stage_model.", "transformer."
 """What stands before the names where both are in one checkpoint."""
@@ -110,7 +111,7 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
     return PriorConfig(
         grid=(side, side),
         codebook_size=codebook_size,
-        class_names=number_names(classes),
+        conditions=(LabelConfig(class_names=number_names(classes)),) if classes else (),
         width=width,
         depth=count(tensors, "blocks."),
         heads=pick_heads(width, HEADS, heads),

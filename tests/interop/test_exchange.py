@@ -11,12 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from imgtf import Pipeline, Prior, Tokenizer
-from imgtf.errors import CheckpointError
+from imgtf.errors import CheckpointError, ConfigError
 from imgtf.interop.vqgan import unit_length
 from imgtf.pipelines.exchange import export_weights, import_weights
-from imgtf.prior.conditions.encoder import Condition
 from imgtf.prior.config import PriorConfig
-from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.tokenizer.config import TokenizerConfig
 
 from . import reference as ref
@@ -88,11 +86,12 @@ def test_an_imported_prior_by_text_samples_pictures_of_features(tmp_path: Path, 
     files = both(write, "text")
     import_weights("llamagen", files, tmp_path / "m", heads=ref.HEADS, image_size=2 * ref.SIDE)
     pipeline = Pipeline.from_pretrained(tmp_path / "m")
-    prior = pipeline.prior
-    features = torch.randn(2, prior.config.feature_length, prior.config.feature_width)
-    uniforms = image_uniforms(0, 0, 2, prior.config.tokens)
-    codes = sample(prior, Condition(features=features), uniforms, prior.config.sampling)
-    assert [p.size for p in pipeline.decode(codes)] == [(2 * ref.SIDE, 2 * ref.SIDE)] * 2
+    shape = pipeline.prior.config.condition("features")
+    features = torch.randn(2, shape.tokens, shape.width)
+    images = pipeline.sample(n=2, features=features)
+    assert [image.size for image in images] == [(2 * ref.SIDE, 2 * ref.SIDE)] * 2
+    with pytest.raises(ConfigError, match="pass features, not text"):
+        pipeline.sample(n=1, text="a cat")
 
 
 def test_the_card_keeps_the_origin_of_both_stages(tmp_path: Path, write: Any) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from imgtf.interop import llamagen, taming
 from imgtf.interop.part import Hints, Part
-from imgtf.prior.conditions.encoder import Condition
+from imgtf.prior.conditions.condition import Condition
 from imgtf.prior.config import SamplingConfig
 from imgtf.prior.decoding.sampler import sample
 from imgtf.prior.model import Prior

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from imgtf.errors import DataError
 from imgtf.pipelines.exchange import import_weights
-from imgtf.prior.conditions.encoder import Condition
+from imgtf.prior.conditions.condition import Condition
+from imgtf.prior.conditions.features import FeaturesConfig
 from imgtf.prior.config import PriorConfig, SamplingConfig
 from imgtf.prior.decoding.sampler import sample
 from imgtf.prior.model import Prior
@@ -142,7 +143,7 @@ def test_the_unconditional_taming_prior_starts_with_token_zero(tmp_path: Path, w
 PARTS: list[dict[str, Any]] = [
     {"norm": "layer", "feed_forward": "gelu", "bias": True, "rotary": "none"},
     {"norm": "layer", "bias": False, "zero_condition": True, "positions": "none"},
-    {"feature_width": 6, "feature_length": 4, "feature_prefix": True},
+    {"conditions": (FeaturesConfig(width=6, tokens=4, prefix=True),)},
 ]
 
 
@@ -160,10 +161,10 @@ def our_prior(parts: dict[str, Any]) -> Prior:
 def test_with_the_published_parts_all_is_trained_and_nothing_looks_ahead(parts: dict[str, Any]) -> None:
     prior = our_prior(parts)
     codes = some_codes(2)
-    features = captions() if prior.config.feature_width else None
+    features = captions() if prior.config.condition("features") else None
     (-prior.log_prob(codes, features=features)).mean().backward()
     dead = [n for n, p in prior.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert dead == (["conditions.features.null"] if features is not None else [])
+    assert dead == (["conditions.embeddings.features.null"] if features is not None else [])
     changed = codes.clone()
     changed[:, 4] = (changed[:, 4] + 1) % 20
     before, after = prior(codes, features=features), prior(changed, features=features)
@@ -175,7 +176,7 @@ def test_with_the_published_parts_all_is_trained_and_nothing_looks_ahead(parts: 
 @torch.no_grad()
 def test_with_the_published_parts_cached_sampling_equals_uncached(parts: dict[str, Any]) -> None:
     prior = our_prior(parts)
-    features = captions() if prior.config.feature_width else None
+    features = captions() if prior.config.condition("features") else None
     uniforms = torch.full((2, 2, 9), 0.5)
     greedy = sample(prior, Condition(features=features), uniforms, SamplingConfig(top_k=1))
     assert torch.equal(prior(greedy, features=features).argmax(-1), greedy)
