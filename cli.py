@@ -39,7 +39,9 @@ class CommandList(click.Group):
         return command
 
 
-@click.group(cls=CommandList, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=CommandList, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="imgtf")
 def cli() -> None:
     """Train a tokenizer on your images, train a prior on its tokens, and sample new images.

@@ -1,19 +1,24 @@
-"""Settings declared once: a dataclass field is a Python argument, a command-line option and a TOML key.
+"""Options declared once: a dataclass field is a Python argument, a command-line option and a TOML key.
 
-No heavy import here: the command line reads these classes to print its help.
+No heavy imports: the command line reads these classes to print its help.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
+import os
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 
 T = TypeVar("T")
+MAX_INT = 2**31 - 1
+"""Largest value of a whole-number option that sets no maximum of its own."""
 
 
 def option(
@@ -31,6 +36,7 @@ def option(
 
     Args:
         help: one line of at most about 80 characters.
+        minimum, maximum: bounds, inclusive. The maximum of a whole number is `MAX_INT` unless given.
         auto: what a default of None stands for, in words.
         group: heading under which the command line lists the option.
         common: whether `--help` shows it; `--help-all` shows every option.
@@ -44,24 +50,34 @@ def option(
 
 @cache
 def field_types(cls: type) -> dict[str, tuple[type, bool, bool]]:
-    """For each field: (its plain type, whether it is a tuple of that type, whether None is allowed)."""
+    """Types of the fields: (plain type, whether the field is a tuple of it, whether None is allowed)."""
     return {name: _plain(hint) for name, hint in get_type_hints(cls).items()}
 
 
+def bounds(cls: type, name: str) -> tuple[float | None, float | None]:
+    """The smallest and the largest value of a field; None where it has no such bound."""
+    metadata = _field(cls, name).metadata
+    maximum = metadata.get("maximum")
+    if maximum is None and "help" in metadata and field_types(cls)[name][0] is int:
+        maximum = MAX_INT
+    return metadata.get("minimum"), maximum
+
+
 def build(cls: type[T], values: Mapping[str, Any], where: str = "settings") -> T:
-    """Makes the dataclass from a mapping, strictly.
+    """Build the dataclass from a mapping, strictly.
 
     Args:
-        values: field name -> value, as TOML or JSON gives it (lists stand for tuples).
-        where: names the origin of the values in an error.
+        values: field name -> value, as TOML, JSON or Python gives it. Lists and arrays stand for tuples, NumPy
+            numbers for numbers, paths for strings.
+        where: origin of the values, for errors.
 
     Raises:
-        ConfigError: for an unknown key, a wrong type, a value out of range, or a required key missing.
+        ConfigError: for an unknown key, a wrong type, a value out of range, or a missing required key.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ConfigError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(sorted(fields))}")
+        raise unknown_key(where, unknown[0], fields)
     missing = [name for name, field in fields.items() if _required(field) and name not in values]
     if missing:
         raise ConfigError(f"{where}: {', '.join(missing)} is missing")
@@ -69,15 +85,27 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "settings") -> T
 
 
 def check(cls: type, name: str, value: Any, where: str = "settings") -> Any:
-    """One value of the field `name`, converted to its type and within its bounds, or a ConfigError."""
+    """Return a value for the field `name`, converted to the field's type.
+
+    Raises:
+        ConfigError: for a wrong type, NaN, infinity, a value out of range, or None where the field does not allow it.
+    """
     plain, many, optional = field_types(cls)[name]
+    value = _to_python(value)
     if value is None and optional:
         return None
     if many:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where}: {name} must be a list of {plain.__name__}, got {value!r}")
-        return tuple(_scalar(cls, name, v, plain, where) for v in value)
+        return tuple(_scalar(cls, name, _to_python(v), plain, where) for v in value)
     return _scalar(cls, name, value, plain, where)
+
+
+def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:
+    """The error for a key that is not among the known ones. It names the nearest of those, or all of them."""
+    near = difflib.get_close_matches(key, list(known), n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(sorted(known))}"
+    return ConfigError(f"{where}: unknown key {key}; {hint}")
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -89,10 +117,21 @@ def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
+def _field(cls: type, name: str) -> dataclasses.Field[Any]:
+    return next(f for f in dataclasses.fields(cls) if f.name == name)
+
+
 def _to_plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return to_dict(value)
     return [_to_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _to_python(value: Any) -> Any:
+    """NumPy and PyTorch numbers and arrays, and paths, as Python's own types."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _plain(hint: Any) -> tuple[type, bool, bool]:
@@ -106,20 +145,35 @@ def _plain(hint: Any) -> tuple[type, bool, bool]:
 
 
 def _scalar(cls: type, name: str, value: Any, plain: type, where: str) -> Any:
-    if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
     if dataclasses.is_dataclass(plain) and isinstance(value, Mapping):
-        choose = getattr(plain, "class_of", None)  # a base class picks the subclass by what the mapping says
+        choose = getattr(
+            plain, "class_of", None
+        )  # a base class chooses the subclass that the mapping describes
         return build(choose(value) if choose else plain, value, f"{where}: {name}")
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        value = _to_float(value)
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
         raise ConfigError(f"{where}: {name} must be {plain.__name__}, got {value!r}")
-    bounds = next(f for f in dataclasses.fields(cls) if f.name == name).metadata
-    if bounds.get("choices") and value not in bounds["choices"]:
-        raise ConfigError(
-            f"{where}: {name} must be one of {', '.join(map(str, bounds['choices']))}, got {value!r}"
-        )
-    if bounds.get("minimum") is not None and not value >= bounds["minimum"]:
-        raise ConfigError(f"{where}: {name} must be at least {bounds['minimum']}, got {value}")
-    if bounds.get("maximum") is not None and not value <= bounds["maximum"]:
-        raise ConfigError(f"{where}: {name} must be at most {bounds['maximum']}, got {value}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}: {name} must be a finite number, got {value}")
+    choices = _field(cls, name).metadata.get("choices")
+    if choices and value not in choices:
+        raise ConfigError(f"{where}: {name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+    _check_range(*bounds(cls, name), value, f"{where}: {name}")
     return value
+
+
+def _to_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def _check_range(minimum: float | None, maximum: float | None, value: Any, where: str) -> None:
+    """ConfigError for a value below the minimum or above the maximum."""
+    both = f"; the range is {minimum} to {maximum}" if None not in (minimum, maximum) else ""
+    if minimum is not None and value < minimum:
+        raise ConfigError(f"{where} must be at least {minimum}, got {value}{both}")
+    if maximum is not None and value > maximum:
+        raise ConfigError(f"{where} must be at most {maximum}, got {value}{both}")

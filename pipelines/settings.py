@@ -1,4 +1,4 @@
-"""Where a run's settings come from: preset, then configuration file, then what was given by hand."""
+"""Settings of a run, collected from the preset, the configuration file and the options that the user gave."""
 
 from __future__ import annotations
 
@@ -10,12 +10,28 @@ from typing import Any, TypeVar
 
 import tomli_w
 
-from ..data.config import DataConfig
+from ..data.config import AugmentationConfig, ConditionDataConfig, DataConfig
 from ..errors import ConfigError
-from ..options import build, to_dict
+from ..options import build, to_dict, unknown_key
+from ..prior.config import PriorConfig, SamplingConfig
+from ..prior.recipe import CacheRecipe, PriorRecipe
+from ..tokenizer.config import TokenizerConfig
+from ..tokenizer.recipe import TokenizerRecipe
+from ..training.config import TrainingConfig
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
+TOKENIZER_CLASSES = (DataConfig, AugmentationConfig, TokenizerConfig, TokenizerRecipe, TrainingConfig)
+"""Configuration classes whose fields are the options of `imgtf tokenizer train`."""
+PRIOR_CLASSES = (
+    DataConfig, ConditionDataConfig, AugmentationConfig, CacheRecipe, PriorConfig, PriorRecipe, SamplingConfig,
+    TrainingConfig,
+)  # fmt: skip
+"""Those of `imgtf prior train`."""
+CACHE_CLASSES = (DataConfig, ConditionDataConfig, AugmentationConfig, CacheRecipe)
+"""Those of `imgtf tokenizer encode`: everything that a token cache depends on."""
+INHERITED_CLASSES = (DataConfig, ConditionDataConfig, AugmentationConfig)
+"""Settings that a command takes from the run that trained the model, unless the user names other data."""
 PRESET_NOTES = ("about", "expect")
 """Keys of a preset that describe it and set nothing."""
 
@@ -26,22 +42,22 @@ class Settings:
 
     preset: str
     values: Mapping[str, Any]
-    """All that is set, by whichever layer."""
+    """Values of all sources: preset, inherited run, configuration file, options."""
     explicit: frozenset[str]
-    """Names that the user set, in a file or by hand; the rest may follow the data."""
+    """Names that the user set, in a file or on the command line. The others may follow the data."""
 
     def part(self, cls: type[T], **fixed: Any) -> T:
-        """The settings that belong to one configuration class; `fixed` wins over them."""
+        """Return the configuration of one class; `fixed` values take precedence."""
         own = {name: self.values[name] for name in option_names(cls) if name in self.values}
         return build(cls, own | fixed)
 
     def save(self, path: Path, parts: Iterable[Any]) -> None:
-        """Writes the resolved settings as TOML that `--config` takes back."""
+        """Write the resolved settings as TOML that `--config` reads."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(tomli_w.dumps(self.resolved(parts)))
+        path.write_text(tomli_w.dumps(self.resolved(parts)), encoding="utf-8")
 
     def resolved(self, parts: Iterable[Any]) -> dict[str, Any]:
-        """Everything that is set, by option name, as the parts of a run have it in the end."""
+        """Return all settings by option name, with the values of the configurations that the run uses."""
         values: dict[str, Any] = {"preset": self.preset}
         for part in parts:
             names = option_names(type(part))
@@ -50,47 +66,66 @@ class Settings:
 
 
 def collect(
-    room: str,
+    stage: str,
     classes: Iterable[type],
     given: Mapping[str, Any],
     config: Path | None = None,
     inherit: Path | None = None,
 ) -> Settings:
-    """Layers preset, TOML file and given values for the classes of one command.
+    """Collect the settings of one command. Later sources win: preset, `inherit`, `config`, `given`.
 
     Args:
-        inherit: settings of another run; where no data is named, its data settings stand.
+        stage: tokenizer or prior, whose presets are used.
+        classes: configuration classes of the command.
+        given: options that the user set, by name.
+        config: TOML file by option name; its values count as set by the user.
+        inherit: TOML file of another run. Its data settings apply when the user names no data.
 
     Raises:
-        ConfigError: for an unknown preset, an unreadable file, or a key that no class knows.
+        ConfigError: for an unknown preset, an unreadable file, or an unknown key.
     """
     from_file = read_toml(config) if config else {}
     explicit = from_file | dict(given)
-    presets = load_presets(room)
     preset = explicit.pop("preset", None) or "tiny"
-    if preset not in presets:
-        raise ConfigError(f"no preset {preset!r} for the {room}; there are {', '.join(presets)}")
     known = {name for cls in classes for name in option_names(cls)}
-    unknown = sorted(set(from_file) - known - {"preset"})
-    if unknown:
-        raise ConfigError(
-            f"{config}: unknown key {', '.join(unknown)}; see the command's --help for the names"
-        )
-    base = {k: v for k, v in presets[preset].items() if k not in PRESET_NOTES}
+    for key in from_file:
+        if key not in known | {"preset"}:
+            raise unknown_key(str(config), key, known)
+    values = preset_values(stage, preset)
     if inherit and inherit.exists() and "data" not in explicit:
-        base |= {k: v for k, v in read_toml(inherit).items() if k in option_names(DataConfig)}
-    return Settings(preset, base | explicit, frozenset(explicit))
+        inherited = {name for cls in INHERITED_CLASSES for name in option_names(cls)}
+        values |= {key: value for key, value in read_toml(inherit).items() if key in inherited}
+    return Settings(preset, values | explicit, frozenset(explicit))
 
 
-def load_presets(room: str) -> dict[str, dict[str, Any]]:
-    """The presets of the tokenizer or the prior, by name, in the order of their sizes."""
-    return read_toml(ROOT / room / "presets.toml")
+def collect_for_model(
+    model: Path, classes: Iterable[type], given: Mapping[str, Any], stage: str = "tokenizer"
+) -> Settings:
+    """Collect the settings of a command that uses a trained model: its data are those of the stage's run.
+
+    A prior without a run of its own, such as an imported one, takes those of the tokenizer.
+    """
+    runs = [model / each / "train.toml" for each in (stage, "tokenizer")]
+    return collect(stage, classes, given, inherit=next((run for run in runs if run.exists()), None))
+
+
+def load_presets(stage: str) -> dict[str, dict[str, Any]]:
+    """Return the presets of the tokenizer or the prior by name, from small to large."""
+    return read_toml(ROOT / stage / "presets.toml")
+
+
+def preset_values(stage: str, name: str) -> dict[str, Any]:
+    """Return what a preset sets, or raise a ConfigError that names the presets there are."""
+    presets = load_presets(stage)
+    if name not in presets:
+        raise ConfigError(f"no preset {name!r} for the {stage}; there are {', '.join(presets)}")
+    return {key: value for key, value in presets[name].items() if key not in PRESET_NOTES}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as a dict, or a ConfigError that says what is wrong with it."""
+    """Return a TOML file as a dict, or raise a ConfigError that says what is wrong with it."""
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -98,5 +133,5 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def option_names(cls: type) -> list[str]:
-    """The fields of a configuration class that are options (the others follow from data or models)."""
+    """Return the fields of a configuration class that are options. The others follow from data or models."""
     return [f.name for f in dataclasses.fields(cls) if "help" in f.metadata]

@@ -1,0 +1,187 @@
+"""The command class: options in groups, `--help` and `--help-all`, `--config`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import ConfigError
+from ..options import check, unknown_key
+from ..pipelines.settings import read_toml
+from .types import AutoOrCount, Preset
+
+GROUPS = {
+    "run": "Run",
+    "images": "Images",
+    "data": "Data",
+    "conditions": "Conditions",
+    "augmentation": "Augmentation",
+    "network": "Network",
+    "quantizer": "Quantizer",
+    "losses": "Losses",
+    "discriminator": "Discriminator",
+    "optimisation": "Optimisation",
+    "sampling": "Sampling",
+    "measurement": "Measurement",
+    "device": "Device and precision",
+    "output": "Output",
+    "logging": "Logging",
+    "other": "Other",
+    "help": "Help",
+}
+"""Groups of options and their headings, in the order of the help."""
+WIDTH = 100
+"""Columns of the help at most."""
+NAME_COLUMN = 32
+"""Columns of the options' names at most; longer ones take a line of their own."""
+
+
+class Option(click.Option):
+    """An option of a group.
+
+    Args:
+        group: a key of `GROUPS`.
+        common: whether `--help` shows the option; `--help-all` shows every option.
+        default_text: the default in words, where `default` does not say it.
+        field: configuration class and field that the option sets.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        group: str = "other",
+        common: bool = True,
+        default_text: str | None = None,
+        field: tuple[type, str] | None = None,
+        **attributes: Any,
+    ) -> None:
+        super().__init__(*args, **attributes)
+        self.group, self.common, self.field = group, common, field
+        self.default_text = default_text or _in_words(attributes.get("default"))
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        if record is None or (self.is_flag and not self.secondary_opts):  # a plain flag is off by default
+            return record and (record[0], str(self.help))
+        note = "required" if self.required else f"default: {self.default_text}"
+        return record[0], f"{self.help}  [{note}]"
+
+
+class Command(click.Command):
+    """A command with grouped help and a configuration file."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.params.append(
+            Option(
+                ["--config"], type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", is_eager=True,
+                expose_value=False, callback=_read_config, group="run", default_text="none",
+                help="TOML file of options by name. The command line wins.",
+            )
+        )  # fmt: skip
+        self.params.append(
+            click.Option(
+                ["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_show_all,
+                help="Show every option and exit.",
+            )
+        )  # fmt: skip
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options in groups: the common ones, or all for `--help-all`."""
+        shown = {title: rows for title, rows in self._sections(ctx) if rows}
+        width = min(NAME_COLUMN, max(len(name) for rows in shown.values() for name, _ in rows))
+        for title, rows in shown.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in rows], col_max=NAME_COLUMN)
+
+    def _sections(self, ctx: click.Context) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        everything = ctx.meta.get("imgtf.help_all", False)
+        shown = [p for p in self.get_params(ctx) if everything or getattr(p, "common", True)]
+        for group, title in GROUPS.items():
+            records = [p.get_help_record(ctx) for p in shown if _group(p) == group]
+            yield title, [record for record in (reversed(records) if group == "help" else records) if record]
+            if group == "run":
+                yield from (
+                    ("Presets", list(p.type.about.items())) for p in shown if isinstance(p.type, Preset)
+                )
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+
+def _group(param: click.Parameter) -> str:
+    """The group of a parameter; arguments stand in the usage line and in the description only."""
+    if isinstance(param, click.Argument):
+        return ""
+    group = getattr(param, "group", "help")
+    return group if group in GROUPS else "other"
+
+
+def _in_words(default: Any) -> str:
+    """A default as the help shows it."""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default)) or "none"
+    return "none" if default is None else str(default)
+
+
+def _show_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        ctx.meta["imgtf.help_all"] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, file: Path | None) -> None:
+    """Take the file's values as the command's defaults.
+
+    Raises:
+        ConfigError: for a key that is not an option of the command, or a value that the option refuses.
+    """
+    if file is None or ctx.resilient_parsing:
+        return
+    params = {config_key(p): p for p in ctx.command.params if p.expose_value}
+    defaults = {}
+    for key, value in read_toml(file).items():
+        name = key.replace("-", "_")
+        if name not in params:
+            raise unknown_key(str(file), key, params)
+        _check_value(ctx, params[name], name, value, str(file))
+        defaults[str(params[name].name)] = value
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+
+
+def config_key(param: click.Parameter) -> str:
+    """The name of a parameter in a configuration file: the long option with underscores."""
+    long = [name for name in param.opts if name.startswith("--")] or [str(param.name)]
+    return long[0].removeprefix("--").replace("-", "_")
+
+
+def _check_value(ctx: click.Context, param: click.Parameter, key: str, value: Any, where: str) -> None:
+    """ConfigError when a value of the file has the wrong type or is out of range."""
+    several = param.multiple or param.nargs == -1
+    items = value if several and isinstance(value, list) else [value]
+    field, wanted = getattr(param, "field", None), _plain_types(param)
+    if field:
+        check(*field, value, where)
+    elif any(type(item) not in wanted for item in items):
+        names = " or ".join(plain.__name__ for plain in wanted)
+        raise ConfigError(f"{where}: {key} must be {names}, got {value!r}")
+    try:
+        param.type_cast_value(ctx, items if several else value)
+    except click.BadParameter as error:
+        raise ConfigError(f"{where}: {key}: {error.message}") from error
+
+
+def _plain_types(param: click.Parameter) -> tuple[type, ...]:
+    """Python types in a TOML file for one value of a parameter."""
+    if isinstance(param, click.Option) and param.is_bool_flag:
+        return (bool,)
+    if isinstance(param.type, AutoOrCount):
+        return (int, str)
+    return (int,) if isinstance(param.type, type(click.INT)) else (str,)

@@ -1,0 +1,85 @@
+"""`imgtf import` and `imgtf export`: published weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import command, file_type, force_option, json_option, model_option, option
+from .reporting import log_to_stderr, report_files
+
+stage_type = click.Choice(["tokenizer", "prior"])
+
+
+@command("import")
+@click.argument("family", type=click.Choice(["auto", "llamagen", "taming"]))
+@click.argument("files", nargs=-1, required=True, type=file_type)
+@model_option
+@option(
+    "--stage",
+    type=stage_type,
+    group="run",
+    default_text="all",
+    help="Import only this stage of a file with both.",
+)
+@option(
+    "--heads",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    group="network",
+    default_text="as published for the width",
+    help="Attention heads of the prior.",
+)
+@option(
+    "--image-size",
+    type=click.IntRange(4, 2**14),
+    metavar="N",
+    group="network",
+    default_text="of the YAML or the tokenizer, else 256",
+    help="Side of the images in pixels.",
+)
+@option(
+    "--classes",
+    type=click.IntRange(0, 2**20),
+    metavar="N",
+    group="network",
+    default_text="of the YAML",
+    help="Classes of a taming prior; 0 for an unconditional one.",
+)
+@force_option("models in the model folder", "run")
+@json_option
+def import_command(family: str, files: tuple[Path, ...], model: Path, as_json: bool, **given: Any) -> None:
+    """Convert published weights into a model folder.
+
+    FILES are .pt, .pth, .ckpt or .safetensors files, each followed by its YAML where it has one. No code in them
+    is run. FAMILY auto recognises the family by the names of the tensors.
+    """
+    log_to_stderr()
+    from ..pipelines.exchange import import_weights
+
+    report_files("folders", import_weights(family, files, model, **given), as_json)
+
+
+@command("export")
+@click.argument("family", type=click.Choice(["llamagen", "taming"]))
+@click.argument("file", type=file_type)
+@model_option
+@option(
+    "--stage",
+    type=stage_type,
+    group="run",
+    default_text="the only one in the folder",
+    help="Stage to export.",
+)
+@force_option("the file")
+@json_option
+def export_command(
+    family: str, file: Path, model: Path, stage: str | None, force: bool, as_json: bool
+) -> None:
+    """Write a model as FILE (.safetensors) with the tensor names of a published code base."""
+    log_to_stderr()
+    from ..pipelines.exchange import export_weights
+
+    report_files("files", [export_weights(family, model, file, stage=stage, force=force)], as_json)

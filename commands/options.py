@@ -1,0 +1,158 @@
+"""Options that several commands share, and options made from configuration classes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ..options import bounds, field_types
+from ..pipelines.settings import load_presets, option_names
+from .command import Command, Option
+from .types import PRECISIONS, CommaSeparated, Device, Preset
+
+F = TypeVar("F", bound=Callable[..., Any])
+FOLLOWS_DATA = {
+    "image_size": "the preset's, or the images' own if smaller",
+    "channels": "the images' own",
+    "bit_depth": "the images' own",
+}
+"""Defaults that depend on the images."""
+PATHS = {
+    "data": "SRC",
+    "init_from": "DIR",
+    "conditioning_model": "DIR",
+    "text_encoder": "NAME|DIR",
+    "lpips_file": "FILE",
+}
+"""Settings that can be a path, and how the help shows their values."""
+
+command = partial(click.command, cls=Command)
+option = partial(click.option, cls=Option)
+folder_type = click.Path(file_okay=False, path_type=Path)
+file_type = click.Path(dir_okay=False, path_type=Path)
+
+model_option = option(
+    "--model",
+    type=folder_type,
+    metavar="DIR",
+    default=Path("model"),
+    group="run",
+    help="Folder of the model.",
+)
+device_option = option(
+    "--device", type=Device(), default="auto", group="device", help="Device to compute on."
+)
+json_option = option(
+    "--json", "as_json", is_flag=True, group="output", help="Print one JSON object to stdout."
+)
+
+
+def force_option(what: str, group: str = "output") -> Callable[[F], F]:
+    """`--force`; `what` names what it replaces."""
+    return option("--force", is_flag=True, group=group, help=f"Replace {what}.")
+
+
+def precision_option(help: str, choices: tuple[str, ...] = PRECISIONS) -> Callable[[F], F]:
+    """`--precision`."""
+    return option("--precision", type=click.Choice(choices), default="auto", group="device", help=help)
+
+
+def preset_option(stage: str) -> Callable[[F], F]:
+    """`--preset` with the presets of a stage."""
+    about = {name: preset["about"] for name, preset in load_presets(stage).items()}
+    return option(
+        "--preset", type=Preset(about), metavar="NAME", group="run", default_text="tiny",
+        help="Sizes and training settings, see below.",
+    )  # fmt: skip
+
+
+def run_options(stage: str) -> Callable[[F], F]:
+    """Options of a training command that are not settings of the run."""
+
+    def decorate(function: F) -> F:
+        function = json_option(function)
+        function = force_option(f"the {stage} in the model folder", "run")(function)
+        function = option(
+            "--resume",
+            is_flag=True,
+            group="run",
+            help="Continue the last run from its saved state and settings.",
+        )(function)
+        return model_option(preset_option(stage)(function))
+
+    return decorate
+
+
+def settings_options(
+    *classes: type, stage: str | None = None, owner: str | None = None, common: bool = True
+) -> Callable[[F], F]:
+    """Add an option for every field of the configuration classes.
+
+    Args:
+        stage: whose presets set defaults; the help then says "the preset's".
+        owner: what the defaults come from before those of the class, such as "the model's".
+        common: False leaves all of them to `--help-all`.
+    """
+    preset_keys = {key for preset in load_presets(stage).values() for key in preset} if stage else set()
+
+    def decorate(function: F) -> F:
+        for cls in reversed(classes):
+            names = option_names(cls)
+            for field in reversed([f for f in dataclasses.fields(cls) if f.name in names]):
+                default = "the preset's" if field.name in preset_keys else _default(field)
+                default = FOLLOWS_DATA.get(field.name, default) if stage else default
+                default = f"{owner}, else {default}" if owner else default
+                function = _setting(cls, field, default, common)(function)
+        return function
+
+    return decorate
+
+
+def named(given: dict[str, Any]) -> dict[str, Any]:
+    """Return only the options that the user set."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _setting(cls: type, field: dataclasses.Field[Any], default: str, common: bool) -> Callable[[F], F]:
+    plain, many, _ = field_types(cls)[field.name]
+    flag = "--" + field.name.replace("_", "-")
+    known: dict[str, Any] = {
+        "help": field.metadata["help"], "default": None, "default_text": default, "field": (cls, field.name),
+        "group": field.metadata["group"], "common": common and field.metadata["common"],
+    }  # fmt: skip
+    if plain is bool:
+        return option(f"{flag}/--no-{flag[2:]}", field.name, **known)
+    if many:
+        kind: click.ParamType = CommaSeparated(plain, field.metadata["choices"])
+        return option(flag, field.name, type=kind, **known)
+    return option(flag, field.name, **_value(cls, field, plain), **known)
+
+
+def _value(cls: type, field: dataclasses.Field[Any], plain: type) -> dict[str, Any]:
+    """Type and placeholder of a setting with one value."""
+    if field.name == "device":
+        return {"type": Device()}
+    if field.name in PATHS:
+        return {"type": click.Path(), "metavar": PATHS[field.name]}
+    if field.metadata["choices"]:
+        return {"type": click.Choice(field.metadata["choices"])}
+    minimum, maximum = bounds(cls, field.name)
+    if plain is int:
+        return {"type": click.IntRange(minimum, maximum), "metavar": "N"}
+    if plain is float:
+        return {"type": click.FloatRange(minimum, maximum), "metavar": "X"}
+    return {"type": click.STRING}
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    default = field.metadata["auto"] or field.default
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, tuple):
+        return ",".join(map(str, default)) or "none"
+    return str(default)

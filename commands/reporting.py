@@ -1,0 +1,113 @@
+"""Results on stdout, log and errors on stderr, exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ImgtfError, Interrupted
+
+if TYPE_CHECKING:
+    from ..training.loop import TrainingResult
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes besides 0."""
+
+
+def log_to_stderr() -> None:
+    """Send the library's log to stderr, above any progress bar. Only the first of several processes logs."""
+    from tqdm import tqdm
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tqdm.write(self.format(record), file=sys.stderr)
+
+    logger = logging.getLogger("imgtf")
+    logger.handlers = [Lines()]
+    logger.setLevel(logging.INFO if is_first_process() else logging.ERROR)
+    logger.propagate = False
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of the command, or the first of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def report(results: dict[str, Any], as_json: bool) -> None:
+    """Print results: one JSON object, or a line each."""
+    if as_json:
+        click.echo(json.dumps(results))
+        return
+    for name, value in results.items():
+        if isinstance(value, dict):
+            click.echo(f"{name}:")
+            for key, inner in value.items():
+                click.echo(f"  {key:<22} {_plain(inner)}")
+        else:
+            click.echo(f"{name:<24} {_plain(value)}")
+
+
+def report_files(key: str, paths: Iterable[Path], as_json: bool) -> None:
+    """Print the paths that a command wrote: one JSON object with a list, or a line each."""
+    names = [str(path) for path in paths]
+    for line in [json.dumps({key: names})] if as_json else names:
+        click.echo(line)
+
+
+def report_run(folder: Path, result: TrainingResult, as_json: bool) -> None:
+    """Print where a training run left its weights, and their held-out metrics."""
+    if not is_first_process():
+        return
+    metrics = result.metrics
+    if as_json:
+        run = {
+            "folder": str(folder),
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "metrics": metrics,
+        }
+        click.echo(json.dumps(run))
+        return
+    text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()) or "no held-out images"
+    click.echo(f"{folder} (best at step {result.best_step} of {result.steps}: {text})")
+
+
+def failure(error: BaseException) -> tuple[str, int] | None:
+    """Return one line and the exit code for an error that a user can cause; None for a fault of the program."""
+    if isinstance(error, click.ClickException):
+        return f"Error: {error.format_message()}{_see_help(error)}", error.exit_code
+    if isinstance(error, Interrupted):
+        return f"Interrupted: {error}; continue with the same command and --resume", INTERRUPTED
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return "Interrupted.", INTERRUPTED
+    if isinstance(error, ImgtfError):
+        return f"Error: {error}", FAILED
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return f"Error: {where}{error.strerror or error}", FAILED
+    if _is_out_of_memory(error):
+        return "Error: out of memory; lower --batch-size", FAILED
+    return None
+
+
+def _see_help(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f" See {context.command_path} --help." if context else ""
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, the CPU allocator of PyTorch or CUDA ran out of memory."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,183 @@
+"""`imgtf tokenizer`: train, encode, eval, reconstruct."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..data.config import DataConfig
+from ..pipelines.settings import CACHE_CLASSES, TOKENIZER_CLASSES, collect, collect_for_model
+from .command import Group
+from .options import (
+    device_option,
+    file_type,
+    folder_type,
+    force_option,
+    json_option,
+    model_option,
+    named,
+    option,
+    precision_option,
+    run_options,
+    settings_options,
+)
+from .reporting import log_to_stderr, report, report_files, report_run
+
+if TYPE_CHECKING:
+    from ..tokenizer.inception import Inception
+    from ..tokenizer.model import Tokenizer
+    from ..tokenizer.perceptual import Perceptual
+
+logger = logging.getLogger("imgtf")
+ARITHMETIC = "Arithmetic; auto: bf16 where the hardware has it."
+
+
+@click.group(cls=Group)
+def tokenizer() -> None:
+    """Stage one: encode images to grids of tokens and decode them."""
+
+
+@tokenizer.command()
+@run_options("tokenizer")
+@settings_options(*TOKENIZER_CLASSES, stage="tokenizer")
+def train(model: Path, resume: bool, force: bool, as_json: bool, **given: Any) -> None:
+    """Train the tokenizer on images."""
+    run = model / "tokenizer" / "train.toml"
+    config = run if resume and run.exists() else None
+    settings = collect("tokenizer", TOKENIZER_CLASSES, named(given), config)
+    log_to_stderr()
+    from ..pipelines.train import train_tokenizer
+
+    report_run(model / "tokenizer", train_tokenizer(model, settings, resume=resume, force=force), as_json)
+
+
+@tokenizer.command()
+@model_option
+@settings_options(*CACHE_CLASSES, owner="the run's")
+@option(
+    "--out",
+    type=folder_type,
+    metavar="DIR",
+    group="output",
+    default_text="MODEL/codes",
+    help="Folder of the token caches.",
+)
+@precision_option(ARITHMETIC)
+@device_option
+@json_option
+def encode(model: Path, out: Path | None, precision: str, device: str, as_json: bool, **given: Any) -> None:
+    """Encode a data set to the token caches that `prior train` reads.
+
+    `prior train` encodes by itself where it finds no cache. Use the same data options for both.
+    """
+    settings = collect_for_model(model, CACHE_CLASSES, named(given))
+    log_to_stderr()
+    from ..pipelines.prior_data import encode_data
+
+    report_files("caches", encode_data(model, settings, out=out, precision=precision, device=device), as_json)
+
+
+@tokenizer.command("eval")
+@model_option
+@settings_options(DataConfig, owner="the run's")
+@option(
+    "--lpips-backbone",
+    type=click.Choice(["vgg", "alex", "squeeze"]),
+    group="measurement",
+    default_text="one in torch's cache",
+    help="Backbone of LPIPS; downloaded when named.",
+)
+@option("--rfid", is_flag=True, group="measurement", help="Download Inception-v3 for rFID if it is missing.")
+@option(
+    "--inception-file",
+    type=file_type,
+    metavar="FILE",
+    group="measurement",
+    default_text="in $TORCH_HOME",
+    help="Weights of Inception-v3 as torch-fidelity publishes them.",
+)
+@precision_option(ARITHMETIC)
+@device_option
+@json_option
+def evaluate(
+    model: Path, lpips_backbone: str | None, rfid: bool, inception_file: Path | None, precision: str,
+    device: str, as_json: bool, **given: Any,
+) -> None:  # fmt: skip
+    """Measure reconstructions of held-out images: PSNR in dB, SSIM, LPIPS, rFID, codebook usage and perplexity."""
+    data = collect_for_model(model, (DataConfig,), named(given)).part(DataConfig)
+    log_to_stderr()
+    from ..data.source import open_source
+    from ..pipelines.evaluate import evaluate_tokenizer
+
+    loaded = _load(model, device)
+    networks = _perceptual(lpips_backbone), _inception(rfid, inception_file)
+    for network in networks:
+        if network is not None:
+            network.to(loaded.device)
+    report(evaluate_tokenizer(loaded, open_source(data)[1], data, *networks, precision), as_json)
+
+
+@tokenizer.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@option("--out", required=True, type=folder_type, metavar="DIR", group="output", help="Folder for the PNGs.")
+@force_option("files in --out")
+@model_option
+@option(
+    "--background",
+    default="white",
+    metavar="COLOUR",
+    group="images",
+    help="Colour behind transparent pixels.",
+)
+@precision_option(ARITHMETIC)
+@device_option
+@json_option
+def reconstruct(
+    images: tuple[Path, ...], out: Path, force: bool, model: Path, background: str, precision: str, device: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Encode and decode IMAGES. Each PNG shows an image and its reconstruction side by side."""
+    log_to_stderr()
+    from ..pipelines.evaluate import reconstruct as write_reconstructions
+    from ..pipelines.write import check_files, reconstruction_files
+
+    check_files(reconstruction_files(images, out), force)
+    paths = write_reconstructions(_load(model, device), images, out, background, precision)
+    report_files("files", paths, as_json)
+
+
+def _load(model: Path, device: str) -> Tokenizer:
+    from ..runtime.device import pick_device
+    from ..tokenizer.model import Tokenizer
+
+    return Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
+
+
+def _perceptual(backbone: str | None) -> Perceptual | None:
+    """LPIPS, or None with a line in the log where its weights are missing."""
+    from ..tokenizer.perceptual import Perceptual, local_backbone
+
+    backbone = backbone or local_backbone()
+    if backbone is None:
+        logger.info("no LPIPS: torch's cache has no weights of a backbone; --lpips-backbone downloads one")
+    return Perceptual(backbone) if backbone else None
+
+
+def _inception(wanted: bool, file: Path | None) -> Inception | None:
+    """Inception-v3, or None with a line in the log where its weights are missing."""
+    from ..errors import CheckpointError
+    from ..tokenizer.inception import Inception, local_file
+
+    if file is not None:
+        return Inception(file)
+    if not wanted and local_file() is None:
+        logger.info("no rFID: the weights of Inception-v3 are missing; --rfid downloads them")
+        return None
+    try:
+        return Inception()
+    except CheckpointError as error:
+        logger.warning("no rFID: %s", error)
+        return None

@@ -1,0 +1,82 @@
+"""Parameter types of the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+MAX_IMAGES = 10_000_000
+"""Most images of one `imgtf sample`; --first continues a larger set."""
+MAX_BATCH = 2**16
+MAX_SEED = 2**63 - 1
+"""NumPy reads seeds and image numbers as signed 64-bit integers."""
+MAX_FIRST = 2**62
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SAMPLING_PRECISIONS = (*PRECISIONS, "int8")
+
+
+class CommaSeparated(click.ParamType):
+    """`1,2,2` to [1, 2, 2]."""
+
+    def __init__(self, plain: type, choices: Sequence[str] = ()) -> None:
+        self.plain, self.choices = plain, choices
+        self.name = "N,..." if plain is int else "X,..." if plain is float else "NAME,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, (list, tuple)):  # from a configuration file
+            return list(value)
+        try:
+            return [self.plain(item.strip()) for item in str(value).split(",") if item.strip()]
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of {self.plain.__name__}", param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        before, comma, last = incomplete.rpartition(",")
+        return [CompletionItem(before + comma + choice) for choice in self.choices if choice.startswith(last)]
+
+
+class AutoOrCount(click.ParamType):
+    """`auto` to None, or a whole number from 1 to the maximum."""
+
+    name = "auto|N"
+
+    def __init__(self, maximum: int) -> None:
+        self.count = click.IntRange(1, maximum)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value == "auto" else self.count.convert(value, param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem("auto")] if "auto".startswith(incomplete) else []
+
+
+class Device(click.ParamType):
+    """Name of a device. Whether the machine has it is checked when it is used."""
+
+    name = "auto|cpu|cuda|cuda:N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", str(value)):
+            self.fail(f"{value!r} is not one of auto, cpu, cuda, cuda:N", param, ctx)
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in ("auto", "cpu", "cuda") if name.startswith(incomplete)]
+
+
+class Preset(click.Choice[str]):
+    """Name of a preset; the help of the command lists them."""
+
+    def __init__(self, about: Mapping[str, str]) -> None:
+        super().__init__(list(about))
+        self.about = about
