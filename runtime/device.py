@@ -1,4 +1,4 @@
-"""Which device to compute on."""
+"""Choice of the device to compute on."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import torch
 from ..errors import ConfigError
 
 
-def pick_device(wanted: str) -> torch.device:
-    """`auto` takes a GPU if there is one; anything else is taken literally.
+def pick_device(device: str | torch.device) -> torch.device:
+    """Return the device of a name such as auto, cpu, cuda or cuda:1. `auto` is the first GPU, or else the CPU.
 
     Raises:
-        ConfigError: for a device that this machine lacks.
+        ConfigError: an unknown name, or a device that this machine does not have.
     """
-    if wanted == "auto":
+    if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        picked = torch.device(device)
+        torch.empty(1, device=picked)
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {wanted}: not on this machine ({reason}); try auto") from error
-    return device
+        raise ConfigError(
+            f"device {device}: not available ({reason}); use auto, cpu, cuda or cuda:N"
+        ) from error
+    return picked

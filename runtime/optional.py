@@ -1,4 +1,4 @@
-"""Optional packages, imported when they are needed, with one clear line where they are missing."""
+"""Imports of optional packages, with a one-line error if one is missing."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ _operators: torch.library.Library | None = None
 
 
 def import_with_torchvision(package: str) -> Any:
-    """A package that imports torchvision, also beside a CPU build of torch.
+    """Import a package that imports torchvision, also with a CPU build of torch.
 
-    The registry's torchvision is built for CUDA: its compiled operators do not load beside a CPU torch, and the
-    import stops at two of them. Only detection models call these (never LPIPS or a metric), so declaring their
-    names is enough; calling them would still raise.
+    The torchvision of the package registry is built for CUDA. Its compiled operators do not load with a CPU build of
+    torch, and its import fails at two of them. Only detection models call these two (LPIPS and metrics do not), so
+    declaring their names is enough. Calling them still raises.
+
+    Raises:
+        ImgtfError: the package, or a torchvision that fits this torch, is missing.
     """
     global _operators
     try:
@@ -26,12 +29,12 @@ def import_with_torchvision(package: str) -> Any:
         except RuntimeError as error:
             if "torchvision::" not in str(error):
                 raise
-            _operators = torch.library.Library("torchvision", "DEF")  # lives as long as the process
+            _operators = torch.library.Library("torchvision", "DEF")  # registered while this object exists
             for name in ("nms", "qnms"):
                 _operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             return importlib.import_module(package)
     except (ImportError, RuntimeError) as error:
         raise ImgtfError(
-            f"{package} cannot be imported ({str(error).splitlines()[0]}): install it, and a torchvision that "
-            f"belongs to torch {torch.__version__}"
+            f"{package} cannot be imported ({str(error).splitlines()[0]}): install it, and a torchvision for "
+            f"torch {torch.__version__}"
         ) from error

@@ -1,4 +1,4 @@
-"""Which arithmetic to compute in: names of precisions, their torch types, and what `auto` means on a device."""
+"""Arithmetic precisions: their names, their torch types, and the choice of `auto` on a device."""
 
 from __future__ import annotations
 
@@ -7,21 +7,38 @@ import torch
 from ..errors import ConfigError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
-"""Precision names to torch types. int8 is a type of the weights only: see `prior.decoding.quantized`."""
+"""Precision names to torch types. int8 is a type of weights only (see `prior.decoding.quantized`)."""
 
 
-def pick_precision(wanted: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16; `auto` takes bf16 where the hardware has it."""
-    if wanted == "fp16" and device.type == "cpu":
-        raise ConfigError("precision fp16 needs a GPU; use bf16 or fp32")
-    if wanted != "auto":
-        return wanted
+def as_precision(value: str | torch.dtype) -> str:
+    """Return the name of a precision, given by its name (or `auto`) or as a torch dtype.
+
+    Raises:
+        ConfigError: neither a known name nor a supported dtype.
+    """
+    names = ("auto", *DTYPES)
+    name = next((name for name, dtype in DTYPES.items() if value == dtype), value)
+    if isinstance(name, str) and name in names:
+        return name
+    raise ConfigError(f"precision must be one of {', '.join(names)} or their torch dtype, got {value!r}")
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """Return the precision to compute in: `auto` is bf16 if the hardware supports it, else fp32 (fp16 on a GPU).
+
+    Raises:
+        ConfigError: fp16 on a CPU.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("precision fp16 needs a GPU: use bf16 or fp32")
+    if precision != "auto":
+        return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if fast_bf16_cpu() else "fp32"
 
 
 def fast_bf16_cpu() -> bool:
-    """Whether this processor multiplies bf16 in hardware (elsewhere it is emulated and slower than fp32)."""
+    """Return whether this processor multiplies bf16 in hardware. Emulated bf16 is slower than fp32."""
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
