@@ -1,24 +1,24 @@
-"""What goes wrong, by name. The library raises these; only `cli.py` turns them into exit codes.
+"""The errors of imgtf. The library raises them; only `cli.py` turns them into exit codes.
 
-Every message is one line that says what was wrong, where, and what to do.
+Every message is one line: what was wrong, where, and what to do.
 """
 
 
 class ImgtfError(Exception):
-    """Anything a user can cause and mend. Base of all errors raised on purpose."""
+    """Base of all errors that a user can cause and fix."""
 
 
 class ConfigError(ImgtfError):
-    """A setting that is unknown, of the wrong type, out of range, or at odds with another."""
+    """A setting that is unknown, of the wrong type, out of range, or in conflict with another."""
 
 
 class DataError(ImgtfError):
-    """Images or tables that are missing, unreadable or not what was asked for."""
+    """Images or tables that are missing, unreadable or unsuitable."""
 
 
 class CheckpointError(ImgtfError):
-    """A model folder or training state that is missing, damaged, or does not belong here."""
+    """A model folder, training state or token cache that is missing, damaged or does not match."""
 
 
 class Interrupted(ImgtfError):
-    """Training was stopped by Ctrl-C or SIGTERM after its state was saved."""
+    """Training was stopped by Ctrl-C or SIGTERM, after its state was saved."""

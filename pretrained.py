@@ -1,4 +1,4 @@
-"""A trained network as a folder: `config.json` and `model.safetensors`, loaded strictly, never pickled."""
+"""A trained network as a folder of `config.json` and `model.safetensors`, loaded strictly and without pickle."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError, ConfigError
 from .options import build, to_dict
+from .runtime.device import pick_device
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT = 1
-"""Version of the folder's layout; raised when an older reader would misread it."""
+"""Version of the folder format. Increases with every incompatible change."""
 
 
 class PretrainedModel(nn.Module):
-    """An `nn.Module` that is rebuilt from its folder alone. Subclasses name their kind and config class."""
+    """An `nn.Module` that can be rebuilt from its folder. Subclasses set `kind` and `config_class`."""
 
     kind: ClassVar[str]
     config_class: ClassVar[type]
@@ -36,7 +37,7 @@ class PretrainedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     @property
@@ -45,9 +46,10 @@ class PretrainedModel(nn.Module):
         return next(self.parameters()).dtype
 
     def save_pretrained(self, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Writes the folder; `state` stands in for the module's own weights (their EMA, for instance).
+        """Write the model folder. Each file appears complete or not at all.
 
-        Each file appears whole or not at all.
+        Args:
+            state: weights to save in place of the module's own, for example their EMA.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,26 +58,30 @@ class PretrainedModel(nn.Module):
         write_tensors(folder / WEIGHTS_FILE, state if state is not None else self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
-        """Rebuilds the model in evaluation mode.
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "auto") -> Self:
+        """Load a model in evaluation mode.
+
+        Args:
+            device: auto (a GPU if there is one), cpu, cuda, cuda:N or a torch device.
 
         Raises:
-            CheckpointError: when the folder or a file is missing, damaged, of another kind or format,
-                or a tensor is missing, unknown or of another shape.
+            CheckpointError: the folder or a file is missing, damaged, or of another kind or format; or a tensor is
+                missing, unknown, or has another shape.
+            ConfigError: the device is not available.
         """
-        folder = Path(folder)
+        folder, place = Path(folder), pick_device(device)
         model = cls(cls.read_config(folder))
         load_tensors(model, folder / WEIGHTS_FILE)
-        return model.to(device).eval()
+        return model.to(place).eval()
 
     @classmethod
     def read_config(cls, folder: str | Path) -> Any:
-        """The folder's configuration alone, without its weights. Raises as `from_pretrained`."""
+        """Return the configuration of a model folder without loading weights. Raises as `from_pretrained`."""
         path = Path(folder) / CONFIG_FILE
         values = read_json(path)
         if values.pop("format", None) != FORMAT:
             raise CheckpointError(
-                f"{path}: not a model configuration of format {FORMAT} that this version reads"
+                f"{path}: not a model configuration of format {FORMAT}, which this version reads"
             )
         values.pop("imgtf", None)
         kind = values.pop("kind", None)
@@ -87,7 +93,7 @@ class PretrainedModel(nn.Module):
             raise CheckpointError(f"{error}; the file was edited or comes from another version") from error
 
     def weights_sha256(self) -> str:
-        """SHA-256 over names, types, shapes and values of all tensors: the identity of these weights."""
+        """Return the SHA-256 of names, types, shapes and values of all tensors, the identity of the weights."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -95,16 +101,16 @@ class PretrainedModel(nn.Module):
         return digest.hexdigest()
 
     def parameter_count(self) -> int:
-        """Number of trained parameters."""
+        """Return the number of trained parameters."""
         return sum(p.numel() for p in self.parameters())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, or a CheckpointError that names it."""
+    """Read a JSON object from a file. Raises CheckpointError if that fails."""
     try:
         values = json.loads(path.read_text())
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; is this a model folder that imgtf wrote?") from None
+        raise CheckpointError(f"{path}: no such file; is this the folder of an imgtf model?") from None
     except NotADirectoryError:
         raise CheckpointError(f"{path.parent}: a file, not a model folder") from None
     except (OSError, ValueError) as error:
@@ -115,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_tensors(model: nn.Module, path: Path) -> None:
-    """Copies a safetensors file into the module, tensor by tensor, if and only if all of them fit."""
+    """Load a safetensors file into the module, if the names and shapes of all tensors match."""
     own = model.state_dict()
     try:
         with safe_open(path, framework="pt") as file:
@@ -128,11 +134,13 @@ def load_tensors(model: nn.Module, path: Path) -> None:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; the model folder is incomplete") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: damaged or not a safetensors file ({error}); restore it") from error
+        raise CheckpointError(
+            f"{path}: damaged or not a safetensors file ({error}); restore the file"
+        ) from error
 
 
 def describe_mismatch(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
-    """Names what differs between the expected and the given shapes; empty when nothing does."""
+    """Describe the differences between expected and given shapes by tensor name; "" if there are none."""
     problems = []
     for word, names in (("missing", own.keys() - given.keys()), ("unknown", given.keys() - own.keys())):
         if names:
@@ -151,20 +159,20 @@ def _some(names: list[str], most: int = 4) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file that appears whole or not at all."""
+    """Write a safetensors file that appears complete or not at all."""
     with whole_file(path) as temporary:
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file that appears whole or not at all."""
+    """Write a text file that appears complete or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(text)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write under in the block: the file then stands at `path` whole, or after an error nowhere."""
+    """Yield a temporary path, renamed to `path` after the block; removed after an error."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         yield temporary

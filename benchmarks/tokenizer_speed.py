@@ -83,7 +83,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = Tokenizer(tokenizer_config("base")).eval()
     if given.model:
-        model = Tokenizer.from_pretrained(Path(given.model) / "tokenizer")
+        model = Tokenizer.from_pretrained(Path(given.model) / "tokenizer", "cpu")
     all_ways = coding_ways(model.to(device))
     side = given.side or model.config.image_size
     images = load_images(given.data, model.config.channels, side, max(given.batch, given.images)).to(device)

@@ -85,7 +85,7 @@ def export_weights(
         have = " and ".join(found) or f"no {stage or 'model'}"
         raise CheckpointError(f"{folder}: holds {have}; choose with --stage {' or '.join(STAGES)}")
     kind: type[Tokenizer] | type[Prior] = Tokenizer if found[0] == "tokenizer" else Prior
-    tensors = to_family(family, kind.from_pretrained(folder / found[0]))
+    tensors = to_family(family, kind.from_pretrained(folder / found[0], "cpu"))
     file.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(file, tensors)
     return file

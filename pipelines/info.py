@@ -31,7 +31,7 @@ def describe_model(folder: Path) -> dict[str, Any]:
     """
     parts: dict[str, Any] = {}
     if (folder / "tokenizer" / "config.json").exists():
-        tokenizer = Tokenizer.from_pretrained(folder / "tokenizer")
+        tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", "cpu")
         config, (h, w) = tokenizer.config, tokenizer.config.grid
         parts["tokenizer"] = {
             "image": f"{config.image_size}x{config.image_size}x{config.channels}",
@@ -41,7 +41,7 @@ def describe_model(folder: Path) -> dict[str, Any]:
             "sha256": tokenizer.weights_sha256(),
         }
     if (folder / "prior" / "config.json").exists():
-        prior = Prior.from_pretrained(folder / "prior")
+        prior = Prior.from_pretrained(folder / "prior", "cpu")
         shape = prior.config
         parts["prior"] = {
             "objective": shape.objective,
