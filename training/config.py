@@ -1,4 +1,4 @@
-"""How a stage is trained (`TrainingConfig`), the same for both stages. No heavy imports."""
+"""Settings of a training run, the same for both stages. No heavy imports: `--help` reads this."""
 
 from __future__ import annotations
 
@@ -18,60 +18,101 @@ TRACKERS = {
     "trackio": "trackio",
     "wandb": "wandb",
 }
-"""Where Accelerate can send figures, and the package each needs."""
+"""Experiment trackers that Accelerate supports, and the package of each."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Optimisation, saving and reporting of one run. A step is one update of the weights."""
+    """Optimisation, evaluation, saving and logging of one run. A step is one update of the weights."""
 
-    steps: int = option(1000, "Updates of the weights in the whole run.", minimum=1)
-    batch_size: int = option(64, "Images an update, over all processes and accumulated parts.", minimum=1)
+    steps: int = option(
+        1000, "Number of updates of the weights.", minimum=1, group="optimisation", common=True
+    )
+    batch_size: int = option(
+        64,
+        "Images per step, over all processes and accumulated micro-batches.",
+        minimum=1,
+        group="optimisation",
+        common=True,
+    )
     gradient_accumulation_steps: int = option(
-        1, "Parts that a batch is computed in, to save memory.", minimum=1
+        1, "Micro-batches per step, to save memory.", minimum=1, group="optimisation"
     )
-    lr: float = option(1e-3, "Highest learning rate.", minimum=0)
+    lr: float = option(1e-3, "Peak learning rate.", minimum=0, group="optimisation", common=True)
     final_lr_ratio: float = option(
-        0.0, "Learning rate at the end, as a share of the highest.", minimum=0, maximum=1
-    )
-    warmup: int = option(50, "Steps over which the learning rate rises.", minimum=0)
-    beta1: float = option(0.9, "AdamW's first decay.", minimum=0, maximum=1)
-    beta2: float = option(0.99, "AdamW's second decay.", minimum=0, maximum=1)
-    weight_decay: float = option(0.0, "AdamW's decay of the weight matrices.", minimum=0)
-    grad_clip: float = option(1.0, "Largest gradient norm; 0 leaves gradients alone.", minimum=0)
-    ema_decay: float = option(
-        0.99,
-        "Decay of the weights' moving average, which is what gets saved; 0 saves the raw weights.",
+        0.0,
+        "Final learning rate, relative to the peak.",
         minimum=0,
         maximum=1,
+        group="optimisation",
+    )
+    warmup: int = option(50, "Steps of linear learning rate warm-up.", minimum=0, group="optimisation")
+    beta1: float = option(0.9, "beta1 of AdamW.", minimum=0, maximum=1, group="optimisation")
+    beta2: float = option(0.99, "beta2 of AdamW.", minimum=0, maximum=1, group="optimisation")
+    weight_decay: float = option(
+        0.0,
+        "Weight decay of AdamW, on linear and convolution weights.",
+        minimum=0,
+        group="optimisation",
+    )
+    grad_clip: float = option(
+        1.0, "Largest gradient norm; 0 for no clipping.", minimum=0, group="optimisation"
+    )
+    ema_decay: float = option(
+        0.99,
+        "Decay of the weights' moving average, which is saved; 0: save the raw weights.",
+        minimum=0,
+        maximum=1,
+        group="optimisation",
     )
     precision: str = option(
         "auto",
-        "Arithmetic: auto takes bf16 where the machine is fast at it.",
+        "Arithmetic of training; auto: bf16 if the hardware supports it.",
         choices=("auto", "fp32", "bf16", "fp16"),
+        group="optimisation",
+        common=True,
     )
     compile: bool = option(
         False,
-        "Compile the network for training with torch.compile: slow at the start, and it needs a C++ compiler.",
+        "Compile the network with torch.compile: a slow start, then faster steps.",
+        group="optimisation",
     )
-    device: str = option("auto", "Where to train: auto takes a GPU if there is one.", choices=("auto", "cpu"))
+    device: str = option(
+        "auto",
+        "Device: auto (a GPU if there is one), cpu, cuda or cuda:N.",
+        group="optimisation",
+        common=True,
+    )
     init_from: str | None = option(
-        None, "Model folder to start from with its weights (fine-tuning).", auto="random weights"
+        None,
+        "Model folder whose weights to start from (fine-tuning).",
+        auto="random weights",
+        group="optimisation",
+        common=True,
     )
-    seed: int = option(0, "Seed of weights, order and augmentation.", minimum=0)
-    log_every: int = option(20, "Steps between lines of the log.", minimum=1)
-    eval_every: int = option(100, "Steps between evaluations on held-out images.", minimum=1)
-    eval_images: int = option(1000, "Held-out images an evaluation looks at, at most.", minimum=1)
-    preview_every: int = option(200, "Steps between pictures of the progress.", minimum=1)
-    save_every: int = option(500, "Steps between saved states to resume from.", minimum=1)
+    seed: int = option(
+        0,
+        "Seed of weights, data order and augmentation.",
+        minimum=0,
+        group="optimisation",
+        common=True,
+    )
+    log_every: int = option(20, "Steps between log lines.", minimum=1, group="logging")
+    eval_every: int = option(100, "Steps between evaluations on held-out images.", minimum=1, group="logging")
+    eval_images: int = option(1000, "Most held-out images per evaluation.", minimum=1, group="logging")
+    preview_every: int = option(200, "Steps between preview images.", minimum=1, group="logging")
+    save_every: int = option(500, "Steps between saved training states.", minimum=1, group="logging")
     log_with: tuple[str, ...] = option(
         (),
-        f"Send the log's figures there as well: {', '.join(TRACKERS)}; each is a package to install.",
+        "Experiment trackers that receive the metrics, for example wandb,tensorboard.",
         choices=tuple(TRACKERS),
+        group="logging",
+        common=True,
     )
 
     def __post_init__(self) -> None:
         if self.batch_size % self.gradient_accumulation_steps:
             raise ConfigError(
-                f"batch_size {self.batch_size} cannot be split into {self.gradient_accumulation_steps} equal parts"
+                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}"
             )

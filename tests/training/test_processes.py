@@ -1,4 +1,4 @@
-"""Two processes (gloo, on the CPU) train what one does."""
+"""Training with two processes (gloo, on the CPU)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from ..pipelines.conftest import SMALL_TOKENIZER, draw_images, run
 
 
-def test_two_processes_make_the_updates_of_one(tmp_path: Path) -> None:
+def test_two_processes_give_the_same_weights_as_one(tmp_path: Path) -> None:
     draw_images(tmp_path / "images")
     command = ["tokenizer", "train", "--data", str(tmp_path / "images"), "--steps", "4", *SMALL_TOKENIZER]
     command += ["--precision", "fp32", "--dead-code-threshold", "0"]

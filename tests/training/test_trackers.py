@@ -1,4 +1,4 @@
-"""Figures sent to trackers besides the log, through Accelerate."""
+"""Metrics sent to experiment trackers through Accelerate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from accelerate.tracking import GeneralTracker
 
 from imgtf.errors import ConfigError
-from imgtf.training import device
+from imgtf.training import accelerator
 from imgtf.training.accelerator import check_trackers
 from imgtf.training.config import TrainingConfig
 from imgtf.training.report import Report
@@ -19,7 +19,7 @@ from ..pipelines.conftest import SMALL_TOKENIZER, draw_images, run
 
 
 class Memory(GeneralTracker):
-    """Remembers what it is told."""
+    """Keeps the metrics in memory."""
 
     name = "memory"
     requires_logging_directory = False
@@ -39,13 +39,13 @@ class Memory(GeneralTracker):
 
 
 @pytest.mark.parametrize("active", [True, False])
-def test_trackers_get_what_the_log_gets_from_the_main_process(active: bool, tmp_path: Path) -> None:
+def test_trackers_receive_the_metrics_of_the_log_from_the_main_process(active: bool, tmp_path: Path) -> None:
     memory = Memory()
     report = Report(
         "x", tmp_path / "log.jsonl", start=0, steps=4, batch_size=2, active=active, trackers=[memory]
     )
     report.train(2, {"loss": 1.0})
-    report.evaluation(2, {"loss": 0.5}, best=True)
+    report.evaluation(2, {"loss": 0.5}, is_best=True)
     report.close()
     if not active:
         assert memory.rows == []
@@ -55,7 +55,7 @@ def test_trackers_get_what_the_log_gets_from_the_main_process(active: bool, tmp_
     assert memory.rows[1][1] == {"held_out/loss": 0.5}
 
 
-def test_tensorboard_gets_the_figures_and_the_settings(tmp_path: Path) -> None:
+def test_tensorboard_receives_the_metrics_and_the_settings(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -74,9 +74,9 @@ def test_tensorboard_gets_the_figures_and_the_settings(tmp_path: Path) -> None:
     assert "multipliers: 1,2" in settings
 
 
-def test_a_tracker_that_is_not_installed_is_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "get_available_trackers", lambda: [])
-    with pytest.raises(ConfigError, match="wandb: not installed; pip install wandb"):
+def test_a_missing_tracker_package_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerator, "get_available_trackers", lambda: [])
+    with pytest.raises(ConfigError, match="wandb: not installed; run pip install wandb"):
         check_trackers(TrainingConfig(log_with=("wandb",)))
 
 
