@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,29 @@ from ..pipelines.settings import read_toml
 from .types import AutoOrCount, Preset
 
 GROUPS = {
-    "run": "Run",
-    "images": "Images",
-    "data": "Data",
-    "conditions": "Conditions",
-    "augmentation": "Augmentation",
-    "network": "Network",
-    "quantizer": "Quantizer",
-    "losses": "Losses",
-    "discriminator": "Discriminator",
-    "optimisation": "Optimisation",
-    "sampling": "Sampling",
-    "measurement": "Measurement",
-    "device": "Device and precision",
-    "output": "Output",
-    "logging": "Logging",
-    "other": "Other",
-    "help": "Help",
+    "run": ("Run", "Run"),
+    "images": ("Images", "Images"),
+    "data": ("Data", "Data"),
+    "conditions": ("Conditions", "Data"),
+    "augmentation": ("Augmentation", "Data"),
+    "network": ("Network", "Network"),
+    "quantizer": ("Quantizer", "Network"),
+    "optimisation": ("Optimisation", "Training"),
+    "losses": ("Losses", "Training"),
+    "discriminator": ("Discriminator", "Training"),
+    "sampling": ("Sampling", "Sampling"),
+    "measurement": ("Measurement", "Measurement"),
+    "device": ("Device and precision", "Device and precision"),
+    "output": ("Output", "Output"),
+    "logging": ("Logging", "Training"),
+    "other": ("Other", "Other"),
+    "help": ("Help", "Help"),
 }
-"""Groups of options and their headings, in the order of the help."""
-WIDTH = 100
-"""Columns of the help at most."""
-NAME_COLUMN = 32
+"""Groups of options: their headings in `--help-all` and in `--help`, which needs fewer."""
+NAME_COLUMN = 26
 """Columns of the options' names at most; longer ones take a line of their own."""
+HELP_ALL = "imgtf.help_all"
+"""Key in click's context."""
 
 
 class Option(click.Option):
@@ -79,7 +78,7 @@ class Command(click.Command):
             Option(
                 ["--config"], type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", is_eager=True,
                 expose_value=False, callback=_read_config, group="run", default_text="none",
-                help="TOML file of options by name. The command line wins.",
+                help="TOML file of options. The command line wins.",
             )
         )  # fmt: skip
         self.params.append(
@@ -91,36 +90,39 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options in groups: the common ones, or all for `--help-all`."""
-        shown = {title: rows for title, rows in self._sections(ctx) if rows}
-        width = min(NAME_COLUMN, max(len(name) for rows in shown.values() for name, _ in rows))
-        for title, rows in shown.items():
-            with formatter.section(title):
+        sections = self._sections(ctx)
+        width = min(NAME_COLUMN, max(len(name) for rows in sections.values() for name, _ in rows))
+        for heading, rows in sections.items():
+            with formatter.section(heading):
                 formatter.write_dl([(name.ljust(width), text) for name, text in rows], col_max=NAME_COLUMN)
 
-    def _sections(self, ctx: click.Context) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-        everything = ctx.meta.get("imgtf.help_all", False)
-        shown = [p for p in self.get_params(ctx) if everything or getattr(p, "common", True)]
-        for group, title in GROUPS.items():
-            records = [p.get_help_record(ctx) for p in shown if _group(p) == group]
-            yield title, [record for record in (reversed(records) if group == "help" else records) if record]
-            if group == "run":
-                yield from (
-                    ("Presets", list(p.type.about.items())) for p in shown if isinstance(p.type, Preset)
-                )
+    def _sections(self, ctx: click.Context) -> dict[str, list[tuple[str, str]]]:
+        """Heading -> names and texts of its options."""
+        everything = ctx.meta.get(HELP_ALL, False)
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for group, (heading, short_heading) in GROUPS.items():
+            for param in self._params_of(group, ctx):
+                record = param.get_help_record(ctx)
+                if record and (everything or getattr(param, "common", True)):
+                    sections.setdefault(heading if everything else short_heading, []).append(record)
+                if isinstance(param.type, Preset):
+                    sections["Presets"] = list(param.type.about.items())
+        return sections
+
+    def _params_of(self, group: str, ctx: click.Context) -> list[click.Parameter]:
+        """Options of one group. Arguments are in the usage line and in the description only."""
+        options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        own = [p for p in options if getattr(p, "group", "help") == group]
+        unknown = (
+            [p for p in options if getattr(p, "group", "help") not in GROUPS] if group == "other" else []
+        )
+        return [*sorted(own, key=lambda p: p.name == "help_all"), *unknown]
 
 
 class Group(click.Group):
     """A group of such commands."""
 
     command_class = Command
-
-
-def _group(param: click.Parameter) -> str:
-    """The group of a parameter; arguments stand in the usage line and in the description only."""
-    if isinstance(param, click.Argument):
-        return ""
-    group = getattr(param, "group", "help")
-    return group if group in GROUPS else "other"
 
 
 def _in_words(default: Any) -> str:
@@ -132,7 +134,7 @@ def _in_words(default: Any) -> str:
 
 def _show_all(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        ctx.meta["imgtf.help_all"] = True
+        ctx.meta[HELP_ALL] = True
         click.echo(ctx.get_help(), color=ctx.color)
         ctx.exit()
 

@@ -17,7 +17,7 @@ from .types import PRECISIONS, CommaSeparated, Device, Preset
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOLLOWS_DATA = {
-    "image_size": "the preset's, or the images' own if smaller",
+    "image_size": "preset, or the images' own if smaller",
     "channels": "the images' own",
     "bit_depth": "the images' own",
 }
@@ -45,11 +45,15 @@ model_option = option(
     help="Folder of the model.",
 )
 device_option = option(
-    "--device", type=Device(), default="auto", group="device", help="Device to compute on."
+    "--device",
+    type=Device(),
+    metavar="NAME",
+    default="auto",
+    group="device",
+    help="auto, cpu, cuda or cuda:N.",
 )
-json_option = option(
-    "--json", "as_json", is_flag=True, group="output", help="Print one JSON object to stdout."
-)
+json_help: dict[str, Any] = {"is_flag": True, "group": "output", "help": "Print one JSON object."}
+json_option = option("--json", "as_json", **json_help)
 
 
 def force_option(what: str, group: str = "output") -> Callable[[F], F]:
@@ -57,9 +61,12 @@ def force_option(what: str, group: str = "output") -> Callable[[F], F]:
     return option("--force", is_flag=True, group=group, help=f"Replace {what}.")
 
 
-def precision_option(help: str, choices: tuple[str, ...] = PRECISIONS) -> Callable[[F], F]:
-    """`--precision`."""
-    return option("--precision", type=click.Choice(choices), default="auto", group="device", help=help)
+def precision_option(auto: str, choices: tuple[str, ...] = PRECISIONS) -> Callable[[F], F]:
+    """`--precision`; `auto` says what auto stands for."""
+    names = f"auto ({auto}), {', '.join(choices[1:-1])} or {choices[-1]}."
+    return option(
+        "--precision", type=click.Choice(choices), metavar="NAME", default="auto", group="device", help=names
+    )
 
 
 def preset_option(stage: str) -> Callable[[F], F]:
@@ -75,7 +82,7 @@ def run_options(stage: str) -> Callable[[F], F]:
     """Options of a training command that are not settings of the run."""
 
     def decorate(function: F) -> F:
-        function = json_option(function)
+        function = option("--json", "as_json", common=False, **json_help)(function)
         function = force_option(f"the {stage} in the model folder", "run")(function)
         function = option(
             "--resume",
@@ -94,8 +101,8 @@ def settings_options(
     """Add an option for every field of the configuration classes.
 
     Args:
-        stage: whose presets set defaults; the help then says "the preset's".
-        owner: what the defaults come from before those of the class, such as "the model's".
+        stage: whose presets set defaults; the help then says "preset".
+        owner: where the defaults come from, such as "the model's".
         common: False leaves all of them to `--help-all`.
     """
     preset_keys = {key for preset in load_presets(stage).values() for key in preset} if stage else set()
@@ -104,10 +111,9 @@ def settings_options(
         for cls in reversed(classes):
             names = option_names(cls)
             for field in reversed([f for f in dataclasses.fields(cls) if f.name in names]):
-                default = "the preset's" if field.name in preset_keys else _default(field)
+                default = "preset" if field.name in preset_keys else _default(field)
                 default = FOLLOWS_DATA.get(field.name, default) if stage else default
-                default = f"{owner}, else {default}" if owner else default
-                function = _setting(cls, field, default, common)(function)
+                function = _setting(cls, field, owner or default, common)(function)
         return function
 
     return decorate
@@ -127,16 +133,17 @@ def _setting(cls: type, field: dataclasses.Field[Any], default: str, common: boo
     }  # fmt: skip
     if plain is bool:
         return option(f"{flag}/--no-{flag[2:]}", field.name, **known)
+    value = _value(cls, field, plain)
     if many:
-        kind: click.ParamType = CommaSeparated(plain, field.metadata["choices"])
-        return option(flag, field.name, type=kind, **known)
-    return option(flag, field.name, **_value(cls, field, plain), **known)
+        item = value.get("metavar", "NAME")
+        value = {"type": CommaSeparated(value["type"]), "metavar": f"{item},..."}
+    return option(flag, field.name, **value, **known)
 
 
 def _value(cls: type, field: dataclasses.Field[Any], plain: type) -> dict[str, Any]:
     """Type and placeholder of a setting with one value."""
     if field.name == "device":
-        return {"type": Device()}
+        return {"type": Device(), "metavar": "NAME"}
     if field.name in PATHS:
         return {"type": click.Path(), "metavar": PATHS[field.name]}
     if field.metadata["choices"]:
@@ -155,4 +162,4 @@ def _default(field: dataclasses.Field[Any]) -> str:
         return "on" if default else "off"
     if isinstance(default, tuple):
         return ",".join(map(str, default)) or "none"
-    return str(default)
+    return f"{default:g}" if isinstance(default, float) else str(default)

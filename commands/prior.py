@@ -9,6 +9,7 @@ import click
 
 from ..data.config import ConditionDataConfig, DataConfig
 from ..pipelines.settings import PRIOR_CLASSES, collect, collect_for_model
+from ..prior.config import SamplingConfig
 from .command import Group
 from .options import (
     device_option,
@@ -31,7 +32,8 @@ def prior() -> None:
 
 @prior.command()
 @run_options("prior")
-@settings_options(*PRIOR_CLASSES, stage="prior")
+@settings_options(*[cls for cls in PRIOR_CLASSES if cls is not SamplingConfig], stage="prior")
+@settings_options(SamplingConfig, stage="prior", common=False)
 def train(model: Path, resume: bool, force: bool, as_json: bool, **given: Any) -> None:
     """Train the prior on the tokens of images, which are encoded first where no token cache fits.
 
@@ -59,7 +61,7 @@ def train(model: Path, resume: bool, force: bool, as_json: bool, **given: Any) -
     group="measurement",
     help="Random orders to average over (random and masked priors).",
 )
-@precision_option("Precision of the prior, as in `imgtf sample`.", SAMPLING_PRECISIONS)
+@precision_option("bf16 where that is faster", SAMPLING_PRECISIONS)
 @device_option
 @json_option
 def evaluate(model: Path, orders: int, precision: str, device: str, as_json: bool, **given: Any) -> None:

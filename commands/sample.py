@@ -70,9 +70,10 @@ TURNS = "several take turns"
 @option(
     "--batch-size",
     type=AutoOrCount(MAX_BATCH),
+    metavar="N",
     default="auto",
     group="device",
-    help="Images sampled at once; auto: as many as fit in half of the free memory.",
+    help="Images at once; auto: as many as half of the free memory holds.",
 )
 @model_option
 @option(
@@ -85,7 +86,7 @@ TURNS = "several take turns"
 )
 @force_option("files in a folder that is not empty")
 @option("--dry-run", is_flag=True, group="output", help="Print the memory and steps it would take, and stop.")
-@precision_option("Precision of the prior; auto: bf16 where that is faster.", SAMPLING_PRECISIONS)
+@precision_option("bf16 where that is faster", SAMPLING_PRECISIONS)
 @option(
     "--compile",
     is_flag=True,

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..data.config import DataConfig
-from ..pipelines.settings import CACHE_CLASSES, TOKENIZER_CLASSES, collect, collect_for_model
+from ..pipelines.settings import (
+    CACHE_CLASSES,
+    INHERITED_CLASSES,
+    TOKENIZER_CLASSES,
+    collect,
+    collect_for_model,
+)
+from ..prior.recipe import CacheRecipe
 from .command import Group
 from .options import (
     device_option,
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
     from ..tokenizer.perceptual import Perceptual
 
 logger = logging.getLogger("imgtf")
-ARITHMETIC = "Arithmetic; auto: bf16 where the hardware has it."
+AUTO = "bf16 where the hardware has it"
 
 
 @click.group(cls=Group)
@@ -56,7 +63,8 @@ def train(model: Path, resume: bool, force: bool, as_json: bool, **given: Any) -
 
 @tokenizer.command()
 @model_option
-@settings_options(*CACHE_CLASSES, owner="the run's")
+@settings_options(*INHERITED_CLASSES, owner="the run's")
+@settings_options(CacheRecipe)
 @option(
     "--out",
     type=folder_type,
@@ -65,7 +73,7 @@ def train(model: Path, resume: bool, force: bool, as_json: bool, **given: Any) -
     default_text="MODEL/codes",
     help="Folder of the token caches.",
 )
-@precision_option(ARITHMETIC)
+@precision_option(AUTO)
 @device_option
 @json_option
 def encode(model: Path, out: Path | None, precision: str, device: str, as_json: bool, **given: Any) -> None:
@@ -99,7 +107,7 @@ def encode(model: Path, out: Path | None, precision: str, device: str, as_json: 
     default_text="in $TORCH_HOME",
     help="Weights of Inception-v3 as torch-fidelity publishes them.",
 )
-@precision_option(ARITHMETIC)
+@precision_option(AUTO)
 @device_option
 @json_option
 def evaluate(
@@ -132,7 +140,7 @@ def evaluate(
     group="images",
     help="Colour behind transparent pixels.",
 )
-@precision_option(ARITHMETIC)
+@precision_option(AUTO)
 @device_option
 @json_option
 def reconstruct(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -22,23 +22,21 @@ SAMPLING_PRECISIONS = (*PRECISIONS, "int8")
 class CommaSeparated(click.ParamType):
     """`1,2,2` to [1, 2, 2]."""
 
-    def __init__(self, plain: type, choices: Sequence[str] = ()) -> None:
-        self.plain, self.choices = plain, choices
-        self.name = "N,..." if plain is int else "X,..." if plain is float else "NAME,..."
+    name = "list"
+
+    def __init__(self, item: click.ParamType) -> None:
+        self.item = item
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, (list, tuple)):  # from a configuration file
-            return list(value)
-        try:
-            return [self.plain(item.strip()) for item in str(value).split(",") if item.strip()]
-        except ValueError:
-            self.fail(f"{value!r} is not a comma-separated list of {self.plain.__name__}", param, ctx)
+        items = value if isinstance(value, (list, tuple)) else [v.strip() for v in str(value).split(",")]
+        return [self.item.convert(item, param, ctx) for item in items if item != ""]
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         before, comma, last = incomplete.rpartition(",")
-        return [CompletionItem(before + comma + choice) for choice in self.choices if choice.startswith(last)]
+        found = self.item.shell_complete(ctx, param, last)
+        return [CompletionItem(before + comma + item.value) for item in found if item.type == "plain"]
 
 
 class AutoOrCount(click.ParamType):
