@@ -34,7 +34,7 @@ class TokenizerStage(Stage):
     """Reconstruction losses and the quantizer's losses, with a weight above 0 also LPIPS and a discriminator."""
 
     name = "tokenizer"
-    score = "loss"
+    metric = "loss"
     model: Tokenizer
 
     def __init__(
@@ -94,8 +94,8 @@ class TokenizerStage(Stage):
             return own
         return own | {"discriminator_optimizer": self.discriminator.optimized.optimizer}
 
-    def trained(self) -> dict[str, nn.Module]:
-        own = super().trained()
+    def trained_modules(self) -> dict[str, nn.Module]:
+        own = super().trained_modules()
         return own | {"discriminator": self.discriminator.model} if self.discriminator else own
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
@@ -152,7 +152,7 @@ class TokenizerStage(Stage):
         self.accelerator.backward(loss)
         discriminator_loss, metrics = discriminator.loss(images, result.images)
         self.accelerator.backward(discriminator_loss)
-        norm, discriminator_norm = self.move(self.optimized, discriminator.optimized)
+        norm, discriminator_norm = self.step_optimizers(self.optimized, discriminator.optimized)
         norms = {"gradient_norm": norm, "discriminator_norm": discriminator_norm}
         return {"loss": loss, **losses, **norms, **metrics, **balance}
 
@@ -175,7 +175,7 @@ class TokenizerStage(Stage):
         weight = weight * adaptive
         return weight, {"adaptive_weight": adaptive, "discriminator_weight": weight}
 
-    def window(self) -> dict[str, float]:
+    def window_metrics(self) -> dict[str, float]:
         """Return usage, perplexity, dead codes, and revived codes (dead in the window before, in use now)."""
         metrics = self.counts.metrics()
         if metrics:
@@ -185,23 +185,23 @@ class TokenizerStage(Stage):
         self.counts.reset()
         return metrics
 
-    def diagnose(self, figures: dict[str, float]) -> MonitorAction | None:
-        return self.monitor.observe(self.completed_steps, figures) if self.monitor else None
+    def monitor_action(self, metrics: dict[str, float]) -> MonitorAction | None:
+        return self.monitor.observe(self.completed_steps, metrics) if self.monitor else None
 
-    def improves(self, figures: dict[str, float], kept: dict[str, float]) -> bool:
+    def is_better(self, metrics: dict[str, float], best: dict[str, float]) -> bool:
         """Compare losses; at the discriminator's full weight keep the newest weights whose PSNR is within `MARGIN`.
 
         The detail that a discriminator adds increases the losses of `evaluate`.
         """
         if (
             self.discriminator is None
-            or self.completed_steps < self.scores_count_from()
-            or "psnr" not in figures
+            or self.completed_steps < self.comparable_from()
+            or "psnr" not in metrics
         ):
-            return super().improves(figures, kept)
-        return figures["psnr"] > kept.get("psnr", -math.inf) - MARGIN
+            return super().is_better(metrics, best)
+        return metrics["psnr"] > best.get("psnr", -math.inf) - MARGIN
 
-    def scores_count_from(self) -> int:
+    def comparable_from(self) -> int:
         """Return the step of the discriminator's full weight: earlier weights have a higher PSNR, not better images."""
         return self.recipe.discriminator_start + self.recipe.discriminator_ramp if self.discriminator else 0
 

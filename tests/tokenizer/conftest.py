@@ -1,4 +1,4 @@
-"""What several tests of the tokenizer need."""
+"""Fixtures of the tokenizer's tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgtf.tokenizer.perceptual import BACKBONE_FILES
 
 @pytest.fixture(scope="session")
 def backbone_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of a squeezenet, as torchvision names them."""
+    """A file with random weights of a SqueezeNet, in torchvision's format."""
     import_with_torchvision("lpips")
     models = importlib.import_module("torchvision.models")
     with torch.random.fork_rng(devices=[]):

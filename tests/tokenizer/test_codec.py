@@ -1,8 +1,7 @@
-"""Encoding and decoding in half precision: chosen with care, close to float32, kept apart from its codes."""
+"""Encoding and decoding in half precision: its default, its error, and that token caches record it."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ from imgtf.data.codes import open_codes
 from imgtf.data.config import DataConfig
 from imgtf.data.source import open_source
 from imgtf.errors import ConfigError
-from imgtf.pipelines.encode import describe, encode, find_codes
-from imgtf.tokenizer import coder
-from imgtf.tokenizer.codec import Codec, codec_precision
+from imgtf.pipelines.encode import CacheSettings, describe_cache, encode, find_cache
+from imgtf.tokenizer.codec import CHANNELS_LAST_WIDTH, Codec, codec_precision
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.model import Tokenizer
 
@@ -33,9 +31,9 @@ def tokenizer(width: int = 16, **changes: Any) -> Tokenizer:
     return Tokenizer(TokenizerConfig(width=width, **settings | changes)).eval()
 
 
-def test_auto_is_bf16_where_machine_and_network_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_bf16_on_fast_hardware_for_wide_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     for fast in (True, False):
-        monkeypatch.setattr("imgtf.runtime.device.fast_bf16_cpu", lambda fast=fast: fast)
+        monkeypatch.setattr("imgtf.runtime.precision.fast_bf16_cpu", lambda fast=fast: fast)
         assert codec_precision("auto", tokenizer(64)) == ("bf16" if fast else "fp32")
         assert codec_precision("auto", tokenizer(16)) == "fp32"
         assert codec_precision("bf16", tokenizer(16)) == "bf16"
@@ -44,7 +42,7 @@ def test_auto_is_bf16_where_machine_and_network_gain(monkeypatch: pytest.MonkeyP
         codec_precision("fp16", tokenizer())
 
 
-def test_fp32_is_the_tokenizer_to_the_bit() -> None:
+def test_fp32_equals_the_tokenizer_bit_for_bit() -> None:
     model, images = tokenizer(), torch.rand(2, 3, 16, 16) * 2 - 1
     exact = Codec(model, "fp32")
     codes = model.encode(images)
@@ -54,7 +52,7 @@ def test_fp32_is_the_tokenizer_to_the_bit() -> None:
 
 
 @pytest.mark.parametrize("network", ["conv", "vit"])
-def test_bf16_is_near_and_leaves_the_weights_theirs(network: str) -> None:
+def test_bf16_is_close_and_does_not_change_the_weights(network: str) -> None:
     model, images = tokenizer(network=network), torch.rand(4, 3, 16, 16) * 2 - 1
     codes, sha = model.encode(images), model.weights_sha256()
     pixels = model.decode(codes)
@@ -63,41 +61,25 @@ def test_bf16_is_near_and_leaves_the_weights_theirs(network: str) -> None:
     assert decoded.dtype == torch.float32
     assert (decoded - pixels).abs().mean() < 0.02
     assert not torch.equal(decoded, pixels)
-    assert (half.encode(images) == codes).float().mean() > 0.7  # random weights: latents lie between codes
+    assert (
+        half.encode(images) == codes
+    ).float().mean() > 0.7  # random weights: many latents are halfway between codes
     assert not decoded.requires_grad
     assert model.weights_sha256() == sha
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-def test_codes_of_another_precision_are_not_taken_for_these(tmp_path: Path) -> None:
+def test_a_cache_of_another_precision_is_not_found(tmp_path: Path) -> None:
     data = DataConfig(data=str(draw_images(tmp_path / "images")))
     source, model = open_source(data)[0], tokenizer()
-    folder = encode(model, source, data, tmp_path / "codes", flips=False, precision="bf16")
-    assert open_codes(folder).info.precision == "bf16"
-    find = {
-        p: find_codes(tmp_path / "codes", describe(model, source, data, flips=False, precision=p))
-        for p in ("fp32", "bf16")
-    }
-    assert find == {"fp32": None, "bf16": folder}
+    written = encode(tmp_path / "codes", model, source, CacheSettings.held_out(data, "bf16"))
+    assert open_codes(written).info.precision == "bf16"
+    wanted = {p: describe_cache(model, source, CacheSettings.held_out(data, p)) for p in ("fp32", "bf16")}
+    found = {p: find_cache(tmp_path / "codes", info) for p, info in wanted.items()}
+    assert found == {"fp32": None, "bf16": written}
 
 
-def test_a_cache_from_before_precisions_were_told_was_fp32(tmp_path: Path) -> None:
-    data = DataConfig(data=str(draw_images(tmp_path / "images")))
-    source, model = open_source(data)[0], tokenizer()
-    folder = encode(model, source, data, tmp_path / "codes", flips=False, precision="fp32")
-    path = folder / "cache.json"
-    values = json.loads(path.read_text())
-    del values["precision"]
-    path.write_text(json.dumps(values))
-    assert (
-        find_codes(tmp_path / "codes", describe(model, source, data, flips=False, precision="fp32")) == folder
-    )
-    assert (
-        find_codes(tmp_path / "codes", describe(model, source, data, flips=False, precision="bf16")) is None
-    )
-
-
-def test_narrow_networks_keep_the_layout_that_suits_them() -> None:
+def test_wide_networks_are_channels_last() -> None:
     from imgtf.tokenizer.train import memory_format
 
-    assert memory_format(coder.NARROW) is torch.channels_last
+    assert memory_format(CHANNELS_LAST_WIDTH) is torch.channels_last

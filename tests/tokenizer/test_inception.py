@@ -1,8 +1,9 @@
-"""Inception's features: read safely from a file, the weights' fit checked, rFID reported where they are."""
+"""Inception-v3: safe loading of its weights, and rFID where they are available."""
 
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..pipelines.conftest import SMALL_TOKENIZER, draw_images, run
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The published network with random weights, as a file."""
+    """A file with random weights of the published network."""
     module = import_with_torchvision("torch_fidelity.feature_extractor_inceptionv3")
     kind = module.FeatureExtractorInceptionV3
     torch.manual_seed(0)
@@ -32,7 +33,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_rfid_is_measured_with_the_weights_of_a_file(weights: Path, tmp_path: Path, capsys: Any) -> None:
+def test_eval_reports_rfid_with_a_file_of_weights(weights: Path, tmp_path: Path, capsys: Any) -> None:
     images = draw_images(tmp_path / "images", per_class=7)
     command = ["--data", images, "--model", tmp_path / "m"]
     assert run("tokenizer", "train", *command, "--steps", "2", *SMALL_TOKENIZER) == 0
@@ -46,7 +47,7 @@ def test_rfid_is_measured_with_the_weights_of_a_file(weights: Path, tmp_path: Pa
     assert not features.requires_grad
 
 
-def test_grey_images_and_eight_bits(weights: Path) -> None:
+def test_grey_equals_colour_and_images_are_rounded_to_eight_bits(weights: Path) -> None:
     network = Inception(weights)
     grey = torch.rand(1, 1, 32, 32) * 2 - 1
     expected = network(grey.expand(-1, 3, -1, -1))
@@ -54,15 +55,15 @@ def test_grey_images_and_eight_bits(weights: Path) -> None:
     assert torch.equal(network(((grey + 1) * 127.5).round() / 127.5 - 1), expected)
 
 
-class Evil:
+class Malicious:
     def __reduce__(self) -> tuple[Any, ...]:
         return exec, ("raise SystemExit('unpickled')",)
 
 
-def test_a_file_that_is_no_weights_is_refused_and_never_run(tmp_path: Path) -> None:
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil(), protocol=2))
-    with pytest.raises(CheckpointError, match=r"evil.pth: not a file of weights"):
-        Inception(tmp_path / "evil.pth")
+def test_other_files_are_refused_and_never_executed(tmp_path: Path) -> None:
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(Malicious(), protocol=2))
+    with pytest.raises(CheckpointError, match=r"code.pth: not a file of weights"):
+        Inception(tmp_path / "code.pth")
     torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=r"other.pth: not Inception-v3's weights"):
         Inception(tmp_path / "other.pth")
@@ -70,7 +71,7 @@ def test_a_file_that_is_no_weights_is_refused_and_never_run(tmp_path: Path) -> N
         Inception(tmp_path / "none.pth")
 
 
-def test_without_weights_or_network_the_error_says_what_to_get(
+def test_missing_weights_or_packages_are_named_with_how_to_get_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(url: str) -> None:
@@ -87,18 +88,19 @@ def test_without_weights_or_network_the_error_says_what_to_get(
         Inception()
 
 
-def test_eval_without_rfid_says_how_to_get_it_and_reports_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_eval_without_weights_reports_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from imgtf.cli import _inception
+    from imgtf.commands.tokenizer import _inception
 
     def refuse(url: str) -> None:
         raise OSError("no network")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(inception, "reachable", refuse)
-    for wanted, message in ((False, "--rfid or --inception-file"), (True, "cannot be downloaded")):
-        assert _inception(wanted, None) is None
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1
-        assert message in lines[0]
+    for wanted, message in ((False, "--rfid downloads them"), (True, "cannot be downloaded")):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="imgtf"):
+            assert _inception(wanted, None) is None
+        (line,) = caplog.messages
+        assert message in line

@@ -1,4 +1,4 @@
-"""LPIPS: with random backbone weights everywhere, with the published ones where they lie about."""
+"""LPIPS with random weights of the backbone, and with the published ones where they are available."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def test_zero_for_equal_images_else_positive(lpips: Perceptual, channels: int, s
     assert (distances > 0).all()
 
 
-def test_it_is_the_packages_own_figure(lpips: Perceptual) -> None:
+def test_it_equals_the_package(lpips: Perceptual) -> None:
     x, y = images(), images().flip(0)
     torch.testing.assert_close(lpips(x, y), lpips.lpips(x, y).flatten(), atol=1e-5, rtol=1e-4)
 
 
-def test_grey_is_colour_with_equal_channels(lpips: Perceptual) -> None:
+def test_grey_equals_colour_with_equal_channels(lpips: Perceptual) -> None:
     x, y = images(channels=1), images(channels=1).flip(0)
     torch.testing.assert_close(lpips(x, y), lpips(x.repeat(1, 3, 1, 1), y.repeat(1, 3, 1, 1)))
 
 
-def test_it_is_frozen_and_teaches_the_reconstruction_only(lpips: Perceptual) -> None:
+def test_it_is_frozen_and_only_the_reconstruction_gets_a_gradient(lpips: Perceptual) -> None:
     x, y = images().requires_grad_(), images().flip(0).requires_grad_()
     lpips.train()(x, y).sum().backward()
     assert y.grad.abs().sum() > 0
@@ -69,7 +69,7 @@ def test_half_precision_hardly_changes_it(lpips: Perceptual) -> None:
     torch.testing.assert_close(half, lpips(x, y), rtol=0.05, atol=0)
 
 
-def test_building_it_leaves_the_random_numbers_alone(backbone_weights: Path) -> None:
+def test_building_it_does_not_advance_the_global_rng(backbone_weights: Path) -> None:
     before = torch.get_rng_state()
     Perceptual("squeeze", backbone_weights)
     assert torch.equal(before, torch.get_rng_state())
@@ -79,7 +79,7 @@ def no_network(*arguments: Any, **keywords: Any) -> None:
     raise urllib.error.URLError("no network")
 
 
-def test_missing_weights_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_give_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(urllib.request, "urlopen", no_network)
     with pytest.raises(CheckpointError) as error:
@@ -102,7 +102,7 @@ def test_weights_in_torch_home_are_found(
 
 
 @pytest.mark.parametrize("what", ["absent", "text", "other"])
-def test_wrong_weights_are_one_line(what: str, tmp_path: Path) -> None:
+def test_wrong_weights_give_a_one_line_error(what: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     if what == "text":
         path.write_text("not weights")
@@ -113,21 +113,21 @@ def test_wrong_weights_are_one_line(what: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_an_import_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_import_gives_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> None:
-        raise RuntimeError("libcudart is not here\nand more")
+        raise RuntimeError("libcudart is missing\nand more")
 
     monkeypatch.setattr(importlib, "import_module", fail)
-    with pytest.raises(ImgtfError, match="libcudart is not here\\): install it, and a torchvision"):
+    with pytest.raises(ImgtfError, match="libcudart is missing\\): install it, and a torchvision"):
         perceptual.import_with_torchvision("lpips")
 
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="needs the published weights")
-def test_the_published_weights_see_blur(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_weights_order_noise_by_strength(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(PUBLISHED))
     lpips = Perceptual("squeeze")
     x = images(side=64)
-    slightly, much = (
+    weak, strong = (
         x + s * torch.randn(x.shape, generator=torch.Generator().manual_seed(2)) for s in (0.1, 0.5)
     )
-    assert (lpips(x, slightly) < lpips(x, much)).all()
+    assert (lpips(x, weak) < lpips(x, strong)).all()

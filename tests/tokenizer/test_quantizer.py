@@ -1,4 +1,4 @@
-"""Every quantizer: its codes, its gradients, its losses, and its codebook in one process and in two."""
+"""Every quantizer: codes, gradients, losses, and the codebook in one process and in two."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from imgtf.errors import ConfigError, DataError
 from imgtf.options import build, to_dict
+from imgtf.tokenizer.config import QUANTIZERS as CHOICES
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.model import Tokenizer
-from imgtf.tokenizer.quantizer import Quantizer, entropy_loss, make_quantizer
+from imgtf.tokenizer.quantizer import QUANTIZERS, Quantizer, entropy_loss, make_quantizer
 
 KINDS: dict[str, dict[str, Any]] = {
     "vq": {},
@@ -71,7 +72,7 @@ def test_looking_up_the_codes_gives_the_quantized_vectors(kind: str, training: b
 
 @every_kind
 @torch.no_grad()
-def test_decoding_the_codes_equals_the_quantized_path(kind: str) -> None:
+def test_decoding_the_codes_equals_the_forward_pass(kind: str) -> None:
     torch.manual_seed(0)
     model = Tokenizer(config(kind)).eval()
     x = torch.rand(2, 3, 8, 16) * 2 - 1
@@ -81,7 +82,7 @@ def test_decoding_the_codes_equals_the_quantized_path(kind: str) -> None:
 
 
 @every_kind
-def test_codes_lie_in_the_codebook_and_use_it(kind: str) -> None:
+def test_codes_are_in_range_and_most_are_used(kind: str) -> None:
     model = quantizer(kind, dead_code_threshold=0.5, codebook_decay=0.5).train()
     V, used = config(kind).codebook_size, set()
     generator = torch.Generator().manual_seed(2)
@@ -94,11 +95,11 @@ def test_codes_lie_in_the_codebook_and_use_it(kind: str) -> None:
     assert len(used) > 0.9 * V
 
 
-STRAIGHT = ["vq_euclidean", "vq_learned", "simvq", "lfq", "residual", "residual_learned"]
+STRAIGHT_THROUGH = ["vq_euclidean", "vq_learned", "simvq", "lfq", "residual", "residual_learned"]
 
 
-@pytest.mark.parametrize("kind", STRAIGHT)
-def test_gradients_pass_straight_through(kind: str) -> None:
+@pytest.mark.parametrize("kind", STRAIGHT_THROUGH)
+def test_gradients_are_straight_through(kind: str) -> None:
     x = latents(kind, grad=True)
     weight = torch.randn_like(x)
     (quantizer(kind).train()(x).quantized * weight).sum().backward()
@@ -106,7 +107,7 @@ def test_gradients_pass_straight_through(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "dim"), [("vq", 4), ("bsq", 5)])
-def test_gradients_of_unit_vectors_are_those_of_normalising(kind: str, dim: int) -> None:
+def test_gradients_of_unit_vectors_are_those_of_the_normalisation(kind: str, dim: int) -> None:
     x, y = latents(kind, grad=True), latents(kind, grad=True)
     assert x.shape[1] == dim
     weight = torch.randn_like(x)
@@ -115,7 +116,7 @@ def test_gradients_of_unit_vectors_are_those_of_normalising(kind: str, dim: int)
     torch.testing.assert_close(x.grad, y.grad)
 
 
-def test_gradients_of_rounding_are_those_of_bounding() -> None:
+def test_gradients_of_fsq_are_those_of_its_bound() -> None:
     """Three levels: tanh times 1.001, rounded (arXiv:2309.15505, appendix A.1)."""
     model = quantizer("fsq", fsq_levels=(3, 3, 3))
     x, y = latents("fsq", grad=True), latents("fsq", grad=True)
@@ -126,8 +127,8 @@ def test_gradients_of_rounding_are_those_of_bounding() -> None:
 
 
 @pytest.mark.parametrize("kind", ["vq_rotation", "simvq_rotation", "residual_rotation"])
-def test_the_rotation_trick_turns_gradients_with_the_latents(kind: str) -> None:
-    """The length of a gradient is scaled as the latent's length is (arXiv:2410.06424)."""
+def test_the_rotation_trick_rotates_and_scales_gradients(kind: str) -> None:
+    """The norm of a gradient is scaled by the ratio of code and latent (arXiv:2410.06424)."""
     x = latents(kind, grad=True)
     result = quantizer(kind).train()(x)
     weight = torch.randn_like(x)
@@ -143,7 +144,7 @@ def test_every_parameter_gets_a_gradient(kind: str) -> None:
     model = Tokenizer(config(kind)).train()
     x = torch.rand(2, 3, 16, 16) * 2 - 1
     result = model(x)
-    ((result.images - x).abs().mean() + result.commitment + result.entropy).backward()
+    ((result.images - x).abs().mean() + sum(result.losses.values())).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
@@ -154,48 +155,52 @@ def test_the_commitment_is_the_mean_squared_distance_to_the_codes(kind: str) -> 
     if kind in ("vq", "bsq"):
         x = F.normalize(x, dim=1)
     expected = F.mse_loss(result.quantized, x)
-    if kind == "fsq":
-        expected = torch.tensor(0.0)
     if kind.startswith("simvq"):
         expected = 2 * expected
-    if kind.startswith("residual"):
-        assert result.commitment > expected  # the stages before the last are farther away
+    if kind == "fsq":
+        assert result.losses == {}
+    elif kind.startswith("residual"):
+        assert result.losses["commitment"] > expected  # earlier stages have larger residuals
     else:
-        torch.testing.assert_close(result.commitment, expected)
-    assert (result.entropy != 0) == (config(kind).quantizer == "lfq")
+        torch.testing.assert_close(result.losses["commitment"], expected)
+    assert ("entropy" in result.losses) == (config(kind).quantizer == "lfq")
 
 
-def test_entropy_is_lowest_for_sure_latents_that_use_every_code() -> None:
+def test_the_configuration_lists_the_registered_quantizers() -> None:
+    assert set(CHOICES) == set(QUANTIZERS)
+
+
+def test_entropy_loss_is_lowest_for_confident_latents_that_use_every_code() -> None:
     codebook = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]])
-    all_used, one_used, unsure = codebook, torch.ones(4, 2), torch.zeros(4, 2)
+    all_used, one_used, undecided = codebook, torch.ones(4, 2), torch.zeros(4, 2)
     assert entropy_loss(all_used, codebook) == pytest.approx(-log(4), abs=1e-4)
     assert entropy_loss(one_used, codebook) == pytest.approx(0, abs=1e-4)
-    assert entropy_loss(unsure, codebook) == pytest.approx(0, abs=1e-4)
+    assert entropy_loss(undecided, codebook) == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["lfq", "bsq"])
-def test_the_entropy_is_the_librarys(kind: str) -> None:
+def test_the_entropy_loss_equals_the_librarys(kind: str) -> None:
     model = quantizer(kind).train()
-    entropy = model(latents(kind)).entropy
+    entropy = model(latents(kind)).losses["entropy"]
     model.vq.train()
     _, theirs = model.vq(latents(kind), return_loss_breakdown=True)
     torch.testing.assert_close(entropy, theirs.per_sample_entropy - theirs.batch_entropy)
 
 
-def test_residual_codes_of_a_place_stand_side_by_side() -> None:
+def test_residual_codes_of_a_latent_are_neighbours() -> None:
     model = quantizer("residual").eval()
     x = latents("residual")
     codes = model(x).codes.unflatten(-1, (5, 3))  # (B, h, w, q)
-    left = x
+    residual = x
     for stage, codebook in enumerate(model.vq.codebooks):
-        nearest = torch.cdist(left.movedim(1, -1), codebook).argmin(-1)
+        nearest = torch.cdist(residual.movedim(1, -1), codebook).argmin(-1)
         assert torch.equal(codes[..., stage], nearest)
-        left = left - codebook[nearest].movedim(-1, 1)
+        residual = residual - codebook[nearest].movedim(-1, 1)
 
 
 @every_kind
 @torch.no_grad()
-def test_saved_and_loaded_it_encodes_alike(kind: str, tmp_path: Path) -> None:
+def test_a_loaded_tokenizer_encodes_the_same(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Tokenizer(config(kind))
     x = torch.rand(4, 3, 16, 16) * 2 - 1
@@ -209,7 +214,7 @@ def test_saved_and_loaded_it_encodes_alike(kind: str, tmp_path: Path) -> None:
 
 @every_kind
 @pytest.mark.parametrize("training", [False, True])
-def test_half_precision_changes_nothing(kind: str, training: bool) -> None:
+def test_autocast_has_no_effect(kind: str, training: bool) -> None:
     plain = quantizer(kind).train(training)(latents(kind))
     with torch.autocast("cpu", torch.bfloat16):
         model = quantizer(kind).train(training)
@@ -217,12 +222,12 @@ def test_half_precision_changes_nothing(kind: str, training: bool) -> None:
         looked_up = model.lookup(mixed.codes)
     assert torch.equal(mixed.codes, plain.codes)
     assert torch.equal(mixed.quantized, plain.quantized)
-    assert torch.equal(mixed.commitment, plain.commitment)
+    assert mixed.losses == plain.losses
     assert looked_up.dtype == torch.float32
 
 
 @every_kind
-def test_the_configuration_names_grid_and_codes(kind: str) -> None:
+def test_grid_and_codebook_follow_the_configuration(kind: str) -> None:
     own = config(kind)
     model = Tokenizer(own).eval()
     codes = model.encode(torch.zeros(1, 3, 16, 16))
@@ -234,7 +239,7 @@ def test_the_configuration_names_grid_and_codes(kind: str) -> None:
     assert book.shape[1] == own.codebook_dim
 
 
-def test_fsq_and_lfq_dimensions_follow() -> None:
+def test_dimensions_of_fsq_and_lfq_follow_from_the_codes() -> None:
     fsq = config("fsq", fsq_levels=(8, 5, 5, 5))
     assert (fsq.codebook_size, fsq.codebook_dim) == (1000, 4)
     lfq = config("lfq", codebook_size=1024)
@@ -251,19 +256,19 @@ def test_fsq_and_lfq_dimensions_follow() -> None:
         (
             "fsq",
             {"rotation_trick": True},
-            "rotation_trick is of vq, simvq, residual_vq; the quantizer is fsq",
+            "rotation_trick is an option of vq, simvq, residual_vq, but the quantizer is fsq",
         ),
         ("vq", {"codebook_learned": True}, "euclidean"),
-        ("lfq", {"codebook_learned": True}, "codebook_learned is of"),
-        ("vq", {"spherical": True}, "spherical is of lfq"),
+        ("lfq", {"codebook_learned": True}, "codebook_learned is an option of"),
+        ("vq", {"spherical": True}, "spherical is an option of lfq"),
     ],
 )
-def test_impossible_quantizers_are_refused(kind: str, wrong: dict[str, Any], message: str) -> None:
+def test_invalid_quantizers_are_refused(kind: str, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(kind, **wrong)
 
 
-def test_codes_that_do_not_fit_are_refused() -> None:
+def test_codes_of_the_wrong_shape_are_refused() -> None:
     with pytest.raises(DataError, match="multiple of 3"):
         Tokenizer(config("residual")).decode(torch.zeros(1, 2, 4, dtype=torch.long))
 
@@ -276,18 +281,19 @@ def test_dead_codes_are_replaced_by_recent_latents(kind: str) -> None:
         model(x)
     rows = (F.normalize(x, dim=1) if kind == "vq" else x).movedim(1, -1).reshape(-1, 4)
     codebook = model.vq.codebook if kind == "vq" else model.vq.codebooks[0]
-    # 30 latents for 32 codes: each latent has a code of its own, or one near it.
+    # 30 latents for 32 codes: each latent has its own code, or one close to it.
     assert torch.cdist(rows, codebook).min(-1).values.mean() < 0.2
 
 
 # Two processes
 
 
-TWO = ["vq", "vq_euclidean", "vq_learned", "residual", "simvq", "lfq"]
+LOSS_WEIGHTS = {"commitment": 1.0, "entropy": 0.1}
+DISTRIBUTED = ["vq", "vq_euclidean", "vq_learned", "residual", "simvq", "lfq"]
 
 
 class WithLoss(nn.Module):
-    """A network before a quantizer, and their loss, as DDP needs it: one module, one forward."""
+    """A layer, a quantizer and their loss in one module, as DDP needs it."""
 
     def __init__(self, kind: str, **changes: Any) -> None:
         super().__init__()
@@ -297,11 +303,11 @@ class WithLoss(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.quantizer(self.network(x))
-        return result.quantized.square().mean() + result.commitment + 0.1 * result.entropy
+        return result.quantized.square().mean() + sum(LOSS_WEIGHTS[k] * v for k, v in result.losses.items())
 
 
 def steps(model: nn.Module, batches: list[Tensor]) -> dict[str, Tensor]:
-    """A few steps; the state that they lead to."""
+    """Return the state after a few steps."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for batch in batches:
         optimizer.zero_grad()
@@ -317,15 +323,15 @@ def batches_of(kind: str) -> list[Tensor]:
 
 
 def train_on_half(rank: int, port: int, folder: Path) -> None:
-    """One of two processes: its half of each batch. The models exist before the process group does."""
-    models = {kind: WithLoss(kind).train() for kind in TWO}
+    """Train one of two processes on its half of each batch. The models are built before the process group."""
+    models = {kind: WithLoss(kind).train() for kind in DISTRIBUTED}
     revived = WithLoss("vq", dead_code_threshold=1.0, codebook_decay=0.5).train()
-    revived(torch.randn(2, 4, 4, 4))  # whatever the library remembers of a time with one process
+    revived(torch.randn(2, 4, 4, 4))  # the library caches that there is one process
     revived.load_state_dict(WithLoss("vq").state_dict())
     distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    halves = {kind: [b.chunk(2)[rank] for b in batches_of(kind)] for kind in TWO}
+    halves = {kind: [b.chunk(2)[rank] for b in batches_of(kind)] for kind in DISTRIBUTED}
     states = {kind: steps(DistributedDataParallel(m), halves[kind]) for kind, m in models.items()}
-    torch.manual_seed(rank)  # dead codes are drawn from another stream on each rank
+    torch.manual_seed(rank)  # the ranks draw replacements of dead codes from different streams
     states["revived"] = steps(DistributedDataParallel(revived), halves["vq"])
     torch.save(states, folder / f"{rank}.pt")
     distributed.destroy_process_group()
@@ -337,7 +343,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, di
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # Fresh processes: forks of one that has computed with many threads may hang.
+    # New processes: a fork of a multi-threaded process may hang.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     commands = [[sys.executable, __file__, str(rank), str(port), str(folder)] for rank in range(2)]
     running = [subprocess.Popen(c, env=environment, stderr=subprocess.PIPE, text=True) for c in commands]
@@ -347,14 +353,14 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, di
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("kind", [*TWO, "revived"])
-def test_two_processes_keep_the_same_codebook(kind: str, two_processes: list[Any]) -> None:
+@pytest.mark.parametrize("kind", [*DISTRIBUTED, "revived"])
+def test_two_processes_have_the_same_codebook(kind: str, two_processes: list[Any]) -> None:
     first, second = (states[kind] for states in two_processes)
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-@pytest.mark.parametrize("kind", TWO)
-def test_two_processes_learn_what_one_does_of_the_whole_batch(kind: str, two_processes: list[Any]) -> None:
+@pytest.mark.parametrize("kind", DISTRIBUTED)
+def test_two_processes_equal_one_with_the_whole_batch(kind: str, two_processes: list[Any]) -> None:
     alone = steps(WithLoss(kind).train(), batches_of(kind))
     for name, tensor in two_processes[0][kind].items():
         torch.testing.assert_close(tensor, alone[name], msg=lambda text, name=name: f"{name}: {text}")

@@ -1,4 +1,4 @@
-"""Training with a discriminator: both sides' updates, exact resumption, and the doctor's actions provoked."""
+"""Training with a discriminator: updates of both sides, exact resumption, and rollbacks."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from safetensors.torch import load_file
 from imgtf.data.config import AugmentationConfig, DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.source import open_source
-from imgtf.tokenizer.config import TokenizerConfig, TokenizerRecipe
-from imgtf.tokenizer.divergence import EASING
+from imgtf.tokenizer import divergence
+from imgtf.tokenizer.config import TokenizerConfig
+from imgtf.tokenizer.divergence import REDUCTION
 from imgtf.tokenizer.model import Tokenizer
+from imgtf.tokenizer.recipe import TokenizerRecipe
 from imgtf.tokenizer.train import TokenizerStage, last_weight
 from imgtf.training.accelerator import make_accelerator
-from imgtf.training.checkpoint import latest_state, put_weights, take_weights
+from imgtf.training.checkpoint import latest_state, restore_snapshot, take_snapshot
 from imgtf.training.config import TrainingConfig
 from imgtf.training.ema import EMA
 from imgtf.training.loop import Trainer
@@ -30,13 +32,17 @@ from imgtf.training.report import Report
 
 ADVERSARIAL: dict[str, Any] = {
     "discriminator_weight": 0.5, "discriminator_start": 3, "discriminator_ramp": 2, "discriminator_width": 8,
-    "discriminator_layers": 2, "doctor_window": 2,
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def short_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(divergence, "WINDOW", 2)
+
+
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for i in range(30):
         pixels = generator.integers(0, 255, (4, 4, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
@@ -44,8 +50,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_stage(pictures: Path, recipe: dict[str, Any], **training: Any) -> TokenizerStage:
-    data = DataConfig(data=str(pictures))
+def make_stage(images: Path, recipe: dict[str, Any], **training: Any) -> TokenizerStage:
+    data = DataConfig(data=str(images))
     train, held_out = open_source(data)
     torch.manual_seed(0)
     model = Tokenizer(
@@ -73,14 +79,14 @@ def prepared(stage: TokenizerStage) -> TokenizerStage:
     return stage
 
 
-def trainer(pictures: Path, folder: Path, recipe: dict[str, Any], **training: Any) -> Trainer:
+def trainer(images: Path, folder: Path, recipe: dict[str, Any], **training: Any) -> Trainer:
     often = {"steps": 12, "log_every": 2, "eval_every": 6, "save_every": 5, "preview_every": 12}
-    stage = make_stage(pictures, recipe, **often | training)
+    stage = make_stage(images, recipe, **often | training)
     return Trainer(stage, stage.config, folder, make_accelerator(stage.config))
 
 
 def updates(stage: TokenizerStage, n: int) -> None:
-    """As the loop does them."""
+    """Make n updates as the training loop does."""
     torch.manual_seed(0)
     batches = stage.train_batches(0)
     for stage.completed_steps in range(n):
@@ -89,16 +95,18 @@ def updates(stage: TokenizerStage, n: int) -> None:
                 stage.step(next(batches))
 
 
-def descend_plainly(stage: TokenizerStage) -> None:
-    """Plain gradient descent for both sides: AdamW and clipping would hide wrongly scaled gradients."""
-    assert stage.adversary is not None
-    for owner, model in ((stage, stage.model), (stage.adversary, stage.adversary.model)):
+def use_plain_gradient_descent(stage: TokenizerStage) -> None:
+    """Use plain gradient descent for both sides: AdamW and clipping hide wrongly scaled gradients."""
+    assert stage.discriminator is not None
+    for owner, model in ((stage, stage.model), (stage.discriminator, stage.discriminator.model)):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         owner.optimized = replace(owner.optimized, optimizer=optimizer, grad_clip=0.0)
 
 
 def weights(stage: TokenizerStage) -> dict[str, torch.Tensor]:
-    return {f"{n}/{k}": v.clone() for n, m in stage.trained().items() for k, v in m.state_dict().items()}
+    return {
+        f"{n}/{k}": v.clone() for n, m in stage.trained_modules().items() for k, v in m.state_dict().items()
+    }
 
 
 def state_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -112,13 +120,13 @@ def log(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
 
 
-def test_the_decoders_last_weight_makes_the_pixels() -> None:
+def test_the_last_weight_of_the_decoder_has_the_image_channels() -> None:
     model = Tokenizer(TokenizerConfig(image_size=16, width=8, multipliers=(1, 2), norm_groups=4))
     assert last_weight(model.decoder).shape[0] == 3
 
 
-def test_before_its_start_the_discriminator_changes_nothing(pictures: Path) -> None:
-    plain, adversarial = (prepared(make_stage(pictures, r)) for r in ({}, ADVERSARIAL))
+def test_before_its_start_the_discriminator_has_no_effect(images: Path) -> None:
+    plain, adversarial = (prepared(make_stage(images, r)) for r in ({}, ADVERSARIAL))
     at_first = weights(adversarial)
     for stage in (plain, adversarial):
         updates(stage, 3)
@@ -128,38 +136,45 @@ def test_before_its_start_the_discriminator_changes_nothing(pictures: Path) -> N
 
 
 @pytest.mark.parametrize("adaptive", [True, False])
-def test_from_its_start_both_sides_move(adaptive: bool, pictures: Path) -> None:
-    stage = prepared(make_stage(pictures, ADVERSARIAL | {"discriminator_adaptive": adaptive}))
+def test_from_its_start_both_sides_are_updated(adaptive: bool, images: Path) -> None:
+    stage = prepared(make_stage(images, ADVERSARIAL | {"discriminator_adaptive": adaptive}))
     before = weights(stage)
     stage.completed_steps = 4
-    figures = stage.step(next(stage.train_batches(0)))
+    metrics = stage.step(next(stage.train_batches(0)))
     after = weights(stage)
     assert not torch.equal(before["model/decoder.conv_out.weight"], after["model/decoder.conv_out.weight"])
     name = "discriminator/layers.0.parametrizations.weight.original"
     assert not torch.equal(before[name], after[name])
-    assert figures["gradient_norm"] > 0
-    assert figures["discriminator_norm"] > 0
-    balance = figures["adaptive_weight"] if adaptive else torch.ones(())
-    torch.testing.assert_close(
-        figures["discriminator_weight"], 0.5 * 2 / 3 * balance
-    )  # second of 2 + 1 ramp steps
-    parts = {"l1": 1.0, "l2": 1.0, "commitment": 0.25, "discriminator": figures["discriminator_weight"]}
-    torch.testing.assert_close(figures["loss"], sum(figures[k] * w for k, w in parts.items()))
+    assert metrics["gradient_norm"] > 0
+    assert metrics["discriminator_norm"] > 0
+    balance = metrics["adaptive_weight"] if adaptive else torch.ones(())
+    # the second of 2 + 1 steps of the ramp
+    torch.testing.assert_close(metrics["discriminator_weight"], 0.5 * 2 / 3 * balance)
+    weights_used = {
+        "l1": 1.0,
+        "l2": 1.0,
+        "commitment": 0.25,
+        "discriminator": metrics["discriminator_weight"],
+    }
+    torch.testing.assert_close(metrics["loss"], sum(metrics[k] * w for k, w in weights_used.items()))
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_accumulated_parts_move_both_sides_as_the_whole_batch(scaled: bool, pictures: Path) -> None:
-    # Not adaptive: each part has its own balance. Group norm: the power iteration runs once a part.
+def test_accumulated_micro_batches_update_both_sides_like_the_whole_batch(
+    scaled: bool, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No adaptive weight: each micro-batch has its own. No spectral norm: its power iteration runs per micro-batch.
+    monkeypatch.setattr("imgtf.tokenizer.discriminator.spectral_norm", lambda layer: layer)
     recipe = ADVERSARIAL | {
         "discriminator_adaptive": False, "discriminator_start": 0, "discriminator_ramp": 0, "l1_weight": 0.0,
-        "discriminator_norm": "group", "lecam_weight": 0.0, "discriminator_loss": "non-saturating",
+        "lecam_weight": 0.0, "discriminator_loss": "non-saturating",
     }  # fmt: skip
     ends = []
-    for parts in (1, 4):
-        stage = prepared(make_stage(pictures, recipe, gradient_accumulation_steps=parts))
-        descend_plainly(stage)
-        stage.model.quantizer.eval()  # the codebook learns from every part
-        if scaled and parts > 1:
+    for micro_batches in (1, 4):
+        stage = prepared(make_stage(images, recipe, gradient_accumulation_steps=micro_batches))
+        use_plain_gradient_descent(stage)
+        stage.model.quantizer.eval()  # each micro-batch updates the codebook
+        if scaled and micro_batches > 1:
             stage.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=1)
         updates(stage, 1)
         ends.append({k: v for k, v in weights(stage).items() if "quantizer" not in k})
@@ -167,13 +182,13 @@ def test_accumulated_parts_move_both_sides_as_the_whole_batch(scaled: bool, pict
         torch.testing.assert_close(ends[0][name], ends[1][name], atol=2e-5, rtol=1e-3)
 
 
-def test_gradients_are_scaled_and_unscaled_for_both_sides(pictures: Path) -> None:
+def test_gradients_are_scaled_and_unscaled_for_both_sides(images: Path) -> None:
     ends = []
     for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)):
         stage = prepared(
-            make_stage(pictures, ADVERSARIAL | {"discriminator_start": 1}, gradient_accumulation_steps=2)
+            make_stage(images, ADVERSARIAL | {"discriminator_start": 1}, gradient_accumulation_steps=2)
         )
-        descend_plainly(stage)
+        use_plain_gradient_descent(stage)
         stage.accelerator.scaler = scaler
         updates(stage, 4)
         ends.append(weights(stage))
@@ -181,93 +196,97 @@ def test_gradients_are_scaled_and_unscaled_for_both_sides(pictures: Path) -> Non
         torch.testing.assert_close(ends[0][name], ends[1][name], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("stop", "judge"), [(5, "patch"), (10, "features")])
+@pytest.mark.parametrize(("stop", "kind"), [(5, "patch"), (10, "features")])
 def test_resuming_with_a_discriminator_and_a_rollback_is_exact(
     stop: int,
-    judge: str,
-    pictures: Path,
+    kind: str,
+    images: Path,
     backbone_weights: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A hostile weight: the doctor goes back at least once in either run. Step 5 lies between two log lines.
+    # The weight is far too high: each run rolls back at least once. Step 5 is between two log lines.
+    monkeypatch.setattr(divergence, "MARGIN", 0.05)
     recipe = ADVERSARIAL | {
         "discriminator_weight": 1e3,
         "discriminator_adaptive": False,
-        "doctor_margin": 0.05,
-        "discriminator": judge,
+        "discriminator": kind,
         "lpips_backbone": "squeeze",
         "lpips_file": str(backbone_weights),
     }
-    trainer(pictures, tmp_path / "whole", recipe, lr=5e-3).run()
+    trainer(images, tmp_path / "whole", recipe, lr=5e-3).run()
 
-    def broken_off(self: Report, done: list[int] = [0]) -> None:  # noqa: B006
+    def stop_after(self: Report, done: list[int] = [0]) -> None:  # noqa: B006
         done[0] += 1
         if done[0] > stop + 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Report, "advance", broken_off)
+        patch.setattr(Report, "advance", stop_after)
         with pytest.raises(KeyboardInterrupt):
-            trainer(pictures, tmp_path / "halved", recipe, lr=5e-3).run()
-    resumed = trainer(pictures, tmp_path / "halved", recipe, lr=5e-3)
+            trainer(images, tmp_path / "resumed", recipe, lr=5e-3).run()
+    resumed = trainer(images, tmp_path / "resumed", recipe, lr=5e-3)
     resumed.restore()
     resumed.run()
-    ours, theirs = state_tensors(tmp_path / "whole"), state_tensors(tmp_path / "halved")
+    ours, theirs = state_tensors(tmp_path / "whole"), state_tensors(tmp_path / "resumed")
     assert ours.keys() == theirs.keys()
-    assert {"discriminator", "discriminator_optimizer", "good"} <= {name.split("/")[0] for name in ours}
+    assert {"discriminator", "discriminator_optimizer", "snapshot"} <= {name.split("/")[0] for name in ours}
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    assert log(tmp_path / "whole") == log(tmp_path / "halved")
-    assert "roll back" in [row.get("doctor") for row in log(tmp_path / "whole")]
+    assert log(tmp_path / "whole") == log(tmp_path / "resumed")
+    assert "roll_back" in [row.get("monitor") for row in log(tmp_path / "whole")]
 
 
-def test_kept_weights_come_back_exactly_and_more_than_once(pictures: Path) -> None:
-    stage = prepared(make_stage(pictures, ADVERSARIAL | {"discriminator_start": 0}))
+def test_a_snapshot_is_restored_exactly_and_more_than_once(images: Path) -> None:
+    stage = prepared(make_stage(images, ADVERSARIAL | {"discriminator_start": 0}))
     ema = EMA(stage.model, 0.9)
     updates(stage, 2)
-    kept = take_weights(stage, ema)
+    kept = take_snapshot(stage, ema)
     for _ in range(2):
         updates(stage, 2)
         ema.update(5)
-        now = take_weights(stage, ema)
+        now = take_snapshot(stage, ema)
         assert not torch.equal(kept["ema/decoder.conv_out.weight"], now["ema/decoder.conv_out.weight"])
-        put_weights(kept, stage, ema)
-        now = take_weights(stage, ema)
+        restore_snapshot(kept, stage, ema)
+        now = take_snapshot(stage, ema)
         assert kept.keys() == now.keys()
         assert [name for name in kept if not torch.equal(kept[name], now[name])] == []
 
 
-def test_a_hostile_discriminator_is_eased_and_the_log_says_so(
-    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_rollback_is_logged_and_reduces_the_weight(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = ADVERSARIAL | {"discriminator_weight": 1e3, "discriminator_adaptive": False}
-    run = trainer(pictures, tmp_path, recipe, steps=30, lr=5e-3)
+    run = trainer(images, tmp_path, recipe, steps=30, lr=5e-3)
     with caplog.at_level(logging.WARNING, logger="imgtf"):
         run.run()
-    rows = [row for row in log(tmp_path) if row.get("doctor") == "roll back"]
+    rows = [row for row in log(tmp_path) if row.get("monitor") == "roll_back"]
     assert rows
     assert "training PSNR fell from" in rows[0]["reason"]
-    assert f"tokenizer step {rows[0]['step']} | doctor: roll back: {rows[0]['reason']}" in caplog.messages
-    assert run.stage.doctor.scale <= EASING ** len(rows)  # type: ignore[attr-defined]
+    assert any(f"step {rows[0]['step']} " in m and rows[0]["reason"] in m for m in caplog.messages)
+    assert run.stage.monitor.weight_ratio <= REDUCTION ** len(rows)  # type: ignore[attr-defined]
 
 
-def test_a_victorious_discriminator_is_eased(pictures: Path, tmp_path: Path) -> None:
-    recipe = ADVERSARIAL | {"doctor_accuracy": 0.0, "doctor_margin": 100.0, "discriminator_lr": 5e-3}
-    trainer(pictures, tmp_path, recipe, steps=30).run()
-    reasons = [row["reason"] for row in log(tmp_path) if row.get("doctor") == "roll back"]
-    assert any("the discriminator is right about" in reason for reason in reasons)
+def test_a_discriminator_that_wins_is_rolled_back(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(divergence, "MAX_ACCURACY", 0.0)
+    monkeypatch.setattr(divergence, "MARGIN", 100.0)
+    recipe = ADVERSARIAL | {"discriminator_lr": 5e-3}
+    trainer(images, tmp_path, recipe, steps=30).run()
+    reasons = [row["reason"] for row in log(tmp_path) if row.get("monitor") == "roll_back"]
+    assert any("the discriminator classifies" in reason for reason in reasons)
 
 
-def test_without_the_doctor_nobody_interferes(pictures: Path, tmp_path: Path) -> None:
-    recipe = ADVERSARIAL | {"discriminator_weight": 1e3, "discriminator_adaptive": False, "doctor": False}
-    run = trainer(pictures, tmp_path, recipe, steps=30, lr=5e-3)
+def test_without_rollback_the_monitor_is_off(images: Path, tmp_path: Path) -> None:
+    recipe = ADVERSARIAL | {"discriminator_weight": 1e3, "discriminator_adaptive": False, "rollback": False}
+    run = trainer(images, tmp_path, recipe, steps=30, lr=5e-3)
     run.run()
-    assert not any("doctor" in row for row in log(tmp_path))
-    assert run.good == {}
+    assert not any("monitor" in row for row in log(tmp_path))
+    assert run.snapshot == {}
 
 
-def test_the_log_tells_what_the_discriminator_does(pictures: Path, tmp_path: Path) -> None:
-    trainer(pictures, tmp_path, ADVERSARIAL | {"discriminator_start": 5}).run()
+def test_the_log_has_the_metrics_of_the_discriminator(images: Path, tmp_path: Path) -> None:
+    trainer(images, tmp_path, ADVERSARIAL | {"discriminator_start": 5}).run()
     rows = {row["step"]: row for row in log(tmp_path) if "loss" in row}
     assert {"usage", "perplexity", "dead_codes", "revived_codes", "gradient_norm"} <= rows[2].keys()
     own = {
@@ -276,36 +295,35 @@ def test_the_log_tells_what_the_discriminator_does(pictures: Path, tmp_path: Pat
     }  # fmt: skip
     assert not own & rows[4].keys()
     assert own <= rows[6].keys()
-    # The line of steps 5 and 6 averages the latter's figures only, the first of the discriminator.
+    # The line of steps 5 and 6 averages over step 6 alone, the discriminator's first.
     assert rows[6]["discriminator_weight"] == pytest.approx(0.5 / 3 * rows[6]["adaptive_weight"])
 
 
-def test_best_weights_are_chosen_anew_once_the_discriminator_is_in(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_at_full_weight_the_newest_weights_within_the_margin_are_kept(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    psnrs = iter([30.0, 20.0, 19.5, 18.0])  # the last is 1.5 dB below the kept one
+    psnrs = iter([30.0, 20.0, 19.5, 18.0])  # the last is 1.5 dB below the kept weights
     losses = iter([1.0, 2.0, 3.0, 4.0])
     monkeypatch.setattr(TokenizerStage, "evaluate", lambda self: {"loss": next(losses), "psnr": next(psnrs)})
-    outcome = trainer(
-        pictures, tmp_path, ADVERSARIAL, eval_every=3
-    ).run()  # at 3, 6, 9 and 12; ramp ends at 5
-    assert (outcome.best_step, outcome.figures) == (9, {"loss": 3.0, "psnr": 19.5})
+    # evaluations at 3, 6, 9 and 12; the ramp ends at 5
+    outcome = trainer(images, tmp_path, ADVERSARIAL, eval_every=3).run()
+    assert (outcome.best_step, outcome.metrics) == (9, {"loss": 3.0, "psnr": 19.5})
 
 
-def test_dead_and_revived_codes_are_counted(pictures: Path) -> None:
-    stage = make_stage(pictures, {})
+def test_dead_and_revived_codes_are_counted(images: Path) -> None:
+    stage = make_stage(images, {})
     stage.counts.add(torch.arange(8))
-    assert stage.window()["dead_codes"] == 8
+    assert stage.window_metrics()["dead_codes"] == 8
     stage.counts.add(torch.arange(4, 11))
-    figures = stage.window()
+    figures = stage.window_metrics()
     assert (figures["dead_codes"], figures["revived_codes"]) == (9, 3)
 
 
-def test_lpips_is_weighed_in_and_never_saved(
-    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_lpips_is_added_to_the_loss_and_not_saved(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Distance(torch.nn.Module):
-        """Stands in for LPIPS: it needs no weights."""
+        """A substitute for LPIPS that needs no weights."""
 
         def __init__(self, backbone: str, file: Path | None) -> None:
             super().__init__()
@@ -317,11 +335,11 @@ def test_lpips_is_weighed_in_and_never_saved(
 
     monkeypatch.setattr("imgtf.tokenizer.train.Perceptual", Distance)
     recipe = {"lpips_weight": 2.0, "lpips_backbone": "alex", "lpips_file": "x.pth"}
-    outcome = trainer(pictures, tmp_path, recipe).run()
+    outcome = trainer(images, tmp_path, recipe).run()
     row = next(row for row in log(tmp_path) if "loss" in row)
     assert row["lpips"] == pytest.approx(3 * row["l1"], rel=1e-4)
     expected = row["l1"] + row["l2"] + 2 * row["lpips"] + 0.25 * row["commitment"]
     assert row["loss"] == pytest.approx(expected, rel=1e-4)
-    assert outcome.figures["lpips"] == pytest.approx(3 * outcome.figures["l1"], rel=1e-4)
+    assert outcome.metrics["lpips"] == pytest.approx(3 * outcome.metrics["l1"], rel=1e-4)
     assert not any("scale" in name and "model" not in name for name in state_tensors(tmp_path))
     assert "scale" not in Tokenizer.from_pretrained(tmp_path / "tokenizer").state_dict()
