@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..interop.part import blueprint
 from ..pipelines.memory import cache_bytes
 from ..prior.config import PriorConfig, SamplingConfig
-from ..prior.decoding.orders import group_sizes, step_count
-from ..prior.decoding.quantized import arithmetic
+from ..prior.decoding.quantized import compute_dtype
+from ..prior.decoding.schedules import group_sizes, step_count
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
@@ -33,7 +33,7 @@ class Cost:
 
     def limit(self, limits: Limits, dtype: torch.dtype) -> tuple[float, str]:
         """The seconds that the machine needs at least, and which limit says so."""
-        moving, computing = self.bytes / limits.read, self.flops / limits.flops[arithmetic(dtype)]
+        moving, computing = self.bytes / limits.read, self.flops / limits.flops[compute_dtype(dtype)]
         return (moving, "memory") if moving >= computing else (computing, "arithmetic")
 
 
@@ -52,7 +52,7 @@ def sampling_cost(config: PriorConfig, rows: int, settings: SamplingConfig, dtyp
             + pair_flops(config) * config.sequence_length**2
         )
         return Cost(read, rows * len(sizes) * work)
-    slot_bytes = cache_bytes(config, rows, arithmetic(dtype).itemsize) / (
+    slot_bytes = cache_bytes(config, rows, compute_dtype(dtype).itemsize) / (
         config.sequence_length + config.encoder_length
     )
     flops, filled, new = 0.0, 0, config.prefix_length

@@ -17,7 +17,7 @@ from ..options import build
 from ..pipelines.pipeline import Pipeline, sampling_type
 from ..pipelines.settings import load_presets, option_names
 from ..prior.config import PriorConfig
-from ..prior.decoding.quantized import arithmetic, cast
+from ..prior.decoding.quantized import cast, compute_dtype
 from ..prior.model import Prior
 from ..runtime.device import pick_device
 from ..runtime.precision import pick_precision
@@ -54,7 +54,7 @@ def bench(
     """
     place = pick_device(device)
     tokenizer, prior = _networks(model, preset, place)
-    types = {torch.float32, torch.bfloat16, arithmetic(sampling_type(config.dtype))}
+    types = {torch.float32, torch.bfloat16, compute_dtype(sampling_type(config.dtype))}
     precision = pick_precision(config.precision, place)
     types.add(TYPES.get(precision, torch.float32))
     logger.info("bench: measuring the machine's limits")

@@ -10,9 +10,10 @@ import torch
 from ..pipelines.pipeline import sampling_type
 from ..prior.conditions.encoder import BYTES, Condition
 from ..prior.config import PriorConfig, SamplingConfig
-from ..prior.decoding.orders import step_count
-from ..prior.decoding.quantized import arithmetic
+from ..prior.decoding.decoder import Decoder
+from ..prior.decoding.quantized import compute_dtype
 from ..prior.decoding.sampler import image_uniforms, sample
+from ..prior.decoding.schedules import step_count
 from ..prior.model import Prior
 from ..prior.train import spread_labels
 from .config import BenchConfig
@@ -58,7 +59,7 @@ def ways(prior: Prior, config: BenchConfig) -> list[Method]:
         for how, asked in hows.items()
     ]
     if config.against == "transformers":
-        theirs = arithmetic(dtype)
+        theirs = compute_dtype(dtype)
         generate = llama(prior.config, config.top_k, prior.device, theirs)
         name = f"transformers generate, {type_name(theirs)}"
         found.append(Method(name, lambda images, guidance: generate(images), theirs, guides=False))
@@ -67,12 +68,13 @@ def ways(prior: Prior, config: BenchConfig) -> list[Method]:
 
 def drawer(prior: Prior, config: BenchConfig, compile: bool, capture: bool) -> Callable[[int, float], object]:
     """Our own sampling, as the pipeline does it."""
+    decoder = Decoder(prior, compile=compile, capture=capture)
 
     def draw(images: int, guidance: float) -> object:
         uniforms = image_uniforms(0, 0, images, prior.config.tokens)
         condition = random_condition(prior.config, images)
         settings = settings_of(prior.config, config.top_k, guidance)
-        return sample(prior, condition, uniforms, settings, compile=compile, capture=capture)
+        return sample(decoder, condition, uniforms, settings)
 
     return draw
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..prior.config import PriorConfig
-from ..prior.decoding.orders import step_count
+from ..prior.decoding.schedules import step_count
 from ..prior.model import Prior
 from ..runtime.device import pick_device
 from ..runtime.precision import DTYPES

@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 from ..interop.part import blueprint
 from ..prior.conditions.encoder import Condition
 from ..prior.config import PriorConfig, SamplingConfig
-from ..prior.decoding.filters import draw, guide
-from ..prior.decoding.orders import group_sizes, step_count
-from ..prior.decoding.packed import Linear, packable
-from ..prior.decoding.quantized import arithmetic, cast
+from ..prior.decoding.filters import draw_codes, guide
+from ..prior.decoding.packed import decoding_layers, packable
+from ..prior.decoding.quantized import cast, compute_dtype
+from ..prior.decoding.schedules import group_sizes, step_count
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
@@ -93,7 +93,7 @@ def sampling_memory(
     on_cpu = device == "cpu"
     sampling = settings or prior.sampling
     guided = sampling.cfg_scale != 1 and bool(prior.conditions)
-    element = arithmetic(dtype).itemsize
+    element = compute_dtype(dtype).itemsize
     parts = [weight_bytes(config) for config in (tokenizer, prior)]
     return SamplingMemory(
         weights=parts[0] + weight_bytes(prior, dtype) + laid_out_bytes(prior, dtype) * on_cpu,
@@ -118,8 +118,7 @@ def laid_out_bytes(config: PriorConfig, dtype: torch.dtype = torch.float32) -> i
     with torch.no_grad():
         if dtype == torch.int8 or not packable(torch.empty(0, dtype=dtype)):
             return 0
-    layers = [layer for layer in blueprint(config).modules() if isinstance(layer, Linear)]
-    return sum(layer.weight.numel() for layer in layers) * dtype.itemsize
+    return sum(layer.weight.numel() for layer in decoding_layers(blueprint(config))) * dtype.itemsize
 
 
 def parameter_count(config: TokenizerConfig | PriorConfig) -> int:
@@ -159,12 +158,12 @@ def choice_bytes(
         uniform = torch.empty(
             logits.shape[1:-1] if masked else logits.shape[:-1], device="meta", dtype=torch.float64
         )
-        draw(logits[0].clone() if masked else logits, uniform, settings, settings.temperature)
+        draw_codes(logits[0].clone() if masked else logits, uniform, settings, settings.temperature)
     if masked:
         return logits.nbytes + max(guiding.peak, pass_bytes(config, rows, dtype), choosing.peak)
     head = 0
     if dtype == torch.int8:  # turned back beside what it is multiplied to, in halves and then in float32
-        head = V * config.width * arithmetic(dtype).itemsize + rows * k * V * 6
+        head = V * config.width * compute_dtype(dtype).itemsize + rows * k * V * 6
     return max(guiding.peak, logits.nbytes + choosing.peak, head)
 
 

@@ -1,54 +1,42 @@
 """Stage two: a GPT-style transformer over the token grid.
 
-Shapes: B batch, h, w grid, T = h*w tokens in raster order, S condition slots (1 for a label), N = S + T - 1 slots
-(S + T for masked priors), M memory slots, D width, V codebook size.
+Shapes: B batch, h, w grid, T = h*w tokens, S prefix length, N = S + T - 1 sequence length (S + T for masked priors),
+L encoder states, D width, V codebook size.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import DataError
+from ..nn.attention import CrossAttention, SelfAttention
+from ..nn.feed_forward import GeluMLP, SwiGLU
+from ..nn.rotary import Rotary
 from ..pretrained import PretrainedModel
 from .conditions.condition import Condition, EncodedCondition
 from .conditions.embedding import ConditionEmbedding
 from .conditions.encoder import ConditionEncoder
 from .conditions.image import aligned_at
 from .config import PriorConfig
-from .decoding.cache import KVCache
-from .decoding.compiled import fused_blocks, fused_head
-from .decoding.packed import Linear
-from .layers import Attention, Block, Context, CrossAttention, FeedForward, GeluFeedForward, make_norm
-from .positions import Places, Positions
-
-if TYPE_CHECKING:
-    from .decoding.captured import CapturedSteps
+from .layers import AttentionInputs, Block, EncoderInputs, make_norm, prefix_mask
+from .positions import Positions, TokenPositions
 
 
 class PriorNetwork(PretrainedModel):
-    """Transformer over [condition, codes]; three objectives, one network.
+    """Transformer over [prefix, codes], for three objectives.
 
-    - raster: slot t reads code t - 1 (the first the condition) and predicts code t; attention is causal.
-    - random: the same along any order; a slot is told the place that it predicts.
-    - masked: slot t reads code t, or that it is not known, and predicts it; attention goes both ways.
+    - raster: token t reads code t - 1 (the first token: the prefix) and predicts code t; attention is causal.
+    - random: the same in any order; each token also knows the grid position that it predicts.
+    - masked: token t reads code t, or a learned "unknown" embedding, and predicts it; attention is bidirectional.
     """
 
     kind = "prior"
     config_class = PriorConfig
     config: PriorConfig
-    fused: bool = False
-    """Whether steps of one slot run compiled; `fused.fused` sets it."""
-    captures: bool = False
-    """Whether they are captured and replayed; `capture.capturing` sets it."""
-    recording: CapturedSteps | None = None
-    """The captured steps of the last batch."""
 
     def __init__(self, config: PriorConfig) -> None:
         super().__init__(config)
@@ -60,28 +48,28 @@ class PriorNetwork(PretrainedModel):
         cross = config.encoder_length > 0
         self.blocks = nn.ModuleList(Block(config, layer, cross=cross) for layer in range(config.depth))
         self.norm = make_norm(config)
-        self.head = Linear(config.width, config.codebook_size, bias=False)
+        self.head = nn.Linear(config.width, config.codebook_size, bias=False)
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
-        """GPT-2's: normal with deviation 0.02, biases zero."""
+        """Initialise as GPT-2 does: normal with standard deviation 0.02, biases zero."""
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-        # What a block adds to the residual stream shrinks with the depth, so that its sum does not grow (GPT-2).
-        shrunk = 0.02 / math.sqrt(2 * self.config.depth)
-        if isinstance(module, (Attention, CrossAttention)):
-            nn.init.normal_(module.proj.weight, std=shrunk)
-        if isinstance(module, (FeedForward, GeluFeedForward)):
-            nn.init.normal_(module.down.weight, std=shrunk)
+        # Outputs of residual branches shrink with the depth, so that the variance of their sum does not grow (GPT-2).
+        residual_std = 0.02 / math.sqrt(2 * self.config.depth)
+        if isinstance(module, (SelfAttention, CrossAttention)):
+            nn.init.normal_(module.proj.weight, std=residual_std)
+        if isinstance(module, (SwiGLU, GeluMLP)):
+            nn.init.normal_(module.down.weight, std=residual_std)
         if isinstance(module, Positions) and module.learned is not None:
             nn.init.normal_(module.learned, std=0.02)
         if module is self and self.unknown is not None:
             nn.init.normal_(self.unknown, std=0.02)
         if isinstance(module, ConditionEmbedding):
             module.initialise()
-        # All codes equally likely at the start: the first loss is ln V.
+        # A zero head makes all codes equally likely: the first loss is ln V.
         if module is self:
             nn.init.zeros_(self.head.weight)
 
@@ -93,199 +81,114 @@ class PriorNetwork(PretrainedModel):
         order: Tensor | None = None,
         **conditions: Tensor | None,
     ) -> Tensor:
-        """Codes (B, T) or (B, h, w) and what is known of the picture (see `Condition`), to logits (B, T, V).
+        """Return the logits (B, T, V) of codes (B, T) or (B, h, w).
 
-        logits[:, t] predicts code t from the condition and the codes that come before it in the order (T,) or
-        (B, T); raster where there is none. A masked prior takes no order: it predicts every code from all that are
-        known, and -1 stands for a code that is not.
+        logits[:, t] predicts code t from the condition and from the codes before it in the order. A masked prior
+        predicts every code from all known ones; -1 is an unknown code.
+
+        Args:
+            label: (B,) class numbers; -1 is no label.
+            order: (T,) or (B, T), a permutation of the grid positions; raster order by default. Random priors only.
+            conditions: the values of the other conditions by name, see `Condition`.
 
         Raises:
-            DataError: for another grid where positions are learned, or conditions the prior was not trained with.
+            DataError: for codes of another shape, another grid where positions are learned, an order that the prior
+                was not trained with, or conditions that it was not trained with.
         """
-        codes, grid = self._sequence(codes)
+        codes, grid = self._check_codes(codes)
         encoded = self.encode(Condition(label=label, **conditions), len(codes), grid)
         if self.config.objective == "masked":
             return self.masked_logits(codes, encoded, grid)
-        return self._causal(codes, encoded, grid, order)
-
-    def _causal(
-        self, codes: Tensor, encoded: EncodedCondition, grid: tuple[int, int], order: Tensor | None
-    ) -> Tensor:
-        S = self.config.prefix_length
-        if order is not None:
-            order = self._checked_order(order, codes)
-            codes = codes.gather(1, order)
-        x = torch.cat([encoded.prefix, self.code_embedding(codes[:, :-1])], dim=1)  # (B, S+T-1, D)
-        x = self._blocks(x, self.places(order, grid), encoded)
-        x = x[:, S - 1 :]  # (B, T, D)
-        if order is not None:  # back to raster order
-            x = x.gather(1, order.argsort(1)[..., None].expand(-1, -1, x.shape[-1]))
-        return self.logits(x)  # (B, T, V)
-
-    def masked_logits(self, codes: Tensor, encoded: EncodedCondition, grid: tuple[int, int]) -> Tensor:
-        assert self.unknown is not None
-        S, T = self.config.prefix_length, codes.shape[1]
-        known = (codes >= 0)[..., None]
-        read = torch.where(known, self.code_embedding(codes.clamp_min(0)), self.unknown)  # (B, T, D)
-        x = torch.cat([encoded.prefix, read], dim=1)  # (B, S+T, D)
-        place = torch.arange(-S, T, device=x.device)
-        x = self._blocks(x, self.positions(place, place, grid, x.device), encoded, causal=False)
-        return self.logits(x[:, S:])  # (B, T, V)
+        return self._causal_logits(codes, encoded, grid, order)
 
     def encode(
         self, condition: Condition, rows: int, grid: tuple[int, int] | None = None
     ) -> EncodedCondition:
-        """The condition of `rows` pictures as the network reads it, for codes of the trained grid or another."""
+        """Encode the condition of `rows` images, for codes of the trained grid or another one."""
         return self.conditions(condition, rows, grid or self.config.grid, self.device)
 
-    def places(self, order: Tensor | None, grid: tuple[int, int]) -> Places:
-        """Where the slots of a causal sequence stand, along the order (T,) or (B, T); raster where there is none."""
-        S, (h, w) = self.config.prefix_length, grid
-        order = torch.arange(h * w, device=self.device) if order is None else order
-        front = torch.arange(-S, 0, device=self.device).expand(*order.shape[:-1], S)
-        held = torch.cat([front, order[..., :-1]], dim=-1)  # (..., S+T-1)
-        target = torch.cat([front[..., 1:], order], dim=-1)
-        return self.positions(held, target, grid, self.device)
+    def masked_logits(self, codes: Tensor, encoded: EncodedCondition, grid: tuple[int, int]) -> Tensor:
+        """Return a masked prior's logits (B, T, V) of codes (B, T), -1 where unknown."""
+        assert self.unknown is not None
+        S, T = self.config.prefix_length, codes.shape[1]
+        known = (codes >= 0)[..., None]
+        tokens = torch.where(known, self.code_embedding(codes.clamp_min(0)), self.unknown)  # (B, T, D)
+        x = torch.cat([encoded.prefix, tokens], dim=1)  # (B, S+T, D)
+        position = torch.arange(-S, T, device=x.device)
+        positions = self.positions(position, position, grid, x.device)
+        x = self._transform(x, positions, encoded, causal=False)
+        return self._logits(x[:, S:])  # (B, T, V)
 
-    def step(
-        self,
-        x: Tensor,
-        places: Places,
-        encoded: EncodedCondition,
-        cache: KVCache,
-        slot: int,
-        mask: Tensor | None = None,
+    def _causal_logits(
+        self, codes: Tensor, encoded: EncodedCondition, grid: tuple[int, int], order: Tensor | None
     ) -> Tensor:
-        """Inputs (B, n, D) of the slots from `slot` on to their outputs (B, n, D), before the head.
+        S = self.config.prefix_length
+        if order is not None:
+            order = self._check_order(order, codes)
+            codes = codes.gather(1, order)
+        x = torch.cat([encoded.prefix, self.code_embedding(codes[:, :-1])], dim=1)  # (B, S+T-1, D)
+        x = self._transform(x, self.positions.in_order(order, grid, x.device), encoded, causal=True)
+        x = x[:, S - 1 :]  # (B, T, D)
+        if order is not None:  # back to raster order
+            x = x.gather(1, order.argsort(1)[..., None].expand(-1, -1, x.shape[-1]))
+        return self._logits(x)  # (B, T, V)
 
-        The cache holds the slots before. Without a mask, n slots in front are causal, and later one at a time.
-        """
-        cache.reserve(slot + x.shape[1])
-        if mask is None and encoded.prefix_visible is not None:
-            mask = prefix_mask(encoded.prefix_visible, slot, x.shape[1], causal=True)
-        return self._blocks(x, places, encoded, mask=mask, cache=cache, slot=slot)
-
-    def one_step(
-        self, x: Tensor, places: Places, encoded: EncodedCondition, cache: KVCache, slot: Tensor
+    def _transform(
+        self, x: Tensor, positions: TokenPositions, encoded: EncodedCondition, *, causal: bool
     ) -> Tensor:
-        """The same for one slot (B, 1, D), whose number (1,) is a tensor; the cache has room for it.
-
-        All that depends on how far the sequence has come is in tensors, so that the step can be captured.
-        """
-        if encoded.states_mask is not None:
-            encoded = replace(encoded, states_mask=hiding(encoded.states_mask, x.dtype))
-        return self._blocks(x, places, encoded, cache=cache, at=slot, bias=self._bias(encoded, cache, slot))
-
-    def _bias(self, encoded: EncodedCondition, cache: KVCache, slot: Tensor) -> Tensor:
-        """Hides the slots behind `slot`, and those of the prefix that are padding, (room,) or (B, 1, 1, room)."""
-        key = torch.arange(cache.room, device=slot.device)
-        seen = key <= slot
-        if encoded.prefix_visible is not None:
-            S = encoded.prefix_visible.shape[1]
-            seen = seen & F.pad(encoded.prefix_visible, (0, cache.room - S), value=True)[:, None, None] | (
-                key == slot
-            )
-        return hiding(seen, cache.keys.dtype)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Outputs (..., D) of the blocks to logits (..., V), float32."""
-        if self.fused and x.shape[1] == 1:
-            return fused_head(self.norm, self.head, x)
-        x = self.norm(x)
-        return self.head(x).float()
-
-    def new_cache(self, encoded: EncodedCondition, slots: int) -> KVCache:
-        """An empty cache for sequences under this condition, where and as the weights are."""
-        rows, dtype = len(encoded.prefix), self.code_embedding.weight.dtype
-        cache = KVCache(self.config, rows, slots, self.device, dtype)
-        cache.memory = self.memory(encoded)
-        return cache
-
-    def memory(self, encoded: EncodedCondition) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of cross-attention by layer, (B, key_heads, M, head_width) each; none without a memory."""
-        if encoded.states is None:
-            return []
-        return [block.cross.keys_values(encoded.states, encoded.states_rotary) for block in self.blocks]  # type: ignore
-
-    def _blocks(
-        self,
-        x: Tensor,
-        places: Places,
-        encoded: EncodedCondition,
-        *,
-        causal: bool = True,
-        mask: Tensor | None = None,
-        cache: KVCache | None = None,
-        slot: int = 0,
-        at: Tensor | None = None,
-        bias: Tensor | None = None,
-    ) -> Tensor:
-        if places.added is not None:
-            x = x + places.added.to(x.dtype)
-        if encoded.aligned is not None:
-            x = x + aligned_at(encoded.aligned, places.place)
-        if mask is None and encoded.prefix_visible is not None and cache is None:
-            mask = prefix_mask(encoded.prefix_visible, 0, x.shape[1], causal)
-        context = Context(
-            places.query, places.key, mask, causal, None, slot, at, bias, encoded.states, None, encoded.states_mask,
-            places.target, encoded.states_rotary,
-        )  # fmt: skip
-        x = self.dropout(x)
+        """Run the blocks over whole sequences (B, N, D)."""
+        x = self.dropout(add_embeddings(x, positions, encoded))
+        visible = encoded.prefix_visible
+        mask = None if visible is None else prefix_mask(visible, 0, x.shape[1], causal)
+        encoder = None
+        if encoded.states is not None:
+            rotary = cross_rotary(positions, encoded)
+            encoder = EncoderInputs(encoded.states, mask=encoded.states_mask, rotary=rotary)
+        inputs = AttentionInputs(positions.rotary, mask, causal, encoder=encoder)
         recompute = self.training and self.config.gradient_checkpointing
-        contexts = [context] * len(self.blocks)
-        if cache is not None:
-            contexts = [
-                replace(context, past=cache.layer(layer), memory=None, memory_past=cache.past(layer))
-                for layer in range(len(self.blocks))
-            ]
-        if self.fused and at is not None:
-            return fused_blocks(list(self.blocks), x, contexts)
-        for block, seen in zip(self.blocks, contexts, strict=True):
-            x = checkpoint(block, x, seen, use_reentrant=False) if recompute else block(x, seen)
+        for block in self.blocks:
+            x = checkpoint(block, x, inputs, use_reentrant=False) if recompute else block(x, inputs)
         return x
 
-    def _sequence(self, codes: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Codes (B, T) and their grid. Other grids than the trained one come as (B, h, w)."""
+    def _logits(self, x: Tensor) -> Tensor:
+        """Map the blocks' outputs (B, n, D) to logits (B, n, V) float32."""
+        return self.head(self.norm(x)).float()
+
+    def _check_codes(self, codes: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return codes as (B, T) and their grid. A grid that differs from the trained one needs codes (B, h, w)."""
         grid = self.config.grid
         if codes.dim() == 3:
             grid = (codes.shape[1], codes.shape[2])
             codes = codes.flatten(1)
         h, w = grid
         if codes.dim() != 2 or codes.shape[1] != h * w:
-            raise DataError(f"the prior takes codes (B, {h * w}) or (B, {h}, {w}), got {tuple(codes.shape)}")
+            raise DataError(f"codes must be (B, {h * w}) or (B, {h}, {w}), got {tuple(codes.shape)}")
         return codes.long(), grid
 
-    def _checked_order(self, order: Tensor, codes: Tensor) -> Tensor:
+    def _check_order(self, order: Tensor, codes: Tensor) -> Tensor:
+        """Return the order as (B, T) on the device of the codes."""
         if self.config.objective == "raster":
-            raise DataError("this prior draws codes in raster order only; train one with objective random")
+            raise DataError("this prior works in raster order only; train one with objective random")
         order = order.to(codes.device).expand(codes.shape)
-        places = torch.arange(codes.shape[1], device=codes.device)
-        if not self.training and not (order.sort(1).values == places).all():
-            raise DataError(f"an order names each of the {codes.shape[1]} places once")
+        positions = torch.arange(codes.shape[1], device=codes.device)
+        if not self.training and not (order.sort(1).values == positions).all():
+            raise DataError(f"an order must contain each of the {codes.shape[1]} grid positions once")
         return order
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies capture their own steps."""
-        return self.__dict__ | {"recording": None}
 
     def extra_repr(self) -> str:
         h, w = self.config.grid
         return f"{h}x{w} grid, {self.config.codebook_size} codes, {self.parameter_count():,} parameters"
 
 
-def hiding(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """Added to scores it hides what is not `seen`: 0 or -inf, made on the device, for a graph cannot ask the host."""
-    zero = torch.zeros((), dtype=dtype, device=seen.device)
-    return torch.where(seen, zero, torch.full_like(zero, -torch.inf))
+def add_embeddings(x: Tensor, positions: TokenPositions, encoded: EncodedCondition) -> Tensor:
+    """Add the position embedding and the aligned condition to token embeddings (B, n, D)."""
+    if positions.embedding is not None:
+        x = x + positions.embedding.to(x.dtype)
+    return x if encoded.aligned is None else x + aligned_at(encoded.aligned, positions.target)
 
 
-def prefix_mask(visible: Tensor, slot: int, n: int, causal: bool) -> Tensor:
-    """Which keys the n tokens from `slot` on may read, (B, 1, n, slot + n), given the visible prefix (B, S).
-
-    Each reads itself and what comes before it (everything, where not causal), except padding in the prefix.
-    """
-    end = slot + n
-    shown = F.pad(visible, (0, max(0, end - visible.shape[1])), value=True)[:, None, None, :end]
-    query = torch.arange(slot, end, device=visible.device)[:, None]
-    key = torch.arange(end, device=visible.device)
-    return ((key < query) | (not causal)) & shown | (key == query)
+def cross_rotary(positions: TokenPositions, encoded: EncodedCondition) -> Rotary | None:
+    """Return the rotary tables of cross-attention, where the encoder states have positions."""
+    if positions.cross_query is None or encoded.states_rotary is None:
+        return None
+    return Rotary(positions.cross_query, encoded.states_rotary)

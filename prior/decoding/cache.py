@@ -1,95 +1,89 @@
-"""Keys and values of the slots already decoded, in memory taken once."""
+"""The KV cache: keys and values of the positions decoded so far, in memory that is allocated once."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from ...nn.attention import LayerCache
 from ..config import PriorConfig
 
-STRIDE = 32
-"""On a CPU the slots in use grow by so many. A matrix product over the first slots of longer rows takes up to five
-times as long as one over whole rows (bf16, 64 x 12 heads of 64, AMD Zen 5, torch 2.13); moving the rows apart seldom
-costs little."""
-GRAPH_STRIDE = 128
-"""The same on a GPU, where each room in use is captured once (see `capture`)."""
+CPU_STRIDE = 32
+"""The capacity grows in steps of this many positions. On a CPU a matrix product over the first positions of longer
+rows takes up to five times as long as one over contiguous rows (bf16, 64 x 12 heads of 64, AMD Zen 5, torch 2.13);
+copying the rows to a larger capacity now and then costs little."""
+GPU_STRIDE = 128
+"""The same on a GPU, where each capacity needs its own CUDA graph."""
 
 
 class KVCache:
-    """Room for `rows` sequences of `slots`; attention reads little more than the slots filled so far.
+    """Keys and values of `rows` sequences of up to `length` positions, for all layers.
 
-    `memory` holds the keys and values of cross-attention by layer, (rows, key_heads, M, head_width) each.
+    Attention reads `capacity` positions, which grows with the sequence. `cross` holds the keys and values of the
+    encoder states per layer, (rows, key_heads, L, head_width) each.
     """
 
     def __init__(
-        self,
-        config: PriorConfig,
-        rows: int,
-        slots: int,
-        device: torch.device,
-        dtype: torch.dtype,
+        self, config: PriorConfig, rows: int, length: int, device: torch.device, dtype: torch.dtype
     ) -> None:
-        self.heads, self.slots, self.width = config.key_heads, slots, config.head_width
-        shape = (config.depth, rows * self.heads * slots * self.width)
+        self.heads, self.length, self.width = config.key_heads, length, config.head_width
+        shape = (config.depth, rows * self.heads * length * self.width)
         self.keys = torch.empty(shape, device=device, dtype=dtype)
         self.values = torch.empty(shape, device=device, dtype=dtype)
-        self.stride = STRIDE if device.type == "cpu" else GRAPH_STRIDE
-        self.used: list[tuple[Tensor, Tensor]] = [self._empty(rows, layer) for layer in range(config.depth)]
-        """By layer the keys and values of the slots in use, (rows, key_heads, room, head_width), without gaps."""
-        self.memory: list[tuple[Tensor, Tensor]] = []
+        self.stride = CPU_STRIDE if device.type == "cpu" else GPU_STRIDE
+        self.layers: list[tuple[Tensor, Tensor]] = [self._empty(rows, layer) for layer in range(config.depth)]
+        """Keys and values per layer, (rows, key_heads, capacity, head_width) each, contiguous."""
+        self.cross: list[tuple[Tensor, Tensor]] = []
         self.part = slice(None)
 
     @property
-    def room(self) -> int:
-        """Slots in use, filled or not yet."""
-        return self.used[0][0].shape[2]
+    def capacity(self) -> int:
+        """Positions that attention reads, filled or not."""
+        return self.layers[0][0].shape[2]
 
     def reserve(self, end: int) -> None:
-        """Makes room for the slots up to `end` in every layer."""
-        if end > self.room:
-            room = min(self.slots, -(-end // self.stride) * self.stride)
-            for layer, (keys, values) in enumerate(self.used):
-                self.used[layer] = (
-                    self._moved(keys, self.keys[layer], room),
-                    self._moved(values, self.values[layer], room),
+        """Grow the capacity to at least `end` positions."""
+        if end > self.capacity:
+            capacity = min(self.length, -(-end // self.stride) * self.stride)
+            for layer, (keys, values) in enumerate(self.layers):
+                self.layers[layer] = (
+                    self._grown(keys, self.keys[layer], capacity),
+                    self._grown(values, self.values[layer], capacity),
                 )
 
-    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the slots in use in one layer, (rows, key_heads, room, head_width) each.
-
-        Behind the filled ones are slots of the past or zeros.
-        """
-        k, v = self.used[layer]
-        return (k, v) if self.part == slice(None) else (k[self.part], v[self.part])
-
-    def past(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Keys and values of cross-attention in one layer, where there is any."""
-        return self.memory[layer] if self.memory else None
+    def layer(self, layer: int, position: int | Tensor, bias: Tensor | None = None) -> LayerCache:
+        """Return one layer as attention takes it. Positions that are not filled hold old values or zeros."""
+        k, v = self.layers[layer]
+        if self.part != slice(None):
+            k, v = k[self.part], v[self.part]
+        return LayerCache(k, v, position, bias)
 
     def clear(self) -> None:
-        """Forgets all slots; the memory stays."""
-        rows = self.used[0][0].shape[0]
-        self.used = [self._empty(rows, layer) for layer in range(len(self.used))]
+        """Forget all positions; the encoder states stay."""
+        rows = self.layers[0][0].shape[0]
+        self.layers = [self._empty(rows, layer) for layer in range(len(self.layers))]
 
     def rows(self, start: int, end: int) -> KVCache:
-        """The same memory, seen as a cache of some of the rows."""
-        part = object.__new__(KVCache)
-        part.__dict__ |= self.__dict__
-        part.part = slice(start, end)
-        part.memory = [(k[start:end], v[start:end]) for k, v in self.memory]
-        return part
+        """Return a view of some rows, in the same memory."""
+        view = object.__new__(KVCache)
+        view.__dict__ |= self.__dict__
+        view.part = slice(start, end)
+        view.cross = [(k[start:end], v[start:end]) for k, v in self.cross]
+        return view
 
-    def _moved(self, old: Tensor, store: Tensor, room: int) -> Tensor:
-        """The rows of a layer farther apart."""
+    def _grown(self, old: Tensor, storage: Tensor, capacity: int) -> Tensor:
+        """Copy the rows of a layer to a larger capacity."""
         rows, filled = old.shape[0], old.shape[2]
-        kept = old.clone()  # old and new lie in the same memory
-        new = store[: rows * self.heads * room * self.width].view(rows, self.heads, room, self.width)
+        kept = old.clone()  # old and new share memory
+        new = storage[: rows * self.heads * capacity * self.width].view(
+            rows, self.heads, capacity, self.width
+        )
         new[:, :, :filled] = kept
-        new[:, :, filled:] = 0  # what is hidden must still be finite
+        new[:, :, filled:] = 0  # masked values must still be finite
         return new
 
     def _empty(self, rows: int, layer: int) -> tuple[Tensor, Tensor]:
         keys, values = (
-            store[layer, :0].view(rows, self.heads, 0, self.width) for store in (self.keys, self.values)
+            storage[layer, :0].view(rows, self.heads, 0, self.width) for storage in (self.keys, self.values)
         )
         return keys, values

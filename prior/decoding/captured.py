@@ -1,139 +1,96 @@
-"""The steps of a batch on a CUDA GPU, captured once and replayed: a step of a small prior is some hundred short
-kernels, and starting them one by one takes longer than running them.
+"""Decoding steps captured as CUDA graphs and replayed: a step of a small prior is some hundred short kernels, and
+launching them one by one takes longer than running them.
 
-A graph is captured for each room of the cache, with and without guidance, and kept with the memory that it reads and
-writes, so that the next batch of the same shape and settings replays it.
+A graph is captured for each capacity of the cache, with and without guidance. It is kept with the memory that it reads
+and writes, so that the next batch of the same shape and settings replays it.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from ..config import SamplingConfig
-from .cache import KVCache
-from .step import State, draw_next
-
-if TYPE_CHECKING:
-    from ..network import PriorNetwork
+from .step import DecodingBatch, DecodingState
 
 Step = Callable[[], None]
 
 
-class Steps:
-    """The steps of one code each of a batch, one after the other."""
+class Recorder(Protocol):
+    """Records a step, to replay it."""
 
-    def __init__(
-        self, prior: PriorNetwork, state: State, cache: KVCache, settings: SamplingConfig, tempered: bool
-    ) -> None:
-        self.prior, self.state, self.cache = prior, state, cache
-        self.settings, self.tempered = settings, tempered
+    def warm_up(self, step: Step) -> None:
+        """Run a step in the way that recording it requires."""
 
-    def draw(self, guided: bool) -> None:
-        """Draws the next code of every image; the cache must have room for it."""
-        draw_next(self.prior, self.state, self.cache, self.settings, guided=guided, tempered=self.tempered)
+    def record(self, step: Step) -> Step:
+        """Return a function that replays the step. The tensors it writes are as before."""
 
 
-class CapturedSteps(Steps):
-    """The same, replayed from graphs wherever one was captured before."""
+class CudaGraphs:
+    """Records steps as CUDA graphs on one device."""
 
-    def __init__(self, key: tuple[Any, ...], *given: Any) -> None:
-        super().__init__(*given)
-        self.key = key
-        self.warm: set[tuple[int, bool]] = set()
-        self.graphs: dict[tuple[int, bool], Step] = {}
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
 
-    def draw(self, guided: bool) -> None:
-        """The first step of its kind runs as it is, and so compiles what has to be; the second is captured."""
-        kind = self.cache.room, guided
-        step = partial(super().draw, guided)
+    def warm_up(self, step: Step) -> None:
+        """Run a step on a side stream, as CUDA graphs require."""
+        with torch.cuda.device(self.device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                step()
+            torch.cuda.current_stream().wait_stream(stream)
+
+    def record(self, step: Step) -> Step:
+        """Capture a step, which does not run it."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self.device), torch.cuda.graph(graph):
+            step()
+
+        def replay() -> None:
+            with torch.cuda.device(self.device):
+                graph.replay()
+
+        return replay
+
+
+class CapturedBatch:
+    """A batch in memory that its captured steps read and write."""
+
+    def __init__(self, key: Hashable, batch: DecodingBatch, recorder: Recorder) -> None:
+        self.key, self.batch, self.recorder = key, batch, recorder
+        self.warm: set[Hashable] = set()
+        self.steps: dict[Hashable, Step] = {}
+
+    def run(self, kind: Hashable, step: Step) -> None:
+        """Run a step: the first of its kind eagerly, the second recorded, all later ones replayed."""
         if kind not in self.warm:
             self.warm.add(kind)
-            warm_up(step, self.prior.device)
+            self.recorder.warm_up(step)
             return
-        if kind not in self.graphs:
-            self.graphs[kind] = recorded_or_not(step, self.prior.device)
-        self.graphs[kind]()
+        if kind not in self.steps:
+            self.steps[kind] = self._recorded(step)
+        self.steps[kind]()
 
-    def load(self, state: State) -> None:
-        """Begins another batch in the memory of the last."""
-        for kept, fresh in zip(self.state.tensors(), state.tensors(), strict=True):
-            kept.copy_(fresh)
-        self.cache.clear()
-        for pair, fresh_pair in zip(self.cache.memory, self.prior.memory(state.encoded), strict=True):
-            for kept, fresh in zip(pair, fresh_pair, strict=True):
-                kept.copy_(fresh)
+    def load(self, state: DecodingState, cross: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Copy another batch of the same shape into the memory of this one; `cross` as in `KVCache`."""
+        for own, other in zip(self.batch.state.tensors(), state.tensors(), strict=True):
+            own.copy_(other)
+        self.batch.cache.clear()
+        for pair, other_pair in zip(self.batch.cache.cross, cross, strict=True):
+            for own, other in zip(pair, other_pair, strict=True):
+                own.copy_(other)
 
-
-def steps_of(
-    prior: PriorNetwork, state: State, slots: int, settings: SamplingConfig, *, tempered: bool
-) -> Steps:
-    """The steps of a batch that takes so many slots; captured ones may hold it in other memory than the given."""
-    if not prior.captures:
-        return Steps(prior, state, prior.new_cache(state.encoded, slots), settings, tempered)
-    key = _key(prior, state, slots, settings, tempered)
-    steps = prior.recording
-    if steps is None or steps.key != key:
-        steps = prior.recording = None  # its memory is given back before more is taken
-        steps = CapturedSteps(key, prior, state, prior.new_cache(state.encoded, slots), settings, tempered)
-        prior.recording = steps
-    else:
-        steps.load(state)
-    return steps
-
-
-@contextmanager
-def capturing(prior: PriorNetwork, wanted: bool) -> Iterator[None]:
-    """In the block the prior's steps of one code are captured and replayed, where that is wanted."""
-    before, prior.captures = prior.captures, wanted
-    try:
-        yield
-    finally:
-        prior.captures = before
-
-
-def warm_up(step: Step, device: torch.device) -> None:
-    """Runs a step beside the stream of the others, as it has to be before it is captured."""
-    with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            step()
-        torch.cuda.current_stream().wait_stream(stream)
-
-
-def record(step: Step, device: torch.device) -> Step:
-    """Captures a step, which does not run it, to what replays it."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph):
-        step()
-
-    def replay() -> None:
-        with torch.cuda.device(device):
-            graph.replay()
-
-    return replay
-
-
-def recorded_or_not(step: Step, device: torch.device) -> Step:
-    """Where capturing fails, sampling goes on without."""
-    try:
-        return record(step, device)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        warnings.warn(f"the sampling step could not be captured as a CUDA graph ({reason})", stacklevel=2)
-        return step
-
-
-def _key(
-    prior: PriorNetwork, state: State, slots: int, settings: SamplingConfig, tempered: bool
-) -> tuple[Any, ...]:
-    """What has to be the same for a graph to fit: shapes, settings, and where the weights are."""
-    shapes = [(t.shape, t.dtype) for t in state.tensors()]
-    weights = [t.data_ptr() for t in (*prior.parameters(), *prior.buffers())]
-    return (*shapes, slots, settings, tempered, state.guided, prior.fused, *weights)
+    def _recorded(self, step: Step) -> Step:
+        """Record a step; where that fails, return the step itself."""
+        try:
+            return self.recorder.record(step)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            warnings.warn(
+                f"sampling runs without CUDA graphs: a step was not captured ({reason})", stacklevel=2
+            )
+            return step

@@ -1,156 +1,160 @@
-"""Decoding a causal prior, in raster or any other order: one pass of the network a step, with a KV cache.
+"""Sampling from a causal prior, in raster or any other order: one pass of the network per step, with a KV cache.
 
-Shapes: B images, T codes an image, k codes drawn in one step, D width, V codebook size.
+Shapes: B images, T tokens, k codes of one step, S prefix length, D width, V codebook size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..conditions.condition import Condition
-from ..config import SamplingConfig
-from ..network import PriorNetwork
-from ..positions import Places
-from .captured import Steps, steps_of
-from .filters import draw, drawn_shares, guidance, guide, temperature
-from .orders import drawing_order, group_sizes, step_count
-from .step import State
+from ..positions import TokenPositions
+from .decoder import Decoder
+from .filters import draw_codes, guide
+from .orders import sampling_order
+from .request import SamplingRequest
+from .schedules import Step, make_schedule
+from .step import DecodingBatch, DecodingState, Rows
 
 
-def draw_causal(
-    prior: PriorNetwork,
-    condition: Condition,
-    uniforms: Tensor,
-    settings: SamplingConfig,
-    progress: Callable[[int], object],
-    codes: Tensor,
-    known: Tensor,
-    grid: tuple[int, int],
-) -> Tensor:
-    """One pass a step with a KV cache.
+def sample_causal(decoder: Decoder, request: SamplingRequest) -> Tensor:
+    """Return codes (B, T).
 
-    Where k > 1 codes are drawn, the pass takes the slots of the codes drawn in the last step, which stay in the cache,
-    and k - 1 more that read the last code and predict the next places but one. Those see what the last slot sees, so
-    each code has the very probability that it would have if it came next; the cache forgets them. All other steps but
-    the first are `step.draw_next`.
+    A step of k > 1 codes runs the tokens of the codes sampled in the last step, which stay in the cache, and k - 1
+    extra tokens, which hold the last code and predict the positions after the next one. Extra tokens attend to what the
+    last token attends to, so each code has exactly the probability that it would have as the next one; the cache
+    forgets them. Steps of one code are `Decoder.decode_next`.
     """
-    B, T = codes.shape
-    order = drawing_order(prior.config, settings, uniforms[:, 1], known, grid)  # (T,) or (B, T)
-    by_row = order.expand(B, T)
-    ordered_known = known[by_row[0]] if B else known
-    done = int(ordered_known.long().cumprod(0).sum())  # codes that are there at the start
-    steps = T if prior.config.objective == "raster" else step_count(prior.config, settings)
-    sizes = group_sizes(T - done, steps, settings.step_schedule)
-    shares = drawn_shares(done, sizes, T)
-    weights = [guidance(settings, share) for share in shares]
-    temperatures = [temperature(settings, share) for share in shares]
-    encoded = prior.encode(condition, B, grid)
-    if not condition.empty and any(weight != 1 for weight in weights):
-        encoded = encoded.cat(prior.encode(prior.conditions.without(condition), B, grid))
-    state = State(
-        codes=codes,
-        uniforms=uniforms[:, 0].contiguous(),
-        order=by_row.contiguous(),
-        done=torch.tensor([done], device=prior.device),
-        weights=_by_done(weights, done, sizes, T).to(prior.device),
-        temperatures=_by_done(temperatures, done, sizes, T).to(prior.device),
-        places=prior.places(order, grid),
+    settings, B = request.settings, len(request.codes)
+    order = sampling_order(decoder.config, settings, request.uniforms[:, 1], request.known, request.grid)
+    schedule = _schedule(decoder, request, order)
+    batch = decoder.begin(
+        _initial_state(decoder, request, order, schedule),
+        _sequence_length(decoder, request, schedule),
+        settings,
+        tempered=any(step.temperature != 1 for step in schedule),
+    )
+    sampling = _CausalSampling(decoder, batch, order, request.grid)
+    for step in schedule:
+        sampling.run(step)
+        request.progress(B * step.size)
+    return batch.state.codes.clone()  # the decoder may reuse the memory of the batch
+
+
+def _schedule(decoder: Decoder, request: SamplingRequest, order: Tensor) -> list[Step]:
+    """Return the steps after the known codes at the start of the order."""
+    known = request.known[order if order.dim() == 1 else order[0]]
+    start = int(known.long().cumprod(0).sum())
+    return make_schedule(decoder.config, request.settings, start, order.shape[-1])
+
+
+def _sequence_length(decoder: Decoder, request: SamplingRequest, schedule: Sequence[Step]) -> int:
+    """Return the most tokens in the cache, extra ones included."""
+    extra = max((step.size for step in schedule), default=1) - 1
+    return decoder.config.prefix_length + request.codes.shape[1] - 1 + extra
+
+
+def _initial_state(
+    decoder: Decoder, request: SamplingRequest, order: Tensor, schedule: Sequence[Step]
+) -> DecodingState:
+    condition, grid, (B, T) = request.condition, request.grid, request.codes.shape
+    encoded = decoder.encode(condition, B, grid)
+    if not condition.empty and any(step.guidance != 1 for step in schedule):
+        encoded = encoded.cat(decoder.encode_unconditional(condition, B, grid))
+    start = schedule[0].start if schedule else T
+    guidance, temperatures = torch.ones(T), torch.ones(T)
+    for step in schedule:
+        guidance[step.start], temperatures[step.start] = step.guidance, step.temperature
+    return DecodingState(
+        codes=request.codes,
+        uniforms=request.uniforms[:, 0].contiguous(),
+        order=order.expand(B, T).contiguous(),
+        done=torch.tensor([start], device=decoder.device),
+        guidance=guidance.to(decoder.device),
+        temperatures=temperatures.to(decoder.device),
+        positions=decoder.positions_in_order(order, grid),
         encoded=encoded,
     )
-    slots = prior.config.prefix_length + T - 1 + max(sizes, default=1) - 1
-    rows = _CachedRows(
-        steps_of(prior, state, slots, settings, tempered=any(t != 1 for t in temperatures)), order, grid
-    )
-    for k, weight, heat in zip(sizes, weights, temperatures, strict=True):
-        rows.draw(done, k, weight, heat)
-        done += k
-        progress(B * k)
-    return rows.state.codes.clone() if prior.captures else codes
 
 
-def _by_done(values: Sequence[float], done: int, sizes: Sequence[int], T: int) -> Tensor:
-    """Values by step to values by the number of codes that are there before it, (T,) float32."""
-    table = torch.ones(T)
-    for value, size in zip(values, sizes, strict=True):
-        table[done] = value
-        done += size
-    return table
+@dataclass
+class _CausalSampling:
+    """A batch while it is sampled: conditional rows, and with guidance unconditional rows after them."""
 
+    decoder: Decoder
+    batch: DecodingBatch
+    order: Tensor
+    """(T,) or (B, T)."""
+    grid: tuple[int, int]
+    filled: list[int] = field(default_factory=lambda: [0, 0])
+    """Tokens in the cache of the conditional and of the unconditional rows."""
 
-class _CachedRows:
-    """The rows of a batch in the network: with their condition, and while guidance is on also without."""
-
-    def __init__(self, steps: Steps, order: Tensor, grid: tuple[int, int]) -> None:
-        self.steps, self.state, self.cache = steps, steps.state, steps.cache
-        self.prior, self.settings, self.grid = steps.prior, steps.settings, grid
-        self.S, self.B, self.order = self.prior.config.prefix_length, len(self.state.codes), order
-        self.filled = [0, 0]
-        """Slots in the cache of the rows with the condition, and without."""
-
-    def draw(self, done: int, k: int, weight: float, temperature: float) -> None:
-        """Draws the k codes after the first `done` of the order, which are known."""
-        guided = self.state.guided and weight != 1
-        if k == 1 and done and all(n == self.S + done - 1 for n in self.filled[: 1 + guided]):
-            self.cache.reserve(self.S + done)
-            self.steps.draw(guided)
-            self.filled[: 1 + guided] = [self.S + done] * (1 + guided)
+    def run(self, step: Step) -> None:
+        """Sample the codes of one step."""
+        state, S = self.batch.state, self.decoder.config.prefix_length
+        guided = state.guided and step.guidance != 1
+        halves = slice(0, 1 + guided)
+        if step.size == 1 and step.start and all(n == S + step.start - 1 for n in self.filled[halves]):
+            self.batch.cache.reserve(S + step.start)
+            self.decoder.decode_next(self.batch, guided=guided)
+            self.filled[halves] = [S + step.start] * (1 + guided)
             return
-        place = self.state.order[:, done : done + k]
-        logits = self._next_logits(done, k, weight, guided)  # (B, k, V)
-        self.state.settle(
-            place, draw(logits, self.state.uniforms.gather(1, place), self.settings, temperature)
-        )
+        target = state.order[:, step.start : step.start + step.size]  # (B, k)
+        logits = self._next_logits(step, guided)  # (B, k, V)
+        uniform = state.uniforms.gather(1, target)
+        state.write(target, draw_codes(logits, uniform, self.batch.settings, step.temperature))
 
-    def _next_logits(self, done: int, k: int, weight: float, guided: bool) -> Tensor:
-        """Guided logits (B, k, V) of the k places after the first `done` of the order, whose codes are known."""
+    def _next_logits(self, step: Step, guided: bool) -> Tensor:
+        """Return the guided logits (B, k, V) of the codes of a step."""
+        B, logits = len(self.batch.state.codes), self.decoder.logits
         if not guided:
-            return self.prior.logits(self._pass(done, k, 0, self.B))
-        if self.filled[0] == self.filled[1]:  # both halves in one pass
-            return guide(self.prior.logits(self._pass(done, k, 0, 2 * self.B)), weight)
-        halves = [self._pass(done, k, half * self.B, (half + 1) * self.B) for half in (0, 1)]
-        return guide(self.prior.logits(torch.cat(halves)), weight)
+            return logits(self._pass(step, 0, B))
+        if self.filled[0] == self.filled[1]:  # all rows in one pass
+            return guide(logits(self._pass(step, 0, 2 * B)), step.guidance)
+        halves = [self._pass(step, half * B, (half + 1) * B) for half in (0, 1)]
+        return guide(logits(torch.cat(halves)), step.guidance)
 
-    def _pass(self, done: int, k: int, start: int, end: int) -> Tensor:
-        """Outputs (rows, k, D) for the next k places; fills the cache up to the slot that predicts the first."""
-        encoded, cache = self.state.encoded, self.cache
-        if (start, end) != (0, len(encoded.prefix)):
-            encoded, cache = encoded.rows(start, end), cache.rows(start, end)
-        first, last = self.filled[start >= self.B], self.S + done  # slots of this pass, without those beside
-        read = self.state.codes.gather(1, self.state.order[:, max(0, first - self.S) : done])
-        x = self.prior.code_embedding(read.repeat((end - start) // self.B, 1))
-        if first < self.S:
-            x = torch.cat([encoded.prefix[:, first:], x], dim=1)  # (rows, last - first, D)
-        places = self.state.places.slice(first, last)
-        if k > 1:
-            x = torch.cat([x, x[:, -1:].expand(-1, k - 1, -1)], dim=1)
-            places = places.join(self._beside(done, k))
-        mask = (
-            self._mask(encoded.prefix_visible, first, last, k)
-            if k > 1 or (first and last - first > 1)
-            else None
-        )
-        y = self.prior.step(x, places.repeat(len(x)), encoded, cache, first, mask)
-        for half in {start >= self.B, end > self.B}:
+    def _pass(self, step: Step, start: int, end: int) -> Tensor:
+        """Return the outputs (rows, k, D) of some rows, and fill their cache up to the token of the last known code."""
+        state, S, B = self.batch.state, self.decoder.config.prefix_length, len(self.batch.state.codes)
+        rows = Rows(state.encoded, self.batch.cache).part(start, end)
+        first, last = self.filled[start >= B], S + step.start  # the pass's tokens, without the extra ones
+        codes = state.codes.gather(1, state.order[:, max(0, first - S) : step.start])
+        x = self.decoder.embed(codes.repeat((end - start) // B, 1))
+        if first < S:
+            x = torch.cat([rows.encoded.prefix[:, first:], x], dim=1)  # (rows, last - first, D)
+        positions = state.positions.slice(first, last)
+        mask = None
+        if step.size > 1:
+            x = torch.cat([x, x[:, -1:].expand(-1, step.size - 1, -1)], dim=1)
+            positions = positions.cat(self._extra_positions(step))
+        if step.size > 1 or (first and last - first > 1):
+            mask = _pass_mask(rows.encoded.prefix_visible, first, last, x)
+        y = self.decoder.forward(x, positions.repeat(len(x)), rows, first, mask)
+        for half in {start >= B, end > B}:
             self.filled[half] = last
         return y[:, last - first - 1 :]
 
-    def _beside(self, done: int, k: int) -> Places:
-        """Places of the k - 1 slots that read the last code and predict the next places but one."""
-        order = self.order
-        held = order[..., done - 1 : done] if done else torch.full_like(order[..., :1], -1)
-        target = order[..., done + 1 : done + k]
-        return self.prior.positions(held.expand_as(target), target, self.grid, self.prior.device)
+    def _extra_positions(self, step: Step) -> TokenPositions:
+        """Return the positions of the k - 1 extra tokens."""
+        order, start = self.order, step.start
+        held = order[..., start - 1 : start] if start else torch.full_like(order[..., :1], -1)
+        target = order[..., start + 1 : start + step.size]
+        return self.decoder.positions(held.expand_as(target), target, self.grid)
 
-    def _mask(self, visible: Tensor | None, first: int, last: int, k: int) -> Tensor:
-        """(1 or rows, 1, n, keys): causal, but those beside the last slot see not it but themselves."""
-        n = last - first + k - 1
-        query = torch.arange(first, first + n, device=self.prior.device)[:, None]
-        key = torch.arange(first + n, device=self.prior.device)
-        mask = torch.where(query < last, key <= query, (key < last - 1) | (key == query))[None, None]
-        if visible is not None:
-            padded = torch.nn.functional.pad(visible, (0, first + n - visible.shape[1]), value=True)
-            mask = mask & padded[:, None, None] | (key == query)
-        return mask
+
+def _pass_mask(visible: Tensor | None, first: int, last: int, x: Tensor) -> Tensor:
+    """Return a mask (1 or rows, 1, n, keys): causal; extra tokens, from `last` on, attend to themselves and to what the
+    token before `last` attends to, except that token."""
+    end = first + x.shape[1]
+    query = torch.arange(first, end, device=x.device)[:, None]
+    key = torch.arange(end, device=x.device)
+    mask = torch.where(query < last, key <= query, (key < last - 1) | (key == query))[None, None]
+    if visible is not None:
+        padded = F.pad(visible, (0, end - visible.shape[1]), value=True)
+        mask = mask & padded[:, None, None] | (key == query)
+    return mask

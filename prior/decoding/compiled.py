@@ -1,80 +1,60 @@
-"""The step of one slot compiled: what lies around the products becomes a few loops.
+"""The functions of a decoding step, compiled: inductor fuses what surrounds the matrix products into a few loops.
 
-A few blocks compiled together serve all layers and every length of the cache; each number of rows is compiled once.
+A group of blocks is compiled once per number of rows; all groups of the network and all cache capacities share it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ...runtime.compiler import check_compiler
 from ..config import SamplingConfig
-from ..layers import Context
-from .filters import draw
+from ..layers import AttentionInputs
+from .filters import draw_codes
+from .step import StepFunctions, run_blocks, run_head
 
-GROUP = 4
-"""At most so many blocks are compiled together. Calling one compiled function costs 50 to 100 us beside its work; more
-blocks in one take longer to compile (one row: 1, 4, 12 blocks 5, 10, 27 s) and then save little."""
-
-
-@contextmanager
-def fused(prior: Any, wanted: bool) -> Iterator[None]:
-    """In the block the prior's steps of one slot run compiled, where that is wanted.
-
-    Raises:
-        ConfigError: without a C++ compiler (CPU) or Triton (GPU).
-    """
-    if wanted:
-        check_compiler(prior.device)
-    before, prior.fused = prior.fused, wanted
-    try:
-        yield
-    finally:
-        prior.fused = before
+GROUP_SIZE = 4
+"""Blocks compiled together at most. A call of a compiled function costs 50 to 100 us; larger groups compile longer
+(one row: 5, 10, 27 s for 1, 4, 12 blocks) and gain little."""
 
 
-def fused_blocks(blocks: Sequence[nn.Module], x: Tensor, contexts: Sequence[Context]) -> Tensor:
-    """All blocks, (B, 1, D) -> (B, 1, D); the contexts hold nothing of the step but tensors."""
-    bias = contexts[0].bias  # the same in all
-    assert bias is not None
-    torch._dynamo.maybe_mark_dynamic(bias, bias.dim() - 1)
-    for context in contexts:
-        assert context.past is not None
-        for tensor in context.past:
-            torch._dynamo.maybe_mark_dynamic(tensor, 2)
-    size = max(n for n in range(1, GROUP + 1) if len(blocks) % n == 0)
-    for first in range(0, len(blocks), size):
-        group = slice(first, first + size)
-        x = cast(Tensor, _compiled(_group)(blocks[group], x, contexts[group]))
+def compiled_blocks(blocks: Sequence[nn.Module], x: Tensor, inputs: Sequence[AttentionInputs]) -> Tensor:
+    """See `StepFunctions.blocks`."""
+    _mark_capacity_dynamic(inputs)
+    size = max(n for n in range(1, GROUP_SIZE + 1) if len(blocks) % n == 0)
+    for start in range(0, len(blocks), size):
+        group = slice(start, start + size)
+        x = cast(Tensor, _compiled(run_blocks)(blocks[group], x, inputs[group]))
     return x
 
 
-def fused_head(norm: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
-    """Outputs (B, 1, D) to logits (B, 1, V), float32."""
-    return cast(Tensor, _compiled(_head)(norm, head, x))
+def compiled_head(norm: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+    """See `StepFunctions.logits`."""
+    return cast(Tensor, _compiled(run_head)(norm, head, x))
 
 
-def fused_draw(
+def compiled_draw(
     logits: Tensor, uniform: Tensor, settings: SamplingConfig, temperature: Tensor | None
 ) -> Tensor:
-    """As `draw`; the settings are compiled in, the temperature is not."""
-    return cast(Tensor, _compiled(draw)(logits, uniform, settings, temperature))
+    """See `StepFunctions.draw`; compiled once for each settings."""
+    return cast(Tensor, _compiled(draw_codes)(logits, uniform, settings, temperature))
 
 
-def _group(blocks: Sequence[nn.Module], x: Tensor, contexts: Sequence[Context]) -> Tensor:
-    for block, context in zip(blocks, contexts, strict=True):
-        x = block(x, context)
-    return x
+COMPILED = StepFunctions(compiled_blocks, compiled_head, compiled_draw)
 
 
-def _head(norm: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
-    return cast(Tensor, head(norm(x)).float())
+def _mark_capacity_dynamic(inputs: Sequence[AttentionInputs]) -> None:
+    """Let one compiled function serve all capacities of the cache."""
+    for own in inputs:
+        assert own.cache is not None
+        for tensor in (own.cache.keys, own.cache.values):
+            torch._dynamo.maybe_mark_dynamic(tensor, 2)
+    bias = cast(Tensor, inputs[0].cache.bias)  # type: ignore[union-attr]  # the same in all layers
+    torch._dynamo.maybe_mark_dynamic(bias, bias.dim() - 1)
 
 
 @cache

@@ -1,71 +1,72 @@
-"""Decoding a masked prior: a few passes over the whole grid (MaskGIT, arXiv:2202.04200, section 3.2).
+"""Sampling from a masked prior: a few passes over the whole grid (MaskGIT, arXiv:2202.04200, section 3.2).
 
-Shapes: B images, T codes an image, k codes drawn in one step, V codebook size.
+Shapes: B images, T tokens, k codes of one step, V codebook size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from ..conditions.condition import Condition
-from ..config import SamplingConfig
-from ..network import PriorNetwork
-from .filters import choose, drawn_shares, guidance, guide, probabilities, temperature
-from .orders import drawing_order, group_sizes, step_count
+from ..conditions.condition import EncodedCondition
+from .decoder import Decoder
+from .filters import choose, guide, probabilities
+from .orders import sampling_order
+from .request import SamplingRequest
+from .schedules import Step, make_schedule
 
 
-def draw_masked(
-    prior: PriorNetwork,
-    condition: Condition,
-    uniforms: Tensor,
-    settings: SamplingConfig,
-    progress: Callable[[int], object],
-    codes: Tensor,
-    known: Tensor,
-    grid: tuple[int, int],
-) -> Tensor:
-    """A few passes over the whole grid, each of which settles some codes (MaskGIT, arXiv:2202.04200, section 3.2).
+def sample_masked(decoder: Decoder, request: SamplingRequest) -> Tensor:
+    """Return codes (B, T).
 
-    With the order `confidence` a pass keeps the codes it is surest of, under Gumbel noise that fades to nothing; any
-    other order says by itself which codes are next.
+    Each pass samples all unknown codes and keeps k of them: the next ones of the order; or with the order `confidence`
+    the most likely ones, under Gumbel noise that fades to zero.
     """
-    B, T = codes.shape
-    order = drawing_order(prior.config, settings, uniforms[:, 1], known, grid).expand(B, T)
-    turn = order.argsort(1)  # (B, T), when each place is drawn
-    by_confidence = settings.order == "confidence"
-    gumbel = -torch.log(-torch.log(uniforms[:, 1].clamp(1e-12, 1 - 1e-12)))
-    done = int(known.sum())
-    sizes = group_sizes(T - done, step_count(prior.config, settings), settings.step_schedule)
-    encoded, without = prior.encode(condition, B, grid), None
-    for k, share in zip(sizes, drawn_shares(done, sizes, T), strict=True):
-        weight = guidance(settings, share)
-        if weight == 1 or condition.empty:
-            logits = prior.masked_logits(codes, encoded, grid)  # (B, T, V)
-        else:
-            without = without or encoded.cat(prior.encode(prior.conditions.without(condition), B, grid))
-            logits = guide(prior.masked_logits(codes.repeat(2, 1), without, grid), weight)
-        drawn, likelihood = draw_open(codes, logits, uniforms[:, 0], settings, share)
-        score = -turn.double()
-        if by_confidence:
-            score = likelihood.log() + settings.confidence_noise * (1 - (done + k) / T) * gumbel
-        place = score.masked_fill(codes >= 0, -torch.inf).topk(k, dim=1).indices  # (B, k)
-        codes.scatter_(1, place, drawn.gather(1, place))
-        done += k
-        progress(B * k)
+    codes, settings, (B, T) = request.codes, request.settings, request.codes.shape
+    order = sampling_order(decoder.config, settings, request.uniforms[:, 1], request.known, request.grid)
+    rank = order.expand(B, T).argsort(1)  # (B, T), when each position is sampled
+    logits_of = _MaskedLogits(decoder, request)
+    for step in make_schedule(decoder.config, settings, int(request.known.sum()), T):
+        sampled, likelihood = _sample_unknown(request, logits_of(step), step.temperature)
+        score = -rank.double()
+        if settings.order == "confidence":
+            remaining = 1 - (step.start + step.size) / T
+            score = likelihood.log() + settings.confidence_noise * remaining * _gumbel(request.uniforms[:, 1])
+        kept = score.masked_fill(codes >= 0, -torch.inf).topk(step.size, dim=1).indices  # (B, k)
+        codes.scatter_(1, kept, sampled.gather(1, kept))
+        request.progress(B * step.size)
     return codes
 
 
-def draw_open(
-    codes: Tensor, logits: Tensor, uniforms: Tensor, settings: SamplingConfig, share: float
-) -> tuple[Tensor, Tensor]:
-    """A code for every place that is open yet, and its probability, (B, T) each; elsewhere the old one and 1."""
-    drawn, likelihood = codes.clone(), torch.ones_like(uniforms)
-    for row in range(len(codes)):  # row by row: probabilities of a whole batch take gigabytes
-        place = (codes[row] < 0).nonzero()[:, 0]
-        p = probabilities(logits[row, place], settings, temperature(settings, share))
-        drawn[row, place] = choose(p, uniforms[row, place])
-        likelihood[row, place] = p.gather(1, drawn[row, place, None])[:, 0].double()
-    return drawn, likelihood
+class _MaskedLogits:
+    """Logits (B, T, V) of the current codes, guided where the step asks for it."""
+
+    def __init__(self, decoder: Decoder, request: SamplingRequest) -> None:
+        self.decoder, self.request = decoder, request
+        self.conditional = decoder.encode(request.condition, len(request.codes), request.grid)
+        self.both: EncodedCondition | None = None
+
+    def __call__(self, step: Step) -> Tensor:
+        codes, condition, grid = self.request.codes, self.request.condition, self.request.grid
+        if step.guidance == 1 or condition.empty:
+            return self.decoder.masked_logits(codes, self.conditional, grid)
+        if self.both is None:
+            self.both = self.conditional.cat(self.decoder.encode_unconditional(condition, len(codes), grid))
+        return guide(self.decoder.masked_logits(codes.repeat(2, 1), self.both, grid), step.guidance)
+
+
+def _sample_unknown(request: SamplingRequest, logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return a code and its probability for every unknown position, (B, T) each; for the others their code and 1."""
+    codes, uniforms = request.codes, request.uniforms[:, 0]
+    sampled, likelihood = codes.clone(), torch.ones_like(uniforms)
+    for row in range(len(codes)):  # row by row: the probabilities of a whole batch take gigabytes
+        unknown = (codes[row] < 0).nonzero()[:, 0]
+        p = probabilities(logits[row, unknown], request.settings, temperature)
+        sampled[row, unknown] = choose(p, uniforms[row, unknown])
+        likelihood[row, unknown] = p.gather(1, sampled[row, unknown, None])[:, 0].double()
+    return sampled, likelihood
+
+
+def _gumbel(uniforms: Tensor) -> Tensor:
+    """Return Gumbel noise from uniform numbers."""
+    return -torch.log(-torch.log(uniforms.clamp(1e-12, 1 - 1e-12)))

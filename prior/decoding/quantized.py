@@ -1,4 +1,4 @@
-"""What a trained prior computes in: float32, the halves, or 8-bit integer weights with bfloat16 for all else."""
+"""Precision of a trained prior: float32, half precision, or 8-bit integer weights with bfloat16 for all else."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .packed import SUM_ROWS, Linear, row_sums
+from .packed import SUM_ROWS, row_sums
 
 KERNEL_ROWS = 12
-"""Up to so many rows torch's product with int8 weights is the faster one on a CPU, beyond it that with weights turned
-back first: 2048 x 768, ms at 1, 8, 16, 64 rows: 0.04, 0.17, 0.34, 1.38 against 0.20, 0.25, 0.31, 0.65; laid-out
-bfloat16 takes 0.04, 0.08, 0.14, 0.47 (two Zen 5 cores, torch 2.13)."""
+"""Up to this many rows torch's int8 kernel is the faster product on a CPU; with more rows, converting the weights first
+is. 2048 x 768, ms at 1, 8, 16, 64 rows: 0.04, 0.17, 0.34, 1.38 with the kernel, 0.20, 0.25, 0.31, 0.65 converted;
+packed bfloat16: 0.04, 0.08, 0.14, 0.47 (two Zen 5 cores, torch 2.13)."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 class Int8Linear(nn.Module):
-    """A linear layer of 8-bit weights: each row of the matrix is integers from -127 to 127 times a scale of its own.
+    """A linear layer with 8-bit weights, for inference: each row is integers in [-127, 127] times the row's scale.
 
-    Weight-only: the product is that of the rounded weights with the input as it is. Inference alone.
+    Only weights are rounded, not the input.
     """
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype = torch.bfloat16) -> None:
         super().__init__()
         weight = layer.weight.detach().float()
-        scale = (weight.abs().amax(1) / 127).clamp_min(1e-12).to(dtype)  # as it will be multiplied with
+        scale = (weight.abs().amax(1) / 127).clamp_min(1e-12).to(dtype)  # rounded to its own type first
         rounded = (weight / scale.float()[:, None]).round_().clamp_(-127, 127)
         self.register_buffer("weight", rounded.to(torch.int8))
         self.register_buffer("scale", scale)
@@ -37,9 +37,9 @@ class Int8Linear(nn.Module):
         self.bias: Tensor | None
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in) to (..., out)."""
+        """Map x (..., in) to (..., out)."""
         rows = x.numel() // x.shape[-1]
-        if rows <= SUM_ROWS and torch.compiler.is_compiling():  # reads the integers as they are
+        if rows <= SUM_ROWS and torch.compiler.is_compiling():  # reads int8
             y = row_sums(x, self.weight) * self.scale.float()
             y = y.to(x.dtype).view(*x.shape[:-1], -1)
         elif rows <= KERNEL_ROWS and x.device.type == "cpu":
@@ -51,15 +51,15 @@ class Int8Linear(nn.Module):
 
 
 def cast(module: Module, dtype: torch.dtype) -> Module:
-    """Casts a network, in place; int8 rounds the weights of its linear layers, and casts the rest to bfloat16."""
+    """Cast a network in place and return it; int8 rounds the weights of its linear layers, the rest is bfloat16."""
     if dtype == torch.int8:
         for parent in list(module.modules()):
             for name, child in parent.named_children():
-                if isinstance(child, Linear):
-                    setattr(parent, name, Int8Linear(child, arithmetic(dtype)))
-    return module.to(arithmetic(dtype))
+                if type(child) is nn.Linear:
+                    setattr(parent, name, Int8Linear(child, compute_dtype(dtype)))
+    return module.to(compute_dtype(dtype))
 
 
-def arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """The type of activations and of the cache where weights are of a type."""
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type of activations and of the cache for a type of weights."""
     return torch.bfloat16 if dtype == torch.int8 else dtype

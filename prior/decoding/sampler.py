@@ -1,15 +1,14 @@
-"""Drawing code grids from a prior.
+"""Sampling of code grids from a prior.
 
-Randomness belongs to the image: image i of seed s is made from its own uniform numbers, drawn ahead, and each code is
-chosen by inverting the cumulative distribution with one of them. The same image comes out at any batch size, and the
-decoding step holds no random generator.
+Each image has its own random numbers, drawn ahead from its seed and index; one number chooses a code by inverting the
+cumulative distribution. So an image is the same at any batch size, and a decoding step holds no random generator.
 
-Shapes: B images, T codes an image.
+Shapes: B images, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from operator import index
 
 import numpy as np
 import torch
@@ -17,84 +16,98 @@ from torch import Tensor
 
 from ...errors import ConfigError, DataError
 from ..conditions.condition import Condition
-from ..config import ORDERS, PriorConfig, SamplingConfig
+from ..config import PriorConfig, SamplingConfig, check_order
 from ..network import PriorNetwork
-from .captured import capturing
-from .causal import draw_causal
-from .compiled import fused
-from .masked import draw_masked
-from .packed import laid_out
+from .causal import sample_causal
+from .decoder import Decoder
+from .masked import sample_masked
+from .request import Progress, SamplingRequest
 
-Progress = Callable[[int], object]
-"""Called with the number of codes drawn since the last call."""
+SEED_END = 2**64
+"""Seeds and image numbers are below this: the key of the generator has 64 bits for each."""
 
 
 def image_uniforms(seed: int, first: int, n: int, tokens: int) -> Tensor:
-    """Uniform numbers in [0, 1), (n, 2, tokens) float64; row r depends on (seed, first + r) alone.
+    """Return uniform numbers in [0, 1), (n, 2, tokens) float64; row r depends only on `seed` and `first + r`.
 
-    By place: one number chooses the code, the other its turn.
+    Raises:
+        ConfigError: for a seed or image number that is not an integer from 0 to 2**64 - 1.
     """
-    streams = [np.random.Philox(key=[seed, first + r]) for r in range(n)]
-    rows = [np.random.Generator(stream).random((2, tokens)) for stream in streams]
+    seed, first = check_seed("seed", seed), check_seed("first", first)
+    if n:
+        check_seed("first + n - 1", first + n - 1)
+    keys = [np.array([seed, first + r], dtype=np.uint64) for r in range(n)]
+    rows = [np.random.Generator(np.random.Philox(key=key)).random((2, tokens)) for key in keys]
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, 2, tokens, dtype=torch.float64)
+
+
+def check_seed(name: str, value: object) -> int:
+    """Return an integer from 0 to 2**64 - 1, NumPy's included, or raise ConfigError."""
+    try:
+        number = index(value)  # type: ignore[call-overload]
+    except TypeError:
+        raise ConfigError(f"{name} must be an integer, got {value!r}") from None
+    if not 0 <= number < SEED_END:
+        raise ConfigError(f"{name} must be from 0 to 2**64 - 1, got {number}")
+    return int(number)
 
 
 @torch.no_grad()
 def sample(
-    prior: PriorNetwork,
+    prior: PriorNetwork | Decoder,
     condition: Condition,
     uniforms: Tensor,
     settings: SamplingConfig,
     progress: Progress | None = None,
     *,
-    given: Tensor | None = None,
+    known: Tensor | None = None,
     grid: tuple[int, int] | None = None,
-    compile: bool = False,
-    capture: bool = False,
 ) -> Tensor:
-    """Codes (B, T) int64 for uniforms (B, 2, T).
+    """Return codes (B, T) int64 for uniform numbers (B, 2, T), see `image_uniforms`.
 
     Args:
-        progress: called after every step with the codes drawn in it, over all images.
-        given: codes (B, T) that are to stay, -1 for those to draw; the same places in every row. A raster prior
-            reads only those that come before.
+        prior: a network, or its decoder, which keeps packed weights and compiled steps from call to call.
+        condition: with guidance, each image takes two rows: with its condition and without.
+        progress: called after every step with the number of codes sampled in it, over all images.
+        known: codes (B, T) to keep, -1 for those to sample; the same positions in every row. A raster prior reads only
+            known codes that come before.
         grid: another grid than the trained one, for priors whose positions are not learned.
-        compile: run causal steps of one code an image compiled by `torch.compile`, once for each number of rows, and
-            the choice of a code once for each settings; other steps stay as they are.
-        capture: on a CUDA GPU, capture these steps as CUDA graphs and replay them. Graphs and their memory are kept
-            with the prior, for the next batch of the same shape and settings.
-
-    The prior must be in evaluation mode. With guidance each image takes two rows, with its condition and without.
 
     Raises:
-        ConfigError: for an order that this prior does not know.
-        DataError: for conditions that it was not trained with.
+        ConfigError: for an order or a number of steps that does not work with the prior's objective.
+        DataError: for conditions that the prior was not trained with, or tensors of other shapes.
     """
-    grid = grid or prior.config.grid
+    decoder = prior if isinstance(prior, Decoder) else Decoder(prior)
+    grid = grid or decoder.config.grid
     B, T = len(uniforms), grid[0] * grid[1]
     if uniforms.shape != (B, 2, T):
-        raise DataError(f"a grid of {grid} needs uniforms (B, 2, {T}), got {tuple(uniforms.shape)}")
-    check_order(prior.config, settings)
-    uniforms = uniforms.to(prior.device)
-    codes = torch.full((B, T), -1, device=prior.device) if given is None else given.to(prior.device).clone()
+        raise DataError(f"uniforms must be (B, 2, {T}) for a grid of {grid}, got {tuple(uniforms.shape)}")
+    check_sampling(decoder.config, settings)
+    codes = _initial_codes(known, (B, T)).to(decoder.device)
     if not B:
         return codes
-    known = (codes[:1] >= 0).all(0)
-    if not torch.equal(codes >= 0, known.expand(B, T)):
-        raise DataError("the given codes must stand at the same places in every row")
-    draw = draw_masked if prior.config.objective == "masked" else draw_causal
-    with laid_out(prior), fused(prior, compile), capturing(prior, capture and prior.device.type == "cuda"):
-        return draw(prior, condition, uniforms, settings, progress or (lambda _: None), codes, known, grid)
+    decoder.refresh()
+    request = SamplingRequest(
+        condition, uniforms.to(decoder.device), settings, codes, grid, progress or (lambda _: None)
+    )
+    return (sample_masked if decoder.config.objective == "masked" else sample_causal)(decoder, request)
 
 
-def check_order(config: PriorConfig, settings: SamplingConfig) -> None:
-    """Raises ConfigError for settings that a prior of this objective does not know."""
-    orders = ORDERS[config.objective]
-    if settings.order not in (None, *orders):
-        raise ConfigError(
-            f"order {settings.order} is not of {config.objective} priors; they know {', '.join(orders)}"
-        )
+def check_sampling(config: PriorConfig, settings: SamplingConfig) -> None:
+    """Raise ConfigError for settings that do not work with a prior's objective."""
+    check_order(config.objective, settings.order)
     if config.objective == "raster" and settings.sampling_steps not in (None, config.tokens):
         raise ConfigError(
-            "a raster prior draws one code a step; for fewer steps train one with objective random or masked"
+            "sampling_steps: a raster prior samples one code per step; train one with objective random or masked"
         )
+
+
+def _initial_codes(known: Tensor | None, shape: tuple[int, int]) -> Tensor:
+    """Return a copy of the known codes, -1 elsewhere."""
+    if known is None:
+        return torch.full(shape, -1)
+    if tuple(known.shape) != shape:
+        raise DataError(f"known codes must be {shape}, got {tuple(known.shape)}")
+    if not ((known >= 0) == (known[:1] >= 0)).all():
+        raise DataError("known codes must be at the same positions in every row")
+    return known.long().clone()

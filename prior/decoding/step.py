@@ -1,98 +1,113 @@
-"""One step of decoding as a pure function of tensors: reads the code before, predicts the next and chooses it.
+"""The tensors of a batch that decoding steps read and write, and the functions that compute a step.
 
-What the step depends on lies in tensors that stay where they are (`State`), the number of the step too: no branch on
-data, no synchronisation with the host, no random generator. It runs as it is, compiled (`fused`), or captured as a
-CUDA graph and replayed (`capture`), and draws the same codes.
+All that a step depends on is in tensors at fixed addresses, its position too: no branch on data, no synchronisation
+with the host, no random generator. So a step can run eagerly, compiled, or captured as a CUDA graph.
 
-Shapes: B images, T codes an image, S condition slots, D width, V codebook size.
+Shapes: B images, T tokens, S prefix length, D width, V codebook size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..conditions.condition import EncodedCondition
 from ..config import SamplingConfig
-from ..positions import Places
+from ..layers import AttentionInputs
+from ..positions import TokenPositions
 from .cache import KVCache
-from .compiled import fused_draw
-from .filters import draw, guide
-
-if TYPE_CHECKING:
-    from ..network import PriorNetwork
+from .filters import draw_codes
 
 
 @dataclass(frozen=True)
-class State:
-    """All that the steps of one batch read and write."""
+class DecodingState:
+    """The tensors of one batch."""
 
     codes: Tensor
-    """(B, T) int64, -1 for those not drawn; what is there already stays."""
+    """(B, T) int64, -1 where not sampled yet; known codes stay."""
     uniforms: Tensor
-    """(B, T) float64 by place."""
+    """(B, T) float64 by grid position."""
     order: Tensor
-    """(B, T), places in the order in which they are drawn."""
+    """(B, T), the order in which grid positions are sampled."""
     done: Tensor
-    """(1,) int64, codes that are there so far."""
-    weights: Tensor
-    """(T,) float32, guidance by the number of codes that are there."""
+    """(1,) int64, number of codes sampled or known so far."""
+    guidance: Tensor
+    """(T,) float32, guidance scale by `done`."""
     temperatures: Tensor
-    """(T,) float32, the same for temperature."""
-    places: Places
-    """Of all slots, (S + T - 1, ...) or (B, S + T - 1, ...)."""
+    """(T,) float32, temperature by `done`."""
+    positions: TokenPositions
+    """Of the whole sequence, (S + T - 1, ...) or (B, S + T - 1, ...)."""
     encoded: EncodedCondition
-    """The rows in the network: with their conditions, and where guidance is on at some step as many without."""
+    """One row per image; with guidance followed by one unconditional row per image."""
 
     @property
     def guided(self) -> bool:
-        """Whether each image has a second row, without its condition."""
+        """Whether there are unconditional rows."""
         return len(self.encoded.prefix) > len(self.codes)
 
-    def settle(self, place: Tensor, drawn: Tensor) -> None:
-        """Puts the codes drawn (B, k) to their places (B, k), the next ones of the order, unless some are there."""
-        there = self.codes.gather(1, place)
-        self.codes.scatter_(1, place, torch.where(there >= 0, there, drawn))
-        self.done.add_(place.shape[1])
+    def write(self, position: Tensor, sampled: Tensor) -> None:
+        """Write the sampled codes (B, k) to the next grid positions (B, k) of the order, except where one is known."""
+        current = self.codes.gather(1, position)
+        self.codes.scatter_(1, position, torch.where(current >= 0, current, sampled))
+        self.done.add_(position.shape[1])
 
     def tensors(self) -> list[Tensor]:
-        """All of them."""
-        own = (self.codes, self.uniforms, self.order, self.done, self.weights, self.temperatures)
-        parts = (*own, *self.places, *vars(self.encoded).values())
-        return [t for t in parts if t is not None]
+        """Return all tensors."""
+        own = (self.codes, self.uniforms, self.order, self.done, self.guidance, self.temperatures)
+        fields: Iterable[Tensor | None] = (*own, *self.positions, *vars(self.encoded).values())
+        return [t for t in fields if t is not None]
 
 
-def draw_next(
-    prior: PriorNetwork,
-    state: State,
-    cache: KVCache,
-    settings: SamplingConfig,
-    *,
-    guided: bool,
-    tempered: bool,
-) -> None:
-    """Draws the next code of every image; the cache must have room, and all slots before the last code's.
+@dataclass(frozen=True)
+class DecodingBatch:
+    """A batch that is being sampled."""
 
-    Args:
-        guided: with guidance; else the rows without their condition are left alone.
-        tempered: whether the temperature is another than 1 at some step.
-    """
-    done, encoded, B = state.done, state.encoded, len(state.codes)
-    before, place = (state.order.index_select(1, index) for index in (done - 1, done))  # (B, 1) each
-    x = prior.code_embedding(state.codes.gather(1, before))  # (B, 1, D)
-    slot = done + (prior.config.prefix_length - 1)
-    places = state.places.select(slot)
-    if guided:
-        x = x.repeat(2, 1, 1)
-    elif state.guided:
-        encoded, cache = encoded.rows(0, B), cache.rows(0, B)
-    places = places.repeat(len(x))
-    logits = prior.logits(prior.one_step(x, places, encoded, cache, slot))  # (B or 2B, 1, V)
-    if guided:
-        logits = guide(logits, state.weights.index_select(0, done))
-    temperature = state.temperatures.index_select(0, done) if tempered else None
-    choice = fused_draw if prior.fused else draw
-    state.settle(place, choice(logits, state.uniforms.gather(1, place), settings, temperature))
+    state: DecodingState
+    cache: KVCache
+    settings: SamplingConfig
+    tempered: bool
+    """Whether the temperature differs from 1 at any step."""
+
+
+class Rows(NamedTuple):
+    """Rows of a batch as the network reads them."""
+
+    encoded: EncodedCondition
+    cache: KVCache
+
+    def part(self, start: int, end: int) -> Rows:
+        """Return some of the rows."""
+        if (start, end) == (0, len(self.encoded.prefix)):
+            return self
+        return Rows(self.encoded.rows(start, end), self.cache.rows(start, end))
+
+
+class StepFunctions(NamedTuple):
+    """The computations of a step of one token per image."""
+
+    blocks: Callable[[Sequence[nn.Module], Tensor, Sequence[AttentionInputs]], Tensor]
+    """All blocks, (B, 1, D) -> (B, 1, D), with the inputs of each."""
+    logits: Callable[[nn.Module, nn.Module, Tensor], Tensor]
+    """Norm and head, (B, 1, D) -> (B, 1, V) float32."""
+    draw: Callable[[Tensor, Tensor, SamplingConfig, Tensor | None], Tensor]
+    """See `filters.draw_codes`."""
+
+
+def run_blocks(blocks: Sequence[nn.Module], x: Tensor, inputs: Sequence[AttentionInputs]) -> Tensor:
+    """Run blocks, each with its own inputs, (B, n, D) -> (B, n, D)."""
+    for block, own in zip(blocks, inputs, strict=True):
+        x = block(x, own)
+    return x
+
+
+def run_head(norm: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
+    """Run norm and head, (B, n, D) -> (B, n, V) float32."""
+    logits: Tensor = head(norm(x))
+    return logits.float()
+
+
+EAGER = StepFunctions(run_blocks, run_head, draw_codes)
