@@ -17,7 +17,7 @@ from .decode import load_image, open_image
 if TYPE_CHECKING:
     from datasets import Dataset
 
-log = logging.getLogger("imgtf")
+logger = logging.getLogger("imgtf")
 
 IMAGE_NAMES = ("image", "img", "images", "jpg", "png", "webp")
 LABEL_NAMES = ("label", "labels", "class", "fine_label", "category", "target", "cls", "class_name")
@@ -157,7 +157,7 @@ def _label_column(features: Mapping[str, Any], where: str) -> str | None:
     if named or len(classes) == 1:
         return (named or classes)[0]
     if classes:
-        log.warning(
+        logger.warning(
             "%s: several label columns (%s), none is used; select one with --label-column",
             where,
             ", ".join(classes),

@@ -1,4 +1,4 @@
-"""Which images to read and how to prepare them. No heavy import: --help reads this."""
+"""Settings of data: which images to read, conditions, augmentation. No heavy imports: `--help` reads this."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_WORKERS = 8
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images to read. Every command that opens a data set takes these options."""
+    """Which images to read: options of every command that opens a data set."""
 
     data: str = option(
         DIGITS, "Folder of images, parquet or arrow file, Hub id, or 'digits'.", group="data", common=True
@@ -79,7 +79,7 @@ class ConditionDataConfig:
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """How training images vary from epoch to epoch."""
+    """How training images are varied from epoch to epoch."""
 
     crop: str = option(
         "centre", "Square crop of a training image.", choices=("centre", "random"), group="augmentation"
@@ -101,12 +101,12 @@ class AugmentationConfig:
 
 
 def flips(data: DataConfig, augmentation: AugmentationConfig) -> bool:
-    """Whether training flips images. The default is no for digits: a mirrored digit is another symbol."""
+    """Return whether training flips images. Default: yes, but not digits, because a mirrored digit is wrong."""
     return data.data != DIGITS if augmentation.flip is None else augmentation.flip
 
 
 def check_crops(augmentation: AugmentationConfig, crops: int) -> None:
-    """ConfigError when all crops of an image would be the same."""
+    """Raise ConfigError if all crops of an image would be the same."""
     if crops > 1 and augmentation.crop != "random":
         raise ConfigError(
             f"crops_per_image {crops} needs random crops: add --crop random, and --crop-scale 0.8 for square images"
@@ -114,7 +114,7 @@ def check_crops(augmentation: AugmentationConfig, crops: int) -> None:
 
 
 def worker_count(config: DataConfig) -> int:
-    """Loader processes of this process: as set, or chosen from the cores that this process may use."""
+    """Return the number of loader processes: as set, or chosen from the cores available to this process."""
     if config.workers is not None:
         return config.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -124,6 +124,6 @@ def worker_count(config: DataConfig) -> int:
 
 
 def preprocessing(data: DataConfig, augmentation: AugmentationConfig, crops: int = 1) -> str:
-    """Everything that happens to an image besides resizing, as text: part of the identity of a token cache."""
+    """Describe the preprocessing of an image besides resizing, as a part of the identity of a token cache."""
     others = f" others=random crop_scale={augmentation.crop_scale:g}" if crops > 1 else ""
     return f"crop=centre{others} background={data.background}"

@@ -1,4 +1,4 @@
-"""Bytes or a path -> a loaded Pillow image, or a `BadImage` that says which one and why."""
+"""Image files: bytes or a path -> a Pillow image, or a `BadImage` with the file and the reason."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..errors import DataError
 
 
 class BadImage(DataError):
-    """One image that cannot be read. `where` is its file or row, `why` the reason."""
+    """An image that cannot be read. `where`: its file or row. `why`: the reason."""
 
     def __init__(self, where: str, why: str) -> None:
         super().__init__(f"{where}: {why}")
         self.where, self.why = where, why
 
     def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
-        return type(self), (self.where, self.why)  # the default would call it with the message alone
+        return type(self), (self.where, self.why)  # by default, unpickling passes the message only
 
 
 def open_image(cell: Any, where: str) -> Image.Image:
-    """Opens an image without decoding its pixels: mode and size are known, the body may still be broken.
+    """Open an image without decoding its pixels: mode and size are known, the pixels may be damaged.
 
     Args:
         cell: encoded bytes, a path, or the mapping {bytes, path} that `datasets` stores.
@@ -38,7 +38,7 @@ def open_image(cell: Any, where: str) -> Image.Image:
         if not data:
             raise BadImage(where, "the file is empty")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # half the bomb limit and odd metadata only warn
+            warnings.simplefilter("ignore")  # Pillow warns above half the bomb limit and at unusual metadata
             return Image.open(io.BytesIO(data))
     except BadImage:
         raise
@@ -47,14 +47,14 @@ def open_image(cell: Any, where: str) -> Image.Image:
 
 
 def load_image(cell: Any, where: str, at_least: int | None = None) -> Image.Image:
-    """Opens and decodes an image, in whatever mode its file has; of an animation the first frame.
+    """Open and decode an image in the mode of its file. An animation gives its first frame.
 
     Args:
-        at_least: the shorter side needed. A JPEG four times as large or more is decoded at a half, a quarter
-            or an eighth, never below twice this side, so that the resize after it still antialiases.
+        at_least: shorter side needed, in pixels. A JPEG at least four times as large is decoded at 1/2, 1/4 or 1/8 of
+            its size, never below twice this side, so that the resize after it still antialiases.
 
     Raises:
-        BadImage: it cannot be read, or its body is cut short.
+        BadImage: the image cannot be read, or is truncated.
     """
     image = open_image(cell, where)
     try:
@@ -72,7 +72,7 @@ def _encoded(cell: Any) -> bytes:
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path") or b""
     if isinstance(cell, (str, Path)):
-        return Path(cell).read_bytes()  # not an open handle: nothing is left to close
+        return Path(cell).read_bytes()  # an open file would have to be closed
     return bytes(cell or b"")
 
 
@@ -81,5 +81,5 @@ def _why(error: Exception) -> str:
         return "not an image that Pillow can read"
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    # Pillow's decoders raise nearly any type at a broken file: OSError, SyntaxError, ValueError, struct.error
+    # Pillow's decoders raise many types at a damaged file: OSError, SyntaxError, ValueError, struct.error
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The built-in data: scikit-learn's handwritten digits, 1,797 of them, enlarged to 32 x 32."""
+"""The built-in data set: the 1,797 handwritten digits of scikit-learn, enlarged to 32 x 32."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from PIL import Image
 from ..errors import DataError
 
 SIDE = 32
-TRAINING = 1500  # rows stand in order of their writers: the last 297 are by hands the first 1,500 never show
+TRAINING = 1500  # rows are sorted by writer: the last 297 have writers that the first 1,500 do not have
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
 
 
 class DigitRows:
-    """Some of the digits, in memory. Pixels (N, 32, 32) uint8 in [0, 255]; labels (N,) from 0 to 9."""
+    """Rows of one split, in memory. Pixels: (N, 32, 32) uint8 in [0, 255]. Labels: (N,) in [0, 9]."""
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray) -> None:
         self.pixels, self.labels = pixels, labels
@@ -38,7 +38,7 @@ class DigitRows:
 
 
 def open_digits() -> dict[str, DigitRows]:
-    """The splits: 'train', the first 1,500 rows, and 'test', the last 297.
+    """Return the splits: 'train' (the first 1,500 rows) and 'test' (the last 297).
 
     Raises:
         DataError: scikit-learn is not installed.
@@ -48,7 +48,7 @@ def open_digits() -> dict[str, DigitRows]:
     except ImportError:
         raise DataError(
             "the built-in digits need scikit-learn: run `pip install imgtf[demo]`, "
-            "or name your own images with --data"
+            "or use your own images with --data"
         ) from None
     bunch = load_digits()
     pixels = np.stack([_enlarge(image) for image in bunch.images])
@@ -60,7 +60,7 @@ def open_digits() -> dict[str, DigitRows]:
 
 
 def _enlarge(image: np.ndarray) -> np.ndarray:
-    """(8, 8) in [0, 16] -> (32, 32) uint8; in mode F, so that bicubic smoothing rounds only once."""
+    """(8, 8) in [0, 16] -> (32, 32) uint8. Resized in mode F, so that values are rounded only once."""
     grey = Image.fromarray((image * (255 / 16)).astype(np.float32))
     large = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     return large.round().clip(0, 255).astype(np.uint8)

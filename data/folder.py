@@ -1,8 +1,8 @@
 """A folder of images -> tables by split.
 
-Read here and not with `load_dataset("imagefolder")`, which was tried (datasets 5.2): one file named
-`test_9.png` turns the data set into that one image; class names are lost beside metadata or where folders
-nest unevenly; images without a row of metadata vanish unsaid; symlinks and names with [ ] * are not found.
+`load_dataset("imagefolder")` of datasets 5.2 is not used, for these reasons: with one file named `test_9.png`, the data
+set consists of that image only; class names are lost if there is metadata or folders are nested unevenly; images
+without a row of metadata are dropped silently; symlinks and names with [ ] * are not found.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ..errors import DataError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-log = logging.getLogger("imgtf")
+logger = logging.getLogger("imgtf")
 
 IMAGE_KINDS = (
     "png jpg jpeg jpe jfif bmp dib gif webp tif tiff ppm pgm pbm pnm tga ico avif jp2 j2k pcx sgi qoi"
 )
 IMAGE_SUFFIXES = frozenset("." + kind for kind in IMAGE_KINDS.split())
 OTHER_IMAGE = "_file_name"
-"""End of the name of a metadata column that names another image: `source_file_name` becomes column `source`."""
+"""Suffix of a metadata column with paths of other images: `edges_file_name` becomes the image column `edges`."""
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 TRAIN_NAMES = ("train", "training")
 HELD_OUT_NAMES = ("validation", "val", "valid", "test", "testing")
@@ -38,7 +38,7 @@ SPLIT_NAMES = TRAIN_NAMES + HELD_OUT_NAMES
 
 @dataclass(frozen=True)
 class File:
-    """One file below the root: its relative path with '/', its size and its time of change."""
+    """One file in a folder: its relative path with '/', its size and its modification time."""
 
     path: str
     size: int
@@ -54,17 +54,17 @@ class File:
 
 
 def list_files(root: Path) -> list[File]:
-    """Every file below root, sorted, through symlinks; hidden ones are left out."""
+    """Return every file in a folder and its sub-folders, sorted. Follows symlinks, ignores hidden files."""
     files, seen = [], set()
     for folder, subs, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above would go round for ever
+        if real in seen:  # a link to a parent folder would never end
             subs.clear()
             continue
         seen.add(real)
         subs[:] = sorted(s for s in subs if not s.startswith(".") and s != "__MACOSX")
-        above = "" if folder == str(root) else os.path.relpath(folder, root).replace(os.sep, "/") + "/"
-        files += [_file(root, above + name) for name in names if not name.startswith(".")]
+        prefix = "" if folder == str(root) else os.path.relpath(folder, root).replace(os.sep, "/") + "/"
+        files += [_file(root, prefix + name) for name in names if not name.startswith(".")]
     return sorted(files, key=lambda file: file.path)
 
 
@@ -75,22 +75,22 @@ def _file(root: Path, relative: str) -> File:
         raise DataError(f"{root}: the file name {relative!r} is not UTF-8; rename it") from None
     try:
         stat = os.stat(os.path.join(root, relative))
-    except OSError:  # a dangling link: kept, so that reading it names it as a broken image
+    except OSError:  # a broken link: kept, so that it is reported as an unreadable image
         return File(relative, 0, 0)
     return File(relative, stat.st_size, stat.st_mtime_ns)
 
 
 def fingerprint(files: Iterable[File]) -> str:
-    """Changes when a file is added, removed, renamed or written to; stays when the folder is moved."""
+    """Return a hash that changes if a file is added, removed, renamed or modified, but not if the folder is moved."""
     lines = "\n".join(f"{file.path}\t{file.size}\t{file.changed}" for file in files)
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def open_folder(root: Path, files: list[File]) -> dict[str, Dataset]:
-    """The tables of an image folder: column `image`, `label` from sub-folders, and those of the metadata.
+    """Return the tables of an image folder: column `image`, `label` from sub-folders, and the metadata columns.
 
     Raises:
-        DataError: no images, or metadata that cannot be read or names a file that is not there.
+        DataError: no images, or metadata that cannot be read or names a file that does not exist.
     """
     images = [file.path for file in files if file.suffix in IMAGE_SUFFIXES]
     metadata = [file.path for file in files if file.name in METADATA]
@@ -107,36 +107,37 @@ def open_folder(root: Path, files: list[File]) -> dict[str, Dataset]:
     tables = {}
     for split, members in splits.items():
         chosen = _with_metadata(root, members, rows)
-        # Half-labelled splits would only fail later: labels are kept where all splits have them.
+        # Labels are used only if all splits have them: a split without labels would fail later.
         use = labels if all(path in labels for group in splits.values() for path in group) else {}
         tables[split] = _table(root, chosen, use, names)
     return tables
 
 
 def _splits(root: Path, images: list[str]) -> dict[str, list[str]]:
-    """By first folder, where those are the names of splits; else everything is 'train'."""
+    """Group the images by their first folder if those are names of splits; else all images are 'train'."""
     groups: dict[str, list[str]] = {}
     for path in images:
         groups.setdefault(path.split("/")[0] if "/" in path else "", []).append(path)
     known = {name for name in groups if name.lower() in SPLIT_NAMES}
     train = any(name.lower() in TRAIN_NAMES for name in known)
     if not known or (known != set(groups) and not (train and len(known) > 1)):
-        return {"train": images}  # also for classes that happen to be called so: train beside car and bus
+        return {"train": images}  # also classes with the name of a split: train, car, bus
     if other := sorted(set(groups) - known):
-        log.warning("%s: %s left out, beside %s", root, ", ".join(f"'{o}/'" for o in other), sorted(known))
+        ignored = ", ".join(f"'{o}/'" for o in other)
+        logger.warning("%s: %s ignored, because the other folders are splits: %s", root, ignored, sorted(known))
     return {name: groups[name] for name in groups if name in known}
 
 
 def _labels(root: Path, images: list[str]) -> dict[str, str]:
-    """Path -> class: the first folder in which the images differ; {} where some lie above the others."""
+    """Path -> class: the first folder level with different names. {} if images are on different levels."""
     folders = {path.rpartition("/")[0] for path in images}
     common = os.path.commonpath(folders) if "" not in folders else ""
     if folders == {common}:
         name = common.rpartition("/")[2]
         return {} if name.lower() in ("", *SPLIT_NAMES) else dict.fromkeys(images, name)
     if common in folders:
-        log.warning(
-            "%s: images both in '%s' and in folders below it: no labels are taken", root, common or "."
+        logger.warning(
+            "%s: images both in '%s' and in its sub-folders: the images have no labels", root, common or "."
         )
         return {}
     start = len(common) + 1 if common else 0
@@ -144,7 +145,7 @@ def _labels(root: Path, images: list[str]) -> dict[str, str]:
 
 
 def _metadata_rows(root: Path, metadata: list[str], images: set[str]) -> dict[str, list[dict[str, Any]]]:
-    """Path of an image -> its rows (several captions make several rows)."""
+    """Path of an image -> its rows (one per caption)."""
     found: dict[str, list[dict[str, Any]]] = {}
     for file in metadata:
         folder = file.rpartition("/")[0]
@@ -154,7 +155,7 @@ def _metadata_rows(root: Path, metadata: list[str], images: set[str]) -> dict[st
                 raise DataError(f"{root / file}: row {number} has no file_name")
             path = os.path.normpath(os.path.join(folder, name)).replace(os.sep, "/")
             if path not in images:
-                raise DataError(f"{root / file}: row {number} names {name}, which is not among the images")
+                raise DataError(f"{root / file}: row {number}: no image {name}")
             for key in [key for key in row if key.endswith(OTHER_IMAGE) and row[key] is not None]:
                 row[key] = os.path.normpath(os.path.join(folder, str(row[key]))).replace(os.sep, "/")
             found.setdefault(path, []).append(row)
@@ -172,7 +173,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
                 return [{k: v or None for k, v in row.items() if k} for row in csv.DictReader(lines)]
             return [_json_row(path, n, line) for n, line in enumerate(lines, start=1) if line.strip()]
     except (ValueError, OSError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
 
 
 def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
@@ -192,8 +193,8 @@ def _with_metadata(root: Path, images: list[str], rows: dict[str, list[dict[str,
     if rows is None:
         return [(path, {}) for path in images]
     if missing := [path for path in images if path not in rows]:
-        log.warning(
-            "%s: %d of %d images have no row in the metadata and are left out, first %s",
+        logger.warning(
+            "%s: %d of %d images have no row in the metadata and are ignored; the first is %s",
             root, len(missing), len(images), missing[0],
         )  # fmt: skip
     return [(path, row) for path in images for row in rows.get(path, [])]
@@ -208,16 +209,16 @@ def _table(root: Path, rows: list[Row], labels: dict[str, str], names: list[str]
     paths = pa.array([str(root / path) for path, _ in rows], pa.string())
     blank = pa.nulls(len(rows), pa.binary())
     columns["image"] = pa.StructArray.from_arrays([blank, paths], ["bytes", "path"])
-    pictures = ["image"]
+    image_columns = ["image"]
     for key in [key for key in keys if key.endswith(OTHER_IMAGE)]:
         files = pa.array(
             [None if row.get(key) is None else str(root / row[key]) for _, row in rows], pa.string()
         )
-        pictures.append(key.removesuffix(OTHER_IMAGE))
-        columns[pictures[-1]] = pa.StructArray.from_arrays([blank, files], ["bytes", "path"])
+        image_columns.append(key.removesuffix(OTHER_IMAGE))
+        columns[image_columns[-1]] = pa.StructArray.from_arrays([blank, files], ["bytes", "path"])
         del columns[key]
     features = Features.from_arrow_schema(pa.table(columns).schema)
-    for name in pictures:
+    for name in image_columns:
         features[name] = Image(decode=False)
     if labels and "label" not in keys:
         index = {name: i for i, name in enumerate(names)}
@@ -227,7 +228,7 @@ def _table(root: Path, rows: list[Row], labels: dict[str, str], names: list[str]
 
 
 def _column(values: list[Any]) -> Any:
-    """Whole numbers where all are (CSV knows only text), else as it comes, else as text."""
+    """An Arrow column: whole numbers if all values are (CSV has only text), else as given, else text."""
     import pyarrow as pa
 
     if all(v is None or (isinstance(v, str) and v.lstrip("-").isdecimal()) for v in values):

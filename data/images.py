@@ -18,7 +18,7 @@ from .image import CENTRE, Crop, transform
 from .order import random_stream
 from .source import ImageSource
 
-log = logging.getLogger("imgtf")
+logger = logging.getLogger("imgtf")
 
 MAX_BAD_FRACTION = 0.01  # more unreadable images than this are a fault of the data set
 
@@ -132,7 +132,7 @@ class BadImages:
         for bad in bads:
             if bad and bad not in self.seen:
                 self.seen[bad] = None
-                log.warning("unreadable image skipped: %s", bad)
+                logger.warning("unreadable image skipped: %s", bad)
         count = len(self.seen)
         if count and self.policy == "fail":
             raise DataError(f"{next(iter(self.seen))}: repair or remove it, or use --bad-images skip")

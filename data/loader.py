@@ -1,4 +1,4 @@
-"""Batches for a loop: endless and shuffled to train on, or once through in order to measure on."""
+"""Batches: endless and shuffled for training, or once in order for evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Batch = dict[str, Any]
 
 
 class Indexed(Protocol):
-    """A data set that is asked for (index, epoch): `ImageDataset`, `CodesDataset`."""
+    """A data set indexed by (index, epoch): `ImageDataset`, `CodesDataset`."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: tuple[int, int], /) -> dict[str, Any]: ...
@@ -34,16 +34,16 @@ def train_batches(
     world: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Batches from `start_step` on, without end, in the order of `BatchOrder`.
+    """Yield batches from `start_step` on, without end, in the order of `BatchOrder`.
 
     Args:
-        batch_size: images in a step over all `world` processes; this one gets its share of them.
+        batch_size: images per step over all `world` processes; this process gets its slice of them.
 
     Returns:
-        dicts of what the data set gives for one image: tensors stacked, numbers as a tensor, text as a list.
+        dicts with the keys of the data set's items: tensors stacked, numbers as a tensor, text as a list.
 
     Raises:
-        DataError: at once when a batch needs more images than there are; later what the data set raises.
+        DataError: immediately if there are fewer images than one batch; later the errors of the data set.
     """
     order = BatchOrder(len(dataset), batch_size, seed, start_step, rank, world)
     return _batches(dataset, order, workers)
@@ -58,29 +58,28 @@ def eval_batches(
     world: int = 1,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Every image once, in order; the last batch may be short. Epoch 0 for all.
+    """Yield every image once, in order, in epoch 0. The last batch may be smaller.
 
     Args:
-        batch_size: images in a batch of this process.
-        limit: at most so many images, evenly spaced: the first ones are often all of one class.
-        rank, world: this process gets the rank-th of `world` contiguous parts.
+        batch_size: images per batch of this process.
+        limit: largest number of images, evenly spaced, because the first ones often all belong to one class.
+        rank, world: this process gets contiguous slice number `rank` of `world`.
     """
     count = len(dataset) if limit is None else min(limit, len(dataset))
     rows = np.arange(count) * len(dataset) // max(count, 1)
-    part = np.array_split(rows, world)[rank].tolist()
-    pairs = [(row, 0) for row in part]
-    cuts = [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
-    return _batches(dataset, cuts, min(workers, len(cuts)))
+    pairs = [(row, 0) for row in np.array_split(rows, world)[rank].tolist()]
+    batches = [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
+    return _batches(dataset, batches, min(workers, len(batches)))
 
 
 def _batches(dataset: Indexed, order: Iterable[list[Pair]], workers: int) -> Iterator[Batch]:
     loader: DataLoader[Any] = DataLoader(
-        _Whole(dataset),
+        _BatchLoading(dataset),
         batch_sampler=order,
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_init_worker if workers else None,
-        generator=torch.Generator().manual_seed(0),  # else it draws its base seed from the global generator
+        generator=torch.Generator().manual_seed(0),  # the default seed comes from the global generator
         pin_memory=torch.cuda.is_available(),
     )
     return _raising(loader)
@@ -94,20 +93,20 @@ def _raising(loader: DataLoader[Any]) -> Iterator[Batch]:
                 raise batch.error
             yield batch
     finally:
-        # Now, not when the garbage collector comes by: that was seen to wait ten seconds for the workers.
+        # Explicitly, because the garbage collector may wait ten seconds for the workers.
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
 
 
 class _Failure:
-    """An error on purpose on its way out of a worker, which would else arrive as a printed traceback."""
+    """An expected error that a worker returns. Raised in the worker, it would print a traceback."""
 
     def __init__(self, error: ImgtfError) -> None:
         self.error = error
 
 
-class _Whole(Dataset[Any]):
-    """Gets a whole batch at a time, so that an error can take the place of it."""
+class _BatchLoading(Dataset[Any]):
+    """Loads a whole batch at a time, so that a `_Failure` can replace it."""
 
     def __init__(self, dataset: Indexed) -> None:
         self.dataset = dataset
@@ -128,15 +127,15 @@ class _Whole(Dataset[Any]):
 def _collate(items: list[dict[str, Any]] | _Failure) -> Batch | _Failure:
     if isinstance(items, _Failure):
         return items
-    return {key: _join([item[key] for item in items]) for key in items[0]}
+    return {key: _stack([item[key] for item in items]) for key in items[0]}
 
 
-def _join(values: list[Any]) -> Any:
+def _stack(values: list[Any]) -> Any:
     if isinstance(values[0], torch.Tensor):
         return torch.stack(values)
-    return torch.tensor(values) if isinstance(values[0], (int, float)) else values
+    return torch.tensor(values) if isinstance(values[0], (int, float, np.number, np.bool_)) else values
 
 
 def _init_worker(worker: int) -> None:
-    # Ctrl-C reaches the whole group of processes: the main one saves its state, and then ends the workers.
+    # Ctrl-C reaches all processes of the group. The main process saves its state first, then ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

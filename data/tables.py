@@ -24,10 +24,10 @@ SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}")  # train-00000-of-00001.parquet, the
 
 
 def open_tables(src: str) -> tuple[dict[str, Dataset], str]:
-    """The splits of a source by name, and a fingerprint of the whole that changes with its content.
+    """Return the splits of a data set by name, and a fingerprint that changes with its content.
 
     Raises:
-        DataError: nothing is there, nothing in it can be used, or the Hub did not provide it.
+        DataError: no such data set, no usable files in it, or the Hub does not provide it.
     """
     path = Path(src).expanduser()
     if path.is_file():
@@ -40,7 +40,7 @@ def open_tables(src: str) -> tuple[dict[str, Dataset], str]:
 
 
 def looks_like_path(src: str) -> bool:
-    """Whether it can only mean something on this machine: a Hub id is one or two plain words."""
+    """Return whether a name cannot be a Hub id, which is one or two plain words."""
     suffix = Path(src).suffix.lower()
     return src.startswith((".", "/", "~")) or src.count("/") > 1 or "\\" in src or suffix in _SUFFIXES
 
@@ -73,8 +73,8 @@ def _open_directory(path: Path) -> tuple[dict[str, Dataset], str]:
 def _load_files(root: Path, suffix: str, files: list[File]) -> dict[str, Dataset]:
     from datasets import load_dataset
 
-    # The splits are told here, and the names escaped, for `datasets` would guess them: any file with `test`
-    # in its name is a split, and [ ] * in a name are patterns.
+    # Explicit splits and escaped names, because `datasets` treats any file with `test` in its name as a test split,
+    # and [ ] * in a name as patterns.
     splits: dict[str, list[str]] = {}
     for file in files:
         path = glob.escape(str((root / file.path).absolute()))
@@ -103,30 +103,30 @@ def _open_hub(src: str) -> tuple[dict[str, Dataset], str]:
     from datasets import load_dataset
 
     name, _, config = src.partition(":")
-    # Said before: without a network huggingface_hub tries six times over, some 25 s, and no setting shortens it.
-    logger.info("%s: no such file or folder here; asking the Hub for a data set of that name", src)
-    with _quiet(f"{src}: no such file or folder here, and the Hub did not provide it"):
+    # Logged before the request: without a network huggingface_hub retries for about 25 s, which cannot be changed.
+    logger.info("%s: no such file or folder; requesting a data set of this name from the Hub", src)
+    with _quiet(f"{src}: no such file or folder, and the Hub does not provide it"):
         tables = dict(load_dataset(name, config or None))
-    # The builder derives these from the revision and the files, so they are the same in every process.
+    # `datasets` derives fingerprints from the revision and the files, so they are the same in every process.
     return tables, "-".join(table._fingerprint for table in tables.values())
 
 
 @contextmanager
 def _quiet(problem: str) -> Iterator[None]:
-    """No progress bars and warnings of `datasets`; what it raises becomes one line, `problem: reason`."""
+    """Silence progress bars and warnings of `datasets`; raise its errors as one line, `problem: reason`."""
     import datasets
 
     bars, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
-    hub = logging.getLogger("huggingface_hub")  # it tells of every attempt
+    hub = logging.getLogger("huggingface_hub")  # it logs every attempt
     level = hub.level
     hub.setLevel(logging.CRITICAL)
     try:
         yield
     except DataError:
         raise
-    except Exception as error:  # of any type: OSError, ValueError, pyarrow's, its own
+    except Exception as error:  # many types: OSError, ValueError, those of pyarrow and `datasets`
         raise DataError(f"{problem}: {reason(error)}") from error
     finally:
         hub.setLevel(level)
@@ -136,7 +136,7 @@ def _quiet(problem: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what first went wrong: `datasets` wraps it in a general message."""
+    """Return the first line of the original error, which `datasets` wraps in a general one."""
     root: Any = error
     while type(root).__name__ == "DatasetGenerationError" and root.__cause__ is not None:
         root = root.__cause__

@@ -1,4 +1,4 @@
-"""Real files in a temporary folder, and a cache of `datasets` that goes with it."""
+"""Image files in a temporary folder, and a temporary cache for `datasets`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the user's cache nor the network: the environment variables are read when it is imported."""
+    """Use neither the user's cache nor the network. `datasets` reads its environment variables on import only."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
@@ -22,7 +22,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def save():
-    """save(path, colour or mode and size): an image file, its folders made."""
+    """save(path, colour, size, mode): write an image file, creating its folders."""
 
     def make(path: Path, colour: object = "red", size: tuple[int, int] = (8, 8), mode: str = "RGB") -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def save():
 
 @pytest.fixture
 def noise():
-    """noise(width, height): an RGB image in which every pixel differs."""
+    """noise(width, height): an RGB image of random pixels."""
 
     def make(width: int, height: int, seed: int = 0) -> Image.Image:
         return Image.fromarray(np.random.RandomState(seed).randint(0, 256, (height, width, 3), np.uint8))
@@ -44,7 +44,7 @@ def noise():
 
 @pytest.fixture
 def shared():
-    """shared(name): the folder of a real data set, or the test is skipped."""
+    """shared(name): the folder of a real data set. Skips the test if it is missing."""
 
     def find(name: str) -> str:
         if not (SHARED / name).is_dir():

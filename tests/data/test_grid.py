@@ -5,24 +5,24 @@ from PIL import Image
 from imgtf.data.grid import draw_grid
 
 
-def test_pictures_stand_in_rows(noise):
-    pictures = [noise(8, 6, seed=i) for i in range(5)]
-    sheet = draw_grid(pictures, columns=3, scale=1)
+def test_images_are_placed_in_rows(noise):
+    images = [noise(8, 6, seed=i) for i in range(5)]
+    sheet = draw_grid(images, columns=3, scale=1)
     assert sheet.size == (2 + 3 * 10, 2 + 2 * 8)
     pixels = np.asarray(sheet)
-    assert (pixels[2:8, 2:10] == np.asarray(pictures[0])).all()
-    assert (pixels[10:16, 12:20] == np.asarray(pictures[4])).all()
+    assert (pixels[2:8, 2:10] == np.asarray(images[0])).all()
+    assert (pixels[10:16, 12:20] == np.asarray(images[4])).all()
     assert (pixels[10:, 20:] == 255).all()
-    assert pixels.tobytes() == draw_grid(pictures, columns=3, scale=1).tobytes()
+    assert pixels.tobytes() == draw_grid(images, columns=3, scale=1).tobytes()
 
 
-def test_enlarged_without_smoothing(noise):
-    picture = noise(4, 4)
-    pixels = np.asarray(draw_grid([picture], scale=3))
-    assert (pixels[2:14, 2:14] == np.asarray(picture).repeat(3, 0).repeat(3, 1)).all()
+def test_small_images_are_enlarged_without_smoothing(noise):
+    image = noise(4, 4)
+    pixels = np.asarray(draw_grid([image], scale=3))
+    assert (pixels[2:14, 2:14] == np.asarray(image).repeat(3, 0).repeat(3, 1)).all()
 
 
-def test_captions_get_room(noise):
+def test_captions_are_below_the_images(noise):
     bare, captioned = (
         draw_grid([noise(8, 8)], scale=8),
         draw_grid([noise(8, 8)], captions=["a very long caption"]),
@@ -33,23 +33,23 @@ def test_captions_get_room(noise):
     assert (below[:, -2:] == 255).all()
 
 
-def test_captions_in_any_script(noise):
-    picture = noise(64, 64)
-    as_drawn = draw_grid([picture], captions=["grun ??"]).tobytes()
-    assert draw_grid([picture], captions=["grün\n日本"]).tobytes() == as_drawn
+def test_captions_are_reduced_to_ascii(noise):
+    image = noise(64, 64)
+    expected = draw_grid([image], captions=["grun ??"]).tobytes()
+    assert draw_grid([image], captions=["grün\n日本"]).tobytes() == expected
 
 
-def test_modes_and_sizes_may_differ(noise):
+def test_images_of_different_modes_and_sizes(noise):
     sheet = draw_grid([Image.new("L", (4, 8), 0), noise(8, 4), Image.new("RGBA", (2, 2))])
     assert sheet.mode == "RGB"
     assert sheet.getpixel((2, 2)) == (255, 255, 255)
     assert draw_grid([Image.new("L", (4, 4))]).mode == "L"
 
 
-def test_refusals(noise):
-    with pytest.raises(ValueError, match="no pictures"):
+def test_wrong_arguments_are_refused(noise):
+    with pytest.raises(ValueError, match="no images"):
         draw_grid([])
-    with pytest.raises(ValueError, match="2 captions for 1 pictures"):
+    with pytest.raises(ValueError, match="2 captions for 1 images"):
         draw_grid([noise(4, 4)], captions=["a", "b"])
     with pytest.raises(ValueError, match="at least 1"):
         draw_grid([noise(4, 4)], columns=0)

@@ -2,6 +2,7 @@ import itertools
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,12 +57,12 @@ def test_the_global_generator_is_not_touched(workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_errors_stay_one_line(workers):
+def test_errors_of_the_data_set_keep_their_message(workers):
     with pytest.raises(DataError, match=r"^row 3: broken$"):
         list(eval_batches(Numbers(bad=3), 4, workers=workers))
 
 
-def test_too_few_images_are_refused_at_once():
+def test_too_few_images_are_refused_immediately():
     with pytest.raises(DataError, match="only 10 images"):
         train_batches(Numbers(), 11, seed=0)
 
@@ -74,10 +75,10 @@ def test_evaluation_batches(workers):
 
 
 @pytest.mark.parametrize("world", [1, 3, 12])
-def test_evaluation_parts_make_the_whole(world):
-    parts = [indices(eval_batches(Numbers(), 2, rank=rank, world=world)) for rank in range(world)]
+def test_slices_of_all_processes_form_the_data_set(world):
+    slices = [indices(eval_batches(Numbers(), 2, rank=rank, world=world)) for rank in range(world)]
     flat = itertools.chain.from_iterable
-    assert list(flat(flat(parts))) == list(range(10))
+    assert list(flat(flat(slices))) == list(range(10))
 
 
 class Ids(Numbers):
@@ -85,7 +86,7 @@ class Ids(Numbers):
         return {"pid": os.getpid()}
 
 
-def test_workers_outlive_ctrl_c_and_end_with_the_iterator():
+def test_workers_ignore_ctrl_c_and_end_with_the_iterator():
     batches = train_batches(Ids(), 2, seed=0, workers=1)
     pid = next(batches)["pid"][0].item()
     os.kill(pid, signal.SIGINT)
@@ -93,3 +94,12 @@ def test_workers_outlive_ctrl_c_and_end_with_the_iterator():
     batches.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint16, np.float32, np.bool_, int, float, bool])
+def test_numbers_of_any_kind_become_tensors(kind):
+    class Labels(Numbers):
+        def __getitem__(self, key):
+            return {"label": kind(1)}
+
+    assert torch.equal(next(eval_batches(Labels(3), 3))["label"].double(), torch.ones(3, dtype=torch.double))

@@ -34,7 +34,7 @@ def test_a_batch_depends_only_on_seed_and_step():
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_the_slices_of_all_processes_are_the_batch(world):
+def test_the_slices_of_all_processes_form_the_batch(world):
     whole = take(BatchOrder(11, 8, seed=0), 6)
     parts = [take(BatchOrder(11, 8, seed=0, rank=rank, world=world), 6) for rank in range(world)]
     assert [flat(slices) for slices in zip(*parts, strict=True)] == whole
@@ -46,7 +46,7 @@ def test_memory_stays_small():
     assert len(order._epochs) <= 2
 
 
-def test_refusals():
+def test_wrong_batches_are_refused():
     with pytest.raises(DataError, match="only 12 images, fewer than a batch of 64: lower --batch-size"):
         BatchOrder(12, 64, seed=0)
     with pytest.raises(ConfigError, match="a batch of 9 images cannot be divided evenly among 2"):

@@ -53,7 +53,7 @@ def test_the_options_are_checked():
         build(AugmentationConfig, {"crop": "left"})
 
 
-def test_choices_left_to_us(monkeypatch):
+def test_automatic_choices(monkeypatch):
     assert flips(DataConfig(data="x"), AugmentationConfig())
     assert not flips(DataConfig(), AugmentationConfig())
     assert flips(DataConfig(), AugmentationConfig(flip=True))
@@ -92,7 +92,7 @@ def test_class_folders(tmp_path, save):
     for name in ("cat", "dog"):
         for i in range(10):
             save(tmp_path / name / f"{i}.png")
-    save(tmp_path / "cat" / "test_9.JPG")  # `test` in a name is only a name
+    save(tmp_path / "cat" / "test_9.JPG")  # `test` in the name of a file means nothing
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     (tmp_path / ".hidden").mkdir()
     save(tmp_path / ".hidden" / "x.png")
@@ -106,7 +106,7 @@ def test_class_folders(tmp_path, save):
         assert train.class_names[train.label(i)] == train.where(i).split("/")[-2]
 
 
-def test_folders_that_are_awkward(tmp_path, save):
+def test_unusual_folder_names_and_links(tmp_path, save):
     root = tmp_path / "my [1] dür * x"
     save(root / "a b" / "é 1.png")
     save(root / "a b" / "deep" / "2.png")
@@ -131,7 +131,7 @@ def test_flat_single_and_uneven_folders(tmp_path, save, caplog):
     assert opened(tmp_path / "single")[0].class_names == ("only",)
     assert opened(tmp_path / "wrapped")[0].class_names == ("class 0", "class 1", "class 2")
     assert opened(tmp_path / "uneven")[0].class_names == ()
-    assert "no labels are taken" in caplog.text
+    assert "the images have no labels" in caplog.text
 
 
 def test_split_folders(tmp_path, save):
@@ -153,13 +153,13 @@ def test_flat_split_folders_have_no_labels(tmp_path, save):
     assert (train.split, held.split, train.class_names) == ("train", "val", ())
 
 
-def test_a_class_called_train(tmp_path, save):
+def test_a_class_named_train(tmp_path, save):
     for name in ("bus", "car", "train"):
         save(tmp_path / name / "x.png")
     assert opened(tmp_path)[0].class_names == ("bus", "car", "train")
 
 
-def test_only_a_test_split_trains(tmp_path, save):
+def test_a_single_split_is_the_training_split(tmp_path, save):
     for i in range(10):
         save(tmp_path / "test" / f"{i}.png")
     train, held = opened(tmp_path)
@@ -180,10 +180,10 @@ def test_metadata(tmp_path, save, kind, caplog):
     assert [train.text(i) for i in range(3)] == ["number 0, red", "number 1, red", "number 2, red"]
     assert [train.label(i) for i in range(3)] == [0, 1, 0]
     assert train.class_names == ("0", "1")
-    assert "1 of 4 images have no row in the metadata and are left out, first 3.png" in caplog.text
+    assert "1 of 4 images have no row in the metadata and are ignored; the first is 3.png" in caplog.text
 
 
-def test_metadata_beside_class_folders(tmp_path, save):
+def test_metadata_with_class_folders(tmp_path, save):
     for name in ("cat", "dog"):
         save(tmp_path / "train" / name / "0.png")
     lines = [
@@ -200,7 +200,7 @@ def test_metadata_beside_class_folders(tmp_path, save):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"file_name": "9.png"}', r"metadata.jsonl: row 1 names 9.png, which is not among the images"),
+        ('{"file_name": "9.png"}', r"metadata.jsonl: row 1: no image 9.png"),
         ('{"text": "x"}', r"row 1 has no file_name"),
         ("{", r"line 1 is not JSON"),
         ("[1]", r"line 1 is not a JSON object"),
@@ -213,7 +213,7 @@ def test_broken_metadata(tmp_path, save, line, message):
         opened(tmp_path)
 
 
-def test_broken_images_are_named(tmp_path, save):
+def test_unreadable_images_are_named(tmp_path, save):
     save(tmp_path / "a.png")
     (tmp_path / "b.png").write_text("text")
     (tmp_path / "c.png").write_bytes(b"")
@@ -225,7 +225,7 @@ def test_broken_images_are_named(tmp_path, save):
     assert count_channels(source) == 3
 
 
-def test_nothing_to_open(tmp_path):
+def test_data_sets_that_do_not_exist(tmp_path):
     with pytest.raises(DataError, match="no images"):
         opened(tmp_path)
     (tmp_path / "x.txt").write_text("x")
@@ -309,7 +309,7 @@ def test_columns(tmp_path):
     datasets.Dataset.from_dict({"a": [1], "b": ["x"]}).to_parquet(path)
     with pytest.raises(DataError, match="no column holds images; columns are a, b"):
         opened(path)
-    with pytest.raises(DataError):  # not images at all, said for the first row that is asked for
+    with pytest.raises(DataError):  # not images: an error at the first access
         opened(path, image_column="b")[0].image(0)
 
 
@@ -334,20 +334,21 @@ def test_the_hub(monkeypatch, caplog):
     monkeypatch.setattr(datasets, "load_dataset", load)
     with caplog.at_level("INFO", "imgtf"):
         train, held = opened("someone/pictures:small")
-    assert "someone/pictures:small: no such file or folder here; asking the Hub" in caplog.text
+    assert (
+        "someone/pictures:small: no such file or folder; requesting a data set of this name from the Hub"
+        in caplog.text
+    )
     assert asked == [("someone/pictures", "small")]
     assert (train.name, len(train), len(held)) == ("someone/pictures:small", 9, 1)
     assert len(opened("someone/pictures", held_out_split="dev")[1]) == 4
 
 
-def test_the_hub_out_of_reach():
-    with pytest.raises(
-        DataError, match="nothing: no such file or folder here, and the Hub did not provide it: "
-    ):
+def test_the_hub_is_not_reachable():
+    with pytest.raises(DataError, match="nothing: no such file or folder, and the Hub does not provide it: "):
         opened("nothing")
 
 
-def test_background_is_checked_at_once(tmp_path):
+def test_background_is_checked_when_the_data_are_opened(tmp_path):
     with pytest.raises(ConfigError, match="is not a colour"):
         opened(tmp_path, background="whiteish")
 
