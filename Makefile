@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all their own set-up; a second call installs nothing.
+# Every target creates `.venv` and installs the dependencies first, if they have changed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,21 +7,21 @@ READY := $(VENV)/ready
 
 .PHONY: demo test lint types clean
 
-demo: $(READY)  ## train both stages on the built-in digits and sample, in a folder of its own
+demo: $(READY)  ## train both stages on the built-in digits and sample, in demo/
 	rm -rf demo && mkdir demo
 	cd demo && ../$(BIN)/imgtf tokenizer train
 	cd demo && ../$(BIN)/imgtf prior train
 	cd demo && ../$(BIN)/imgtf sample --n 64 --top-k 100
 	@echo "The grid of samples: demo/model/samples/001/grid.png"
 
-test: lint types  ## style, types, tests
+test: lint types  ## style, types and tests
 	$(BIN)/pytest
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The root is the package `imgtf` whatever the checkout's folder is called: mypy is shown it under that name.
+# The repository root is the package `imgtf`, whatever the name of the folder: mypy sees it through a link.
 types: $(READY)
 	mkdir -p $(VENV)/src && ln -sfn "$(CURDIR)" $(VENV)/src/imgtf
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p imgtf
