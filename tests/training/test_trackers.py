@@ -81,5 +81,5 @@ def test_a_missing_tracker_package_is_named_with_its_install_command(monkeypatch
 
 
 def test_an_unknown_tracker_is_refused(tmp_path: Path, capsys: Any) -> None:
-    assert run("tokenizer", "train", "--model", tmp_path / "m", "--log-with", "paper") == 1
-    assert "log_with must be one of aim" in capsys.readouterr().err
+    assert run("tokenizer", "train", "--model", tmp_path / "m", "--log-with", "paper") == 2
+    assert "'paper' is not one of 'aim'" in capsys.readouterr().err
