@@ -167,7 +167,7 @@ def _to_float(value: int) -> float:
     try:
         return float(value)
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 def _check_range(minimum: float | None, maximum: float | None, value: Any, where: str) -> None:

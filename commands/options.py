@@ -13,7 +13,7 @@ import click
 from ..options import bounds, field_types
 from ..pipelines.settings import load_presets, option_names
 from .command import Command, Option
-from .types import PRECISIONS, CommaSeparated, Device, Preset
+from .types import PRECISIONS, CommaSeparated, Device, FiniteRange, Preset
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOLLOWS_DATA = {
@@ -152,7 +152,7 @@ def _value(cls: type, field: dataclasses.Field[Any], plain: type) -> dict[str, A
     if plain is int:
         return {"type": click.IntRange(minimum, maximum), "metavar": "N"}
     if plain is float:
-        return {"type": click.FloatRange(minimum, maximum), "metavar": "X"}
+        return {"type": FiniteRange(minimum, maximum), "metavar": "X"}
     return {"type": click.STRING}
 
 

@@ -125,6 +125,7 @@ def sample(
         report(describe_sampling(model, n, batch_size, device, precision, **settings), as_json)
         return
     _stop_on_terminate()
+    conditions = {"label": label or None, "text": text or None, "image": image or None}
     with joined() as processes:
         if out and processes.is_first:
             check_out(out, force)
@@ -136,9 +137,9 @@ def sample(
         quiet = None if processes.is_first else True
         with tqdm(total=total, desc="sample", unit="token", disable=quiet) as bar:
             grid = write_samples(
-                pipeline, out, n, label or None, text=text or None, image=image or None, seed=seed, first=first,
-                batch_size=batch_size, force=force,
-                progress=lambda codes: bar.update(codes * world), processes=processes, **settings,
+                pipeline, out, n, seed=seed, first=first, batch_size=batch_size, force=force,
+                progress=lambda codes: bar.update(codes * world), processes=processes, conditions=conditions,
+                settings=settings,
             )  # fmt: skip
         if processes.is_first:
             click.echo(json.dumps({"grid": str(grid), "n": n}) if as_json else grid)

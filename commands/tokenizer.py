@@ -150,7 +150,7 @@ def reconstruct(
     """Encode and decode IMAGES. Each PNG shows an image and its reconstruction side by side."""
     log_to_stderr()
     from ..pipelines.evaluate import reconstruct as write_reconstructions
-    from ..pipelines.write import check_files, reconstruction_files
+    from ..pipelines.files import check_files, reconstruction_files
 
     check_files(reconstruction_files(images, out), force)
     paths = write_reconstructions(_load(model, device), images, out, background, precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +13,8 @@ from click.shell_completion import CompletionItem
 MAX_IMAGES = 10_000_000
 """Most images of one `imgtf sample`; --first continues a larger set."""
 MAX_BATCH = 2**16
-MAX_SEED = 2**63 - 1
-"""NumPy reads seeds and image numbers as signed 64-bit integers."""
-MAX_FIRST = 2**62
+MAX_SEED = 2**64 - 1
+MAX_FIRST = MAX_SEED - MAX_IMAGES
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SAMPLING_PRECISIONS = (*PRECISIONS, "int8")
 
@@ -37,6 +37,16 @@ class CommaSeparated(click.ParamType):
         before, comma, last = incomplete.rpartition(",")
         found = self.item.shell_complete(ctx, param, last)
         return [CompletionItem(before + comma + item.value) for item in found if item.type == "plain"]
+
+
+class FiniteRange(click.FloatRange):
+    """A float within bounds; NaN and infinity are refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 class AutoOrCount(click.ParamType):

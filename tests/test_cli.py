@@ -1,30 +1,22 @@
-"""The command line itself: help, exit codes, what it imports."""
+"""The entry point: exit codes, one-line errors, start-up time."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 
 from imgtf.bench.config import BenchConfig
-from imgtf.cli import PRIOR_CLASSES, TOKENIZER_CLASSES, cli, main
-from imgtf.pipelines.settings import option_names
+from imgtf.cli import COMMANDS, cli, main
+from imgtf.errors import ConfigError, Interrupted
+from imgtf.pipelines.settings import PRIOR_CLASSES, TOKENIZER_CLASSES, option_names
 
-
-def commands(
-    group: click.Group = cli, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from commands(command, (*path, name))
-        else:
-            yield (*path, name), command
+ROOT = Path(__file__).parents[1]
 
 
 def exit_code(*arguments: str) -> int:
@@ -33,29 +25,48 @@ def exit_code(*arguments: str) -> int:
     return int(stopped.value.code or 0)
 
 
-def test_help_loads_nothing_heavy() -> None:
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["tokenizer", "train", "--help-all"], ["sample", "--help"]]
+)
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     program = (
-        "import sys, imgtf.cli\n"
-        "sys.argv = ['imgtf', 'tokenizer', 'train', '--help']\n"
+        f"import sys, imgtf.cli\nsys.argv = ['imgtf', *{arguments}]\n"
         "try: imgtf.cli.main()\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'datasets', 'accelerate', 'PIL', 'numpy'} & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = python("-c", program)
     assert done.stderr.strip() == "[]"
-    assert "--codebook-size" in done.stdout
+    assert "Usage: imgtf" in done.stdout
 
 
-@pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)
-def test_every_option_says_what_it_does_and_its_default(path: tuple[str, ...], capsys: Any) -> None:
-    command = dict(commands())[path]
-    assert command.help
-    assert exit_code(*path, "--help") == 0
-    text = " ".join(capsys.readouterr().out.split())
-    for option in (p for p in command.params if isinstance(p, click.Option)):
-        assert option.help, option.name
-        assert option.required or "[default:" in option.help or option.show_default, option.name
-        assert option.opts[0] in text
+def test_help_answers_at_once() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        assert python("-m", "imgtf", "--help").returncode == 0
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 0.3
+
+
+def test_a_command_is_imported_when_it_is_used() -> None:
+    program = "import sys, imgtf.cli; print([m for m in sys.modules if m.startswith('imgtf.commands.')])"
+    assert python("-c", program).stdout.strip() == "['imgtf.commands.reporting']"
+
+
+def test_commands_are_listed_in_the_order_of_use(capsys: Any) -> None:
+    assert exit_code("--help") == 0
+    text = capsys.readouterr().out.split("Commands:")[1]
+    assert re.findall(r"^  (\w+)", text, flags=re.MULTILINE) == list(COMMANDS)
+
+
+def test_module_and_command_are_the_same() -> None:
+    help_text = python("-m", "imgtf", "sample", "--help").stdout
+    assert help_text.startswith("Usage: imgtf sample")
 
 
 @pytest.mark.parametrize(
@@ -66,16 +77,28 @@ def test_every_option_says_what_it_does_and_its_default(path: tuple[str, ...], c
         ("tokenizer", "train", "--steps", "0"),
         ("tokenizer", "train", "--multipliers", "1,x"),
         ("tokenizer", "train", "--preset", "huge"),
+        ("tokenizer", "trian"),
         ("sample", "--n", "0"),
         ("sample", "--batch-size", "many"),
+        ("sample", "--device", "warp"),
         ("bench", "--model", "m", "--preset", "tiny"),
+        ("bench", "--parts", "sampling,flying"),
         ("smaple",),
         ("tokenizer", "reconstruct", "--out", "x"),
     ],
+    ids=" ".join,
 )
-def test_wrong_usage_exits_with_two(wrong: tuple[str, ...], capsys: Any) -> None:
+def test_wrong_usage_exits_with_two_and_one_line(wrong: tuple[str, ...], capsys: Any) -> None:
     assert exit_code(*wrong) == 2
-    assert "Error" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: ")
+    assert re.search(r"See imgtf[\w ]* --help\.$", line)
+
+
+@pytest.mark.parametrize("group", [(), ("tokenizer",), ("prior",)])
+def test_a_group_without_a_command_shows_its_help(group: tuple[str, ...], capsys: Any) -> None:
+    assert exit_code(*group) == 2
+    assert "Commands:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -84,31 +107,63 @@ def test_wrong_usage_exits_with_two(wrong: tuple[str, ...], capsys: Any) -> None
         (("tokenizer", "train", "--data", "./nowhere"), "nowhere"),
         (("tokenizer", "train", "--config", "none.toml"), "none.toml: no such"),
         (("sample", "--model", "nowhere"), "nowhere/tokenizer/config.json: no such file"),
-        (("sample", "--device", "warp"), "device warp"),
         (("prior", "train", "--model", "nowhere"), "nowhere holds no tokenizer"),
         (("info", "nowhere"), "nowhere"),
         (("sample", "--model", "nowhere", "--dry-run"), "nowhere/tokenizer/config.json: no such file"),
         (("bench", "--model", "nowhere"), "nowhere/tokenizer/config.json: no such file"),
-        (("bench", "--parts", "sampling,flying"), "parts must be one of sampling"),
-        (("bench", "--batch-sizes", "0"), "batch_sizes must be at least 1"),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_wrong_input_exits_with_one_and_one_line(
     wrong: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert exit_code(*wrong) == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert message in lines[0]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: ")
+    assert message in line
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConfigError("a\nb"), 1, "Error: a b"),
+        (Interrupted("saved"), 130, "Interrupted: saved; continue with the same command and --resume"),
+        (KeyboardInterrupt(), 130, "Interrupted."),
+        (PermissionError(13, "Permission denied", "x"), 1, "Error: x: Permission denied"),
+        (MemoryError(), 1, "Error: out of memory; lower --batch-size"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+            1,
+            "Error: out of memory; lower --batch-size",
+        ),
+    ],
+)
+def test_expected_errors_end_in_one_line(
+    error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "invoke", fail)
+    assert exit_code("info") == code
+    assert capsys.readouterr().err.strip() == line
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(cli, "invoke", fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        main(["info"])
+
+
 def test_every_setting_is_read_somewhere() -> None:
-    """No dead options: each field of a configuration is read as an attribute somewhere in the package."""
-    root = Path(__file__).parents[1]
-    rooms = ("tokenizer", "prior", "training", "data", "pipelines")
-    text = "\n".join(p.read_text() for room in rooms for p in (root / room).rglob("*.py"))
-    classes = (*TOKENIZER_CLASSES, *PRIOR_CLASSES, BenchConfig)
-    names = {name for cls in classes for name in option_names(cls)}
-    assert [name for name in sorted(names) if not re.search(rf"\.{name}\b", text)] == []
+    """Each field of a configuration is read as an attribute, or is the weight of a loss that is named."""
+    folders = ("tokenizer", "prior", "training", "data", "pipelines", "bench")
+    text = "\n".join(p.read_text() for folder in folders for p in (ROOT / folder).rglob("*.py"))
+    names = {name for cls in (*TOKENIZER_CLASSES, *PRIOR_CLASSES, BenchConfig) for name in option_names(cls)}
+    unread = [name for name in sorted(names) if not re.search(rf"\.{name}\b", text)]
+    assert [name for name in unread if f'"{name.removesuffix("_weight")}"' not in text] == []

@@ -1,0 +1,77 @@
+"""Numbers on the command line have bounds: a wrong one ends in exit code 2 and one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+
+from ..pipelines.conftest import run
+from .conftest import COMMANDS
+
+HUGE = ("99999999999999999999", "18446744073709551616", "9" * 5000, "-99999999999999999999")
+NUMBERS = [
+    (path, param.opts[0])
+    for path, command in COMMANDS.items()
+    for param in command.params
+    if isinstance(param.type, (type(click.INT), type(click.FLOAT)))
+]
+
+
+def refused(*arguments: str, capsys: Any) -> str:
+    assert run(*arguments) == 2, arguments
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: Invalid value for ")
+    assert line.endswith(" --help.")
+    return str(line)
+
+
+@pytest.mark.parametrize("value", HUGE, ids=lambda value: value[:22])
+def test_huge_whole_numbers_are_refused(value: str, capsys: Any) -> None:
+    for path, flag in NUMBERS:
+        param = next(p for p in COMMANDS[path].params if flag in p.opts)
+        if isinstance(param.type, type(click.INT)):
+            assert flag in refused(*path, flag, value, capsys=capsys)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "x"])
+def test_floats_are_finite(value: str, capsys: Any) -> None:
+    for path, flag in NUMBERS:
+        param = next(p for p in COMMANDS[path].params if flag in p.opts)
+        if isinstance(param.type, type(click.FLOAT)):
+            assert flag in refused(*path, flag, value, capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("sample", "--seed", "99999999999999999999"),
+        ("sample", "--seed", "-1"),
+        ("sample", "--first", "18446744073709551615"),
+        ("sample", "--n", "99999999999"),
+        ("sample", "--batch-size", "99999999999"),
+        ("sample", "--batch-size", "0"),
+        ("sample", "--top-p", "1.5"),
+        ("tokenizer", "train", "--steps", "99999999999"),
+        ("tokenizer", "train", "--seed", "18446744073709551615"),
+        ("tokenizer", "train", "--multipliers", "1,99999999999999999999"),
+        ("bench", "--batch-sizes", "1,0"),
+        ("prior", "eval", "--orders", "0"),
+    ],
+    ids=" ".join,
+)
+def test_out_of_range_is_a_usage_error(wrong: tuple[str, ...], capsys: Any) -> None:
+    refused(*wrong, capsys=capsys)
+
+
+def test_the_largest_seed_is_accepted() -> None:
+    for value in (0, 2**64 - 1):
+        assert COMMANDS[("sample",)].make_context("sample", ["--seed", str(value)]).params["seed"] == value
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
+def test_devices(device: str, capsys: Any) -> None:
+    for path in (("sample",), ("tokenizer", "train"), ("bench",)):
+        assert COMMANDS[path].make_context("x", ["--device", device]).params["device"] == device
+        refused(*path, "--device", f"{device}x", capsys=capsys)

@@ -1,0 +1,188 @@
+"""`--config FILE.toml` on every command: what it sets, what it refuses, what wins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from imgtf.commands.command import config_key
+from imgtf.errors import ConfigError
+from imgtf.pipelines.settings import TOKENIZER_CLASSES, collect
+
+from ..pipelines.conftest import SMALL_PRIOR, SMALL_TOKENIZER, run
+from .conftest import COMMANDS
+
+EVERY = pytest.mark.parametrize("path", list(COMMANDS), ids=" ".join)
+ARGUMENTS = {
+    ("tokenizer", "reconstruct"): ["a.png", "--out", "out"],
+    ("import",): ["auto", "weights.pt"],
+    ("export",): ["taming", "weights.safetensors"],
+}
+
+
+def parse(path: tuple[str, ...], *arguments: str) -> dict[str, Any]:
+    """The parameters that a command would be called with."""
+    given = [*ARGUMENTS.get(path, []), *arguments]
+    return dict(COMMANDS[path].make_context(path[-1], given).params)
+
+
+def write(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    return str(file)
+
+
+@EVERY
+def test_every_command_reads_a_file(path: tuple[str, ...], tmp_path: Path) -> None:
+    assert parse(path, "--config", write(tmp_path, "json = true"))["as_json"] is True
+
+
+@EVERY
+def test_every_command_refuses_an_unknown_key_in_one_line(
+    path: tuple[str, ...], tmp_path: Path, capsys: Any
+) -> None:
+    file = write(tmp_path, "jsno = true")
+    assert run(*path, *ARGUMENTS.get(path, []), "--config", file) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {file}: unknown key jsno; did you mean json")
+
+
+@EVERY
+def test_every_option_can_stand_in_the_file(path: tuple[str, ...], tmp_path: Path) -> None:
+    """By its long name; what is not possible is refused with the name, never passed over."""
+    for param in COMMANDS[path].params:
+        if param.expose_value:
+            with pytest.raises(ConfigError, match=rf"run\.toml: {config_key(param)}"):
+                parse(path, "--config", write(tmp_path, f"{config_key(param)} = 1979-05-27"))
+
+
+def test_the_file_sets_options_and_the_command_line_wins(tmp_path: Path) -> None:
+    file = write(
+        tmp_path, 'n = 4\nlabel = ["cat", "dog"]\ntop-k = 7\ncfg_scale = 2\nbatch_size = 8\nforce = true\n'
+    )
+    params = parse(("sample",), "--config", file, "--top-k", "9")
+    expected = {"n": 4, "label": ("cat", "dog"), "top_k": 9, "cfg_scale": 2.0, "batch_size": 8, "force": True}
+    assert {name: params[name] for name in expected} == expected
+    assert parse(("sample",), "--top-k", "9", "--config", file)["top_k"] == 9
+    assert parse(("sample",))["n"] == 16
+
+
+def test_switches_lists_and_choices_of_settings(tmp_path: Path) -> None:
+    text = 'flip = false\nmultipliers = [1, 2]\nbit_depth = 16\nlr = 1\nlog_with = ["wandb"]\ndata = "x"\n'
+    params = parse(("tokenizer", "train"), "--config", write(tmp_path, text))
+    expected = {
+        "flip": False,
+        "multipliers": [1, 2],
+        "bit_depth": 16,
+        "lr": 1.0,
+        "log_with": ["wandb"],
+        "data": "x",
+    }
+    assert {name: params[name] for name in expected} == expected
+    assert parse(("tokenizer", "train"), "--config", write(tmp_path, text), "--flip")["flip"] is True
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("tokenizer train", 'steps = "3"', "steps must be int, got '3'"),
+        ("tokenizer train", "steps = 0", "steps must be at least 1"),
+        ("tokenizer train", "steps = 99999999999999999999", "steps must be at most"),
+        ("tokenizer train", "steps = true", "steps must be int"),
+        ("tokenizer train", "lr = nan", "lr must be a finite number"),
+        ("tokenizer train", 'multipliers = "1,2"', "multipliers must be a list of int"),
+        ("tokenizer train", "flip = 1", "flip must be bool"),
+        ("tokenizer train", 'quantizer = "vqq"', "quantizer must be one of vq"),
+        ("tokenizer train", 'preset = "huge"', "preset: 'huge' is not one of"),
+        ("tokenizer train", 'force = "yes"', "force must be bool"),
+        ("tokenizer train", "model = 3", "model must be str"),
+        ("sample", "seed = -1", "seed: -1 is not in the range"),
+        ("sample", "n = 1.5", "n must be int"),
+        ("sample", "label = [1]", "label must be str"),
+        ("sample", 'device = "warp"', "device: 'warp' is not one of auto, cpu"),
+        ("sample", "batch_size = 0", "batch_size: 0 is not in the range"),
+        ("sample", "[n]\nx = 1", "n must be int"),
+        ("sample", "n = ", "not readable as TOML"),
+        ("sample", "temperature = 0", "temperature must be at least"),
+        ("bench", "parts = ['flying']", "parts must be one of"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_file_and_key(
+    path: str, text: str, message: str, tmp_path: Path, capsys: Any
+) -> None:
+    file = write(tmp_path, text)
+    assert run(*path.split(), "--config", file) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {file}: ")
+    assert message in line
+
+
+def test_a_missing_file_is_one_line(capsys: Any) -> None:
+    assert run("info", "--config", "none.toml") == 1
+    assert capsys.readouterr().err == "Error: none.toml: no such configuration file\n"
+
+
+def test_help_does_not_read_the_file(tmp_path: Path, capsys: Any) -> None:
+    assert run("sample", "--help", "--config", write(tmp_path, "nonsense = 1")) == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_an_argument_can_come_from_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, f'folder = "{tmp_path}"')
+    assert COMMANDS[("info",)].make_context("info", ["--config", file]).params["folder"] == tmp_path
+
+
+def test_a_runs_own_file_repeats_it_and_counts_as_set_by_the_user(images: Path, tmp_path: Path) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    small = ["--steps", "2", *SMALL_TOKENIZER]
+    assert run("tokenizer", "train", "--data", images, "--model", first, *small) == 0
+    file = first / "tokenizer" / "train.toml"
+    assert run("tokenizer", "train", "--config", file, "--model", again) == 0
+    assert (again / "tokenizer" / "train.toml").read_text() == file.read_text()
+    assert (again / "tokenizer" / "config.json").read_text() == (
+        first / "tokenizer" / "config.json"
+    ).read_text()
+    params = parse(("tokenizer", "train"), "--config", str(file))
+    given = {
+        k: v for k, v in params.items() if k not in ("model", "resume", "force", "as_json") and v is not None
+    }
+    assert collect("tokenizer", TOKENIZER_CLASSES, given).explicit >= {
+        "image_size",
+        "channels",
+        "data",
+        "steps",
+    }
+
+
+def test_the_priors_own_file_repeats_its_run(model: Path, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    assert (
+        run("tokenizer", "train", "--data", images, "--model", folder, "--steps", "2", *SMALL_TOKENIZER) == 0
+    )
+    assert run("prior", "train", "--model", folder, "--steps", "2", *SMALL_PRIOR, "--top-k", "5") == 0
+    file = folder / "prior" / "train.toml"
+    before = file.read_text()
+    assert run("prior", "train", "--config", file, "--model", folder, "--force") == 0
+    assert file.read_text() == before
+
+
+def test_resume_reads_the_runs_settings_and_then_the_file(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    small = ["--data", images, "--model", folder, *SMALL_TOKENIZER]
+    assert run("tokenizer", "train", *small, "--steps", "2") == 0
+    file = write(tmp_path, "steps = 4")
+    assert run("tokenizer", "train", "--model", folder, "--resume", "--config", file) == 0
+    saved = (folder / "tokenizer" / "train.toml").read_text()
+    assert "steps = 4" in saved
+    assert "image_size = 16" in saved
+
+
+def test_default_map_of_a_caller_stays(tmp_path: Path) -> None:
+    context = COMMANDS[("sample",)].make_context(
+        "sample", ["--config", write(tmp_path, "n = 4")], default_map={"seed": 3}
+    )
+    assert (context.params["n"], context.params["seed"]) == (4, 3)
+    assert context.get_parameter_source("n") == click.core.ParameterSource.DEFAULT_MAP
