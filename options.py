@@ -54,7 +54,7 @@ def field_types(cls: type) -> dict[str, tuple[type, bool, bool]]:
     return {name: _plain(hint) for name, hint in get_type_hints(cls).items()}
 
 
-def bounds(cls: type, name: str) -> tuple[float | None, float | None]:
+def bounds(cls: type, name: str) -> tuple[Any, Any]:
     """The smallest and the largest value of a field; None where it has no such bound."""
     metadata = _field(cls, name).metadata
     maximum = metadata.get("maximum")

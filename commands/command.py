@@ -170,7 +170,7 @@ def _check_value(ctx: click.Context, param: click.Parameter, key: str, value: An
     items = value if several and isinstance(value, list) else [value]
     field, wanted = getattr(param, "field", None), _plain_types(param)
     if field:
-        check(*field, value, where)
+        check(field[0], field[1], value, where)
     elif any(type(item) not in wanted for item in items):
         names = " or ".join(plain.__name__ for plain in wanted)
         raise ConfigError(f"{where}: {key} must be {names}, got {value!r}")

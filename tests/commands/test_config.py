@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,13 @@ def test_a_wrong_value_is_one_line_with_file_and_key(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"Error: {file}: ")
     assert message in line
+
+
+def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    params = parse(("sample",), "--config", write(tmp_path, example), "--seed", "7")
+    assert (params["n"], params["label"], params["top_k"], params["seed"]) == (64, ("cat", "dog"), 100, 7)
 
 
 def test_a_missing_file_is_one_line(capsys: Any) -> None:
