@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..interop.part import blueprint
+from ..interop.stage import meta_model
 from ..pipelines.memory import cache_bytes
 from ..prior.config import PriorConfig, SamplingConfig
 from ..prior.decoding.quantized import compute_dtype
@@ -77,7 +77,7 @@ def training_flops(config: PriorConfig, images: int) -> float:
 @cache
 def block_weights(config: PriorConfig) -> int:
     """Weights that every slot is multiplied with before the head."""
-    model = blueprint(config)
+    model = meta_model(config)
     assert isinstance(model, Prior)
     return sum(p.numel() for p in model.blocks.parameters())
 

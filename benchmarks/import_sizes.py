@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from imgtf.interop import llamagen
-from imgtf.interop.part import shapes
+from imgtf.interop.stage import shapes
 from imgtf.prior.config import PriorConfig
 from imgtf.tokenizer.config import TokenizerConfig
 

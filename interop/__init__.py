@@ -1,1 +1,1 @@
-"""Published weights to our folders and back: one file a family, renaming and reshaping only."""
+"""Published weights to imgtf's format and back, one file per family. Only names and shapes of tensors change."""

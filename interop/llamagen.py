@@ -1,4 +1,4 @@
-"""LlamaGen (Sun et al. 2024, arXiv:2406.06525): VQ tokenizers ds8 and ds16, GPT B to 3B by class or by text.
+"""LlamaGen (Sun et al. 2024, arXiv:2406.06525): VQ tokenizers ds8 and ds16; class- and text-conditional GPTs B to 3B.
 
 Code and weights: github.com/FoundationVision/LlamaGen, MIT.
 """
@@ -17,17 +17,17 @@ from ..prior.conditions.label import LabelConfig
 from ..prior.config import PriorConfig, SamplingConfig
 from ..tokenizer.config import TokenizerConfig
 from . import vqgan
-from .mapping import Entry, collect, count, drop, shape_of
-from .part import Hints, Part, number_names, pick_heads, shapes
+from .mapping import Entry, count, import_tensors, shape_of, without
+from .stage import Hints, StageWeights, number_names, pick_heads, shapes
 
 SOURCE = "LlamaGen (github.com/FoundationVision/LlamaGen, arXiv:2406.06525)"
 LICENCE = "MIT"
 HEADS = {768: 12, 1024: 16, 1280: 20, 1536: 24, 3200: 32}
-"""Heads by width: B, L, XL, XXL, 3B."""
+"""Attention heads by width: B, L, XL, XXL, 3B."""
 GUIDANCE = {768: 2.0, 1024: 2.0, 1280: 1.75, 1536: 1.75, 3200: 1.65}
-"""The published scale of classifier-free guidance by width; top-k 0 and temperature 1 go with it."""
+"""Published guidance scale by width, with top-k 0 and temperature 1."""
 TEXT_SAMPLING = SamplingConfig(cfg_scale=7.5, top_k=1000)
-"""Defaults of the published sampling script of the text-conditional models."""
+"""Defaults of the published sampling script for text-conditional models."""
 NAMING = vqgan.Naming(
     encoder_level="encoder.conv_blocks",
     decoder_level="decoder.conv_blocks",
@@ -36,11 +36,11 @@ NAMING = vqgan.Naming(
     decoder_forward=True,
     normalised=True,
 )
-MADE = vqgan.MADE
+CREATED = vqgan.CREATED
 
 
 def recognise(names: Iterable[str]) -> tuple[str, ...]:
-    """The stages that a state dict with these names holds, if it is of this family."""
+    """Return the stages in a state dict with these names; none if it is of another family."""
     names = set(names)
     if any(name.startswith("encoder.conv_blocks.") for name in names):
         return ("tokenizer",)
@@ -48,21 +48,21 @@ def recognise(names: Iterable[str]) -> tuple[str, ...]:
     return ("prior",) if gpt else ()
 
 
-def read_tokenizer(tensors: Mapping[str, Tensor], hints: Hints) -> Part:
-    """The VQ tokenizer."""
-    return vqgan.read(drop(tensors, "quantize.codebook_used"), NAMING, hints.image_size)
+def read_tokenizer(tensors: Mapping[str, Tensor], hints: Hints) -> StageWeights:
+    """Return the VQ tokenizer."""
+    return vqgan.read(without(tensors, "quantize.codebook_used"), NAMING, hints.image_size)
 
 
 def tokenizer_entries(config: TokenizerConfig) -> Iterator[Entry]:
-    """Every tensor of the tokenizer in both names."""
+    """Yield every tensor of the tokenizer under both names."""
     return vqgan.entries(config, NAMING)
 
 
-def read_prior(tensors: Mapping[str, Tensor], hints: Hints) -> Part:
-    """The GPT. Its heads go by the published width, its grid by the rotary table if that is there."""
+def read_prior(tensors: Mapping[str, Tensor], hints: Hints) -> StageWeights:
+    """Return the GPT. Its heads follow from the published widths, its grid from the rotary table if that is saved."""
     config = _prior_config(tensors, hints)
-    ours = collect(prior_entries(config), shapes(config), drop(tensors, "freqs_cis"))
-    return Part(config, ours)
+    ours = import_tensors(prior_entries(config), shapes(config), without(tensors, "freqs_cis"))
+    return StageWeights(config, ours)
 
 
 def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
@@ -72,7 +72,7 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
         length, features = shape_of(tensors, "cls_embedding.uncond_embedding", 2)
         condition = FeaturesConfig(width=features, tokens=length, prefix=True)
     else:
-        # The last row stands for "no label".
+        # The last row is the embedding of a missing label.
         classes = shape_of(tensors, "cls_embedding.embedding_table.weight", 2)[0] - 1
         condition = LabelConfig(class_names=number_names(classes))
     side = _grid_side(tensors, hints, condition.length((1, 1)))
@@ -96,13 +96,13 @@ def _grid_side(tensors: Mapping[str, Tensor], hints: Hints, condition: int) -> i
         tokens = shape_of(tensors, "freqs_cis", 3)[0] - condition
         side = math.isqrt(max(tokens, 0))
         if side < 1 or side * side != tokens:
-            raise CheckpointError(f"misshapen freqs_cis: {tokens} places are no square grid")
+            raise CheckpointError(f"misshapen freqs_cis: {tokens} positions are not a square grid")
         return side
     return hints.side
 
 
 def prior_entries(config: PriorConfig) -> Iterator[Entry]:
-    """Every tensor of the GPT in both names."""
+    """Yield every tensor of the GPT under both names."""
     embeddings = "conditions.embeddings"
     if config.condition("features") is not None:
         yield Entry(f"{embeddings}.features.null", ("cls_embedding.uncond_embedding",))

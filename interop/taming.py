@@ -1,6 +1,6 @@
-"""taming-transformers (Esser et al. 2021, arXiv:2012.09841): VQGAN, and minGPT by class or without condition.
+"""taming-transformers (Esser et al. 2021, arXiv:2012.09841): VQGAN, and class-conditional or unconditional minGPT.
 
-Code and weights: github.com/CompVis/taming-transformers, MIT. A transformer's checkpoint holds its VQGAN too.
+Code and weights: github.com/CompVis/taming-transformers, MIT. A transformer's checkpoint contains its VQGAN.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ..prior.conditions.label import LabelConfig
 from ..prior.config import PriorConfig
 from ..tokenizer.config import TokenizerConfig
 from . import vqgan
-from .mapping import Entry, both, collect, count, drop, shape_of, under
-from .part import Hints, Part, number_names, pick_heads, shapes
+from .mapping import Entry, count, import_tensors, shape_of, under, weight_and_bias, without
+from .stage import Hints, StageWeights, number_names, pick_heads, shapes
 
 SOURCE = "taming-transformers (github.com/CompVis/taming-transformers, arXiv:2012.09841)"
 LICENCE = "MIT"
 HEADS = {1024: 16, 1536: 24, 1664: 16}
-"""Heads by width, where no YAML tells: S-FLCKR and D-RIN, ImageNet by class, FFHQ and CelebA-HQ."""
+"""Attention heads by width, without a YAML file: S-FLCKR and D-RIN; class-conditional ImageNet; FFHQ and CelebA-HQ."""
 NAMING = vqgan.Naming(
     encoder_level="encoder.down",
     decoder_level="decoder.up",
@@ -33,13 +33,13 @@ NAMING = vqgan.Naming(
     normalised=False,
 )
 LABELS = "conditions.embeddings.label.table.weight"
-MADE = (*vqgan.MADE, LABELS)
+CREATED = (*vqgan.CREATED, LABELS)
 VQGAN, GPT = "first_stage_model.", "transformer."
-"""What stands before the names where both are in one checkpoint."""
+"""Prefixes of the names in a checkpoint that contains both."""
 
 
 def recognise(names: Iterable[str]) -> tuple[str, ...]:
-    """The stages that a state dict with these names holds, if it is of this family."""
+    """Return the stages in a state dict with these names; none if it is of another family."""
     names = set(names)
     stages = []
     if any(name.startswith(("encoder.down.", f"{VQGAN}encoder.down.")) for name in names):
@@ -49,50 +49,50 @@ def recognise(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(stages)
 
 
-def read_tokenizer(tensors: Mapping[str, Tensor], hints: Hints) -> Part:
-    """The VQGAN, out of its own checkpoint or a transformer's."""
-    tensors = drop(under(tensors, VQGAN) or tensors, "loss.")
+def read_tokenizer(tensors: Mapping[str, Tensor], hints: Hints) -> StageWeights:
+    """Return the VQGAN, from its own checkpoint or from a transformer's."""
+    tensors = without(under(tensors, VQGAN) or tensors, "loss.")
     if "quantize.proj.weight" in tensors:
-        raise CheckpointError("a VQGAN with a Gumbel quantizer, which imgtf has not")
-    params = _params(hints.recipe, "first_stage_config")
+        raise CheckpointError("a VQGAN with a Gumbel quantizer, which imgtf does not support")
+    params = _params(hints.yaml, "first_stage_config")
     size = hints.image_size or _section(params, "ddconfig").get("resolution")
-    part = vqgan.read(tensors, NAMING, size)
-    _check_recipe(part.config, params)
-    return part
+    weights = vqgan.read(tensors, NAMING, size)
+    _check_yaml(weights.config, params)
+    return weights
 
 
-def _check_recipe(config: TokenizerConfig | PriorConfig, params: Mapping[str, Any]) -> None:
-    """The YAML must be of these weights: its resolution is believed."""
+def _check_yaml(config: TokenizerConfig | PriorConfig, params: Mapping[str, Any]) -> None:
+    """Raise CheckpointError unless the sizes in the YAML file are those of the tensors: its resolution is used."""
     assert isinstance(config, TokenizerConfig)
     details = _section(params, "ddconfig")
-    for name, said, found in (
+    for name, given, found in (
         ("n_embed", params.get("n_embed"), config.codebook_size),
         ("embed_dim", params.get("embed_dim"), config.codebook_dim),
         ("ch", details.get("ch"), config.width),
         ("ch_mult", details.get("ch_mult"), list(config.multipliers)),
         ("num_res_blocks", details.get("num_res_blocks"), config.blocks),
     ):
-        if said is not None and said != found:
+        if given is not None and given != found:
             raise CheckpointError(
-                f"the YAML is of another model: its {name} is {said}, that of the tensors {found}"
+                f"the YAML file is of another model: its {name} is {given}, that of the tensors {found}"
             )
 
 
 def tokenizer_entries(config: TokenizerConfig) -> Iterator[Entry]:
-    """Every tensor of the VQGAN in both names."""
+    """Yield every tensor of the VQGAN under both names."""
     return vqgan.entries(config, NAMING)
 
 
-def read_prior(tensors: Mapping[str, Tensor], hints: Hints) -> Part:
-    """The minGPT: [condition, code 0, ..., code T-2] predicts the codes, as ours does.
+def read_prior(tensors: Mapping[str, Tensor], hints: Hints) -> StageWeights:
+    """Return the minGPT, which predicts the codes from [condition, code 0, ..., code T-2].
 
-    Its condition is a token of the codes' own vocabulary, so the label table is made of rows of the embedding.
+    Its condition is a token of the codes' vocabulary, so the label table consists of rows of the code embedding.
     """
     tensors = under(tensors, GPT) or tensors
     tensors = {name: t for name, t in tensors.items() if not name.endswith(".attn.mask")}
     config = _prior_config(tensors, hints)
-    ours = collect(prior_entries(config), shapes(config), tensors)
-    return Part(config, ours | {LABELS: label_table(ours["code_embedding.weight"], config, hints)})
+    ours = import_tensors(prior_entries(config), shapes(config), tensors)
+    return StageWeights(config, ours | {LABELS: label_table(ours["code_embedding.weight"], config, hints)})
 
 
 def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
@@ -101,13 +101,13 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise CheckpointError(
-            f"pos_emb has {tokens} places, no square grid behind one condition token; conditions of many tokens "
-            f"(depth, segmentation, coordinates) are not imported"
+            f"pos_emb has {tokens} positions, which is not a square grid after one condition token; conditions of "
+            f"several tokens (depth, segmentation, coordinates) are not supported"
         )
-    heads = hints.heads or _params(hints.recipe, "transformer_config").get("n_head")
+    heads = hints.heads or _params(hints.yaml, "transformer_config").get("n_head")
     classes = _classes(hints)
     if classes > codebook_size:
-        raise CheckpointError(f"{classes} classes, but tok_emb.weight has {codebook_size} rows for them")
+        raise CheckpointError(f"{classes} classes, but tok_emb.weight has only {codebook_size} rows")
     return PriorConfig(
         grid=(side, side),
         codebook_size=codebook_size,
@@ -129,7 +129,7 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
 def _classes(hints: Hints) -> int:
     if hints.classes is not None:
         return hints.classes
-    params = _section(hints.recipe, "params")
+    params = _section(hints.yaml, "params")
     if params.get("cond_stage_config") == "__is_unconditional__":
         return 0
     stage = _section(params, "cond_stage_config")
@@ -139,51 +139,51 @@ def _classes(hints: Hints) -> int:
     if target.endswith(".Labelator") and isinstance(classes, int):
         return classes
     if target:
-        raise CheckpointError(f"conditions by {target}, which imgtf has not")
+        raise CheckpointError(f"the condition {target} is not supported")
     raise CheckpointError(
-        "the tensors do not tell the number of classes: name the YAML beside the file, or give --classes "
-        "(0 for a prior without condition)"
+        "the number of classes is not in the tensors: give the YAML file of the training run, or --classes "
+        "(0 for an unconditional prior)"
     )
 
 
 def label_table(codes: Tensor, config: PriorConfig, hints: Hints) -> Tensor:
-    """Rows of the embedding for the labels, and a last one for "no label", (classes + 1, D).
+    """Return the embeddings of the labels and, as the last row, of a missing label, (classes + 1, D).
 
-    Without classes that is the start token's. With them the original knows no missing label; the mean of all
-    stands for it, and guidance means nothing until the prior was fine-tuned with hidden labels.
+    Without classes the last row is the start token's. With classes the original has no missing label. The mean of all
+    rows replaces it, so guidance has no meaning before the prior is fine-tuned with dropped labels.
     """
     if not config.classes:
-        start = _section(hints.recipe, "params").get("sos_token", 0)
+        start = _section(hints.yaml, "params").get("sos_token", 0)
         if not isinstance(start, int) or not 0 <= start < len(codes):
-            raise CheckpointError(f"the YAML's sos_token {start!r} is no row of tok_emb.weight")
+            raise CheckpointError(f"the YAML file's sos_token {start!r} is not a row of tok_emb.weight")
         return codes[start : start + 1].clone()
     labels = codes[: config.classes]
     return torch.cat([labels, labels.mean(0, keepdim=True)])
 
 
 def prior_entries(config: PriorConfig) -> Iterator[Entry]:
-    """Every tensor of the minGPT in both names."""
+    """Yield every tensor of the minGPT under both names."""
     yield Entry("code_embedding.weight", ("tok_emb.weight",))
     yield Entry("positions.learned", ("pos_emb",), axis=-1)
     for i in range(config.depth):
         block = f"blocks.{i}"
-        yield from both(f"{block}.attention_norm", f"{block}.ln1")
+        yield from weight_and_bias(f"{block}.attention_norm", f"{block}.ln1")
         qkv = (f"{block}.attn.{name}" for name in ("query", "key", "value"))
-        yield from both(f"{block}.attention.qkv", *qkv)
-        yield from both(f"{block}.attention.proj", f"{block}.attn.proj")
-        yield from both(f"{block}.feed_forward_norm", f"{block}.ln2")
-        yield from both(f"{block}.feed_forward.up", f"{block}.mlp.0")
-        yield from both(f"{block}.feed_forward.down", f"{block}.mlp.2")
-    yield from both("norm", "ln_f")
+        yield from weight_and_bias(f"{block}.attention.qkv", *qkv)
+        yield from weight_and_bias(f"{block}.attention.proj", f"{block}.attn.proj")
+        yield from weight_and_bias(f"{block}.feed_forward_norm", f"{block}.ln2")
+        yield from weight_and_bias(f"{block}.feed_forward.up", f"{block}.mlp.0")
+        yield from weight_and_bias(f"{block}.feed_forward.down", f"{block}.mlp.2")
+    yield from weight_and_bias("norm", "ln_f")
     yield Entry("head.weight", ("head.weight",))
 
 
-def _params(recipe: Mapping[str, Any], part: str) -> Mapping[str, Any]:
-    """The parameters of one part of a transformer's YAML, or those of a YAML that is of this part alone."""
-    params = _section(recipe, "params")
-    if part in params:
-        return _section(_section(params, part), "params")
-    return params if part == "first_stage_config" else {}
+def _params(yaml: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """Return the parameters of a section of a transformer's YAML file, or of a VQGAN's own YAML file."""
+    params = _section(yaml, "params")
+    if section in params:
+        return _section(_section(params, section), "params")
+    return params if section == "first_stage_config" else {}
 
 
 def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

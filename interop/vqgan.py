@@ -1,4 +1,4 @@
-"""The convolutional VQGAN as its two code bases name it; ours is the same network (arXiv:2012.09841)."""
+"""The convolutional VQGAN (arXiv:2012.09841) under the names of two code bases; imgtf's network is the same."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
 from ..tokenizer.config import TokenizerConfig
-from .mapping import Entry, both, collect, count, shape_of
-from .part import IMAGE_SIZE, Part, shapes
+from .mapping import Entry, count, import_tensors, shape_of, weight_and_bias
+from .stage import IMAGE_SIZE, StageWeights, shapes
 
 CODEBOOK = "quantizer.vq._codebook"
-MADE = tuple(f"{CODEBOOK}.{name}" for name in ("cluster_size", "embed_avg", "initted"))
-"""Tensors of ours that serve training only and are made on import."""
+CREATED = tuple(f"{CODEBOOK}.{name}" for name in ("cluster_size", "embed_avg", "initted"))
+"""Tensors for training only, which no published file has and the import creates."""
 
 
 @dataclass(frozen=True)
 class Naming:
-    """How a code base names the parts of the network."""
+    """Names of the modules in one code base."""
 
     encoder_level: str
     decoder_level: str
     block: str
     middle: tuple[str, str, str]
     decoder_forward: bool
-    """Whether the decoder's levels are numbered as they run, lowest resolution first; ours are not."""
+    """Whether the decoder's level 0 has the lowest resolution; in imgtf it has the highest."""
     normalised: bool
-    """Whether codes and latents are compared after l2 normalisation."""
+    """Whether latents and codes are l2-normalised before the nearest code is found."""
 
 
-def read(tensors: Mapping[str, Tensor], naming: Naming, image_size: int | None) -> Part:
-    """The tokenizer that the tensors hold; its sizes are theirs."""
+def read(tensors: Mapping[str, Tensor], naming: Naming, image_size: int | None) -> StageWeights:
+    """Return the tokenizer; its sizes follow from the tensors."""
     config = read_config(tensors, naming, image_size)
-    ours = collect(entries(config, naming), shapes(config), tensors)
-    return Part(config, ours | codebook_state(ours[f"{CODEBOOK}.embed"]))
+    ours = import_tensors(entries(config, naming), shapes(config), tensors)
+    return StageWeights(config, ours | codebook_state(ours[f"{CODEBOOK}.embed"]))
 
 
 def read_config(tensors: Mapping[str, Tensor], naming: Naming, image_size: int | None) -> TokenizerConfig:
-    """Sizes from the shapes, attention from the names; the rest as published."""
+    """Return the configuration: sizes from the shapes, attention from the names, the rest as published."""
     level, block = f"{naming.encoder_level}.", naming.block
     width, channels = shape_of(tensors, "encoder.conv_in.weight", 4)[:2]
     levels = count(tensors, level)
@@ -51,7 +51,7 @@ def read_config(tensors: Mapping[str, Tensor], naming: Naming, image_size: int |
     uneven = [w for w in widths if w % width]
     if uneven:
         raise CheckpointError(
-            f"misshapen encoder: level width {uneven[0]} is no multiple of the first, {width}"
+            f"misshapen encoder: level width {uneven[0]} is not a multiple of the first, {width}"
         )
     values: dict[str, Any] = {
         "image_size": image_size or IMAGE_SIZE,
@@ -65,29 +65,29 @@ def read_config(tensors: Mapping[str, Tensor], naming: Naming, image_size: int |
         "codebook_size": codebook_size,
         "codebook_dim": codebook_dim,
         "codebook_distance": "cosine" if naming.normalised else "euclidean",
-        # The published models never replace a code, and a first step of fine-tuning must not either.
+        # The published models never replace a code, and fine-tuning must not do so in its first step.
         "dead_code_threshold": 0.0,
     }
     try:
         return TokenizerConfig(**values)
     except ConfigError as error:
-        raise CheckpointError(f"no network of ours has these sizes: {error}") from error
+        raise CheckpointError(f"imgtf has no network of these sizes: {error}") from error
 
 
 def entries(config: TokenizerConfig, naming: Naming) -> Iterator[Entry]:
-    """Every tensor of the network in both names."""
+    """Yield every tensor of the network under both names."""
     last = len(config.multipliers) - 1
     for half, blocks in (("encoder", config.blocks), ("decoder", config.blocks + 1)):
         for name in ("conv_in", "norm_out", "conv_out"):
-            yield from both(f"{half}.{name}", f"{half}.{name}")
+            yield from weight_and_bias(f"{half}.{name}", f"{half}.{name}")
         for i, middle in enumerate(naming.middle):
-            part = _attention if i == 1 and config.middle_attention else _block
+            layer = _attention if i == 1 and config.middle_attention else _block
             if i != 1 or config.middle_attention:
-                yield from part(f"{half}.middle.{i}", f"{half}.mid.{middle}")
+                yield from layer(f"{half}.middle.{i}", f"{half}.mid.{middle}")
         for i in range(last + 1):
             yield from _level(config, naming, half, i, blocks)
-    yield from both("to_codebook", "quant_conv")
-    yield from both("from_codebook", "post_quant_conv")
+    yield from weight_and_bias("to_codebook", "quant_conv")
+    yield from weight_and_bias("from_codebook", "post_quant_conv")
     convert = unit_length if naming.normalised else None
     yield Entry(f"{CODEBOOK}.embed", ("quantize.embedding.weight",), axis=1, convert=convert)
 
@@ -105,33 +105,33 @@ def _level(config: TokenizerConfig, naming: Naming, half: str, i: int, blocks: i
     for j in range(blocks):
         yield from _block(f"{ours}.blocks.{j}", f"{theirs}.{naming.block}.{j}")
         if j == 0 and before != widths[i]:
-            yield from both(f"{ours}.blocks.0.shortcut", f"{theirs}.{naming.block}.0.nin_shortcut")
+            yield from weight_and_bias(f"{ours}.blocks.0.shortcut", f"{theirs}.{naming.block}.0.nin_shortcut")
         if i in config.attention_levels:
             yield from _attention(f"{ours}.attentions.{j}", f"{theirs}.attn.{j}")
     if resample:
-        yield from both(f"{ours}.resample.conv", f"{theirs}.{resample}.conv")
+        yield from weight_and_bias(f"{ours}.resample.conv", f"{theirs}.{resample}.conv")
 
 
 def _block(ours: str, theirs: str) -> Iterator[Entry]:
     for name in ("norm1", "conv1", "norm2", "conv2"):
-        yield from both(f"{ours}.{name}", f"{theirs}.{name}")
+        yield from weight_and_bias(f"{ours}.{name}", f"{theirs}.{name}")
 
 
 def _attention(ours: str, theirs: str) -> Iterator[Entry]:
-    yield from both(f"{ours}.norm", f"{theirs}.norm")
-    yield from both(f"{ours}.qkv", f"{theirs}.q", f"{theirs}.k", f"{theirs}.v")
-    yield from both(f"{ours}.proj", f"{theirs}.proj_out")
+    yield from weight_and_bias(f"{ours}.norm", f"{theirs}.norm")
+    yield from weight_and_bias(f"{ours}.qkv", f"{theirs}.q", f"{theirs}.k", f"{theirs}.v")
+    yield from weight_and_bias(f"{ours}.proj", f"{theirs}.proj_out")
 
 
 def unit_length(codebook: Tensor) -> Tensor:
-    """Codes (..., V, d) of length 1; those that have it but for rounding stay as they are, bit for bit."""
+    """Normalise codes (..., V, d). Codes of length 1 up to rounding are returned unchanged, bit for bit."""
     length = codebook.norm(dim=-1, keepdim=True)
-    done = (length - 1).abs() < 8 * torch.finfo(codebook.dtype).eps
-    return torch.where(done, codebook, F.normalize(codebook, dim=-1))
+    is_unit = (length - 1).abs() < 8 * torch.finfo(codebook.dtype).eps
+    return torch.where(is_unit, codebook, F.normalize(codebook, dim=-1))
 
 
 def codebook_state(codebook: Tensor) -> dict[str, Tensor]:
-    """What the codebook's moving averages start fine-tuning from: every code as if seen once."""
+    """Return the initial moving averages for fine-tuning: every code as if used once."""
     return {
         f"{CODEBOOK}.cluster_size": torch.ones(codebook.shape[:2]),
         f"{CODEBOOK}.embed_avg": codebook.clone(),

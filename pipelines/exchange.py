@@ -10,8 +10,8 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..interop.families import WeightFile, to_family
-from ..interop.part import IMAGE_SIZE, STAGES, Hints, Part, blueprint
 from ..interop.read import read_tensors, read_yaml
+from ..interop.stage import IMAGE_SIZE, STAGES, Hints, StageWeights, meta_model
 from ..options import build
 from ..pretrained import CONFIG_FILE, WEIGHTS_FILE, read_json, write_tensors, write_text
 from ..prior.config import PriorConfig
@@ -49,14 +49,14 @@ def import_weights(
     """
     sources = [WeightFile(family, path, recipe) for path, recipe in _with_recipes(files)]
     hints = Hints(heads=heads, image_size=image_size, classes=classes)
-    parts: dict[str, Part] = {}
+    parts: dict[str, StageWeights] = {}
     origins: dict[str, str] = {}
     for each in STAGES:  # the tokenizer first: a prior's grid may follow from it
         for source in (s for s in sources if each in s.stages and stage in (None, each)):
             if each in parts:
                 raise CheckpointError(f"{source.path}: a second {each}; choose files, or one with --stage")
             hints = replace(hints, side=_grid_side(folder, parts.get("tokenizer"), image_size))
-            parts[each], origins[each] = source.part(each, hints), source.origin()
+            parts[each], origins[each] = source.read(each, hints), source.origin()
     if not parts:
         raise CheckpointError(f"{files[0]}: holds no {stage}")
     _check_free(folder, parts, force)
@@ -105,7 +105,7 @@ def _with_recipes(files: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
     return [(path, recipes.get(path, {})) for path in weights]
 
 
-def _grid_side(folder: Path, tokenizer: Part | None, image_size: int | None) -> int:
+def _grid_side(folder: Path, tokenizer: StageWeights | None, image_size: int | None) -> int:
     """Side of the code grid: that of the tokenizer imported now or there before, or f16's."""
     config = tokenizer.config if tokenizer else _tokenizer_config(folder)
     if isinstance(config, TokenizerConfig):
@@ -127,7 +127,7 @@ def _tokenizer_sha256(folder: Path) -> str:
     config = _tokenizer_config(folder)
     if config is None:
         return ""
-    model = blueprint(config)
+    model = meta_model(config)
     model.load_state_dict(read_tensors(folder / "tokenizer" / WEIGHTS_FILE), assign=True)
     return model.weights_sha256()
 
@@ -140,7 +140,7 @@ def _check_free(folder: Path, stages: Iterable[str], force: bool) -> None:
         )
 
 
-def _check_pair(folder: Path, parts: Mapping[str, Part]) -> None:
+def _check_pair(folder: Path, parts: Mapping[str, StageWeights]) -> None:
     """Both stages, imported now or there before, must have the same number of codes."""
     sizes: dict[str, Any] = {}
     for stage in STAGES:
@@ -155,11 +155,11 @@ def _check_pair(folder: Path, parts: Mapping[str, Part]) -> None:
         )
 
 
-def _write(folder: Path, stage: str, part: Part, origin: str) -> None:
+def _write(folder: Path, stage: str, part: StageWeights, origin: str) -> None:
     config = part.config
     if isinstance(config, PriorConfig):
         config = replace(config, tokenizer_sha256=_tokenizer_sha256(folder))
     for stale in (folder / stage, folder / "training" / stage):
         shutil.rmtree(stale, ignore_errors=True)
-    blueprint(config).save_pretrained(folder / stage, part.tensors)
+    meta_model(config).save_pretrained(folder / stage, part.tensors)
     write_text(folder / stage / ORIGIN_FILE, origin + "\n")

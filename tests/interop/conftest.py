@@ -1,4 +1,4 @@
-"""Published-looking files: tiny state dicts made by the reference networks, and the golden tensors."""
+"""Weight files with tiny state dicts from the reference networks, and the golden tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 
 @pytest.fixture
 def golden() -> Callable[[str], tuple[dict[str, Tensor], dict[str, Any], dict[str, Tensor]]]:
-    """golden(name): the reference's state dict, its configuration, and the tensors that came in and out."""
+    """golden(name): the reference's state dict, its configuration, and its inputs and outputs."""
 
     def find(name: str) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Tensor]]:
         path = GOLDEN / f"{name}.safetensors"
@@ -37,7 +37,7 @@ def golden() -> Callable[[str], tuple[dict[str, Tensor], dict[str, Any], dict[st
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """write(name, state): a weight file in the temporary folder; .safetensors, or a PyTorch file of anything."""
+    """write(name, content): a safetensors or PyTorch file in the temporary folder."""
 
     def make(name: str, content: Any) -> Path:
         path = tmp_path / name
@@ -56,7 +56,7 @@ def image(n: int = 2) -> Tensor:
 
 @torch.no_grad()
 def vqgan_state(family: str) -> ref.Weights:
-    """A whole random VQGAN in the family's names."""
+    """A complete random VQGAN under the family's names."""
     weights = ref.Weights(seed=1)
     latents = ref.encode(weights, family, image(1))
     ref.decode(weights, family, ref.quantize(weights, family, latents))
@@ -65,12 +65,12 @@ def vqgan_state(family: str) -> ref.Weights:
 
 @torch.no_grad()
 def gpt_state(kind: str) -> ref.Weights:
-    """A whole random prior: "taming", "class" or "text" (both LlamaGen's)."""
+    """A complete random prior: "taming", "class" or "text" (both of LlamaGen)."""
     weights = ref.Weights(seed=2)
     if kind == "taming":
         ref.minigpt(weights, [0])
     elif kind == "class":
         ref.llamagen(weights, ref.llamagen_prefix(weights, 0), [])
     else:
-        ref.llamagen(weights, ref.llamagen_prefix(weights, None, slots=4, features=6), [])
+        ref.llamagen(weights, ref.llamagen_prefix(weights, None, length=4, features=6), [])
     return weights

@@ -1,7 +1,7 @@
-"""The published networks by their formulas: plain, slow, one image or sequence feature at a time where it is clearer.
+"""Plain, slow implementations of the published networks.
 
-Written from the papers and the published names of the tensors, without the code under test. A network is run on
-`Weights`, which makes each tensor at random the first time that it is asked for: afterwards it is a state dict.
+They follow the papers and the published names of the tensors, without the code under test. A network runs on
+`Weights`, which creates each tensor at random at its first use and is a state dict afterwards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Weights(dict[str, Tensor]):
-    """A state dict that comes into being by being used."""
+    """A state dict whose tensors are created at their first use."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Weights(dict[str, Tensor]):
             fan_in = math.prod(shape[1:]) if len(shape) > 1 else 25
             self[name] = torch.randn(shape, generator=self.generator) / math.sqrt(fan_in)
             if len(shape) == 1 and name.endswith("weight"):
-                self[name] += 1  # a normalisation's
+                self[name] += 1  # of a norm
         assert self[name].shape == shape, name
         return self[name]
 
@@ -75,7 +75,7 @@ NAMES = {
     "llamagen": ("encoder.conv_blocks.{}", "decoder.conv_blocks.{}", "res", ("0", "1", "2")),
 }
 WIDTHS, ATTENDED, LATENT, CODES, DIM = (32, 64), 1, 16, 24, 8
-"""A tiny network: two levels with attention on the lower one, one block a level."""
+"""A tiny network: two levels with attention on the lower one, one block per level."""
 
 
 def middle(w: Weights, half: str, x: Tensor, names: tuple[str, str, str]) -> Tensor:
@@ -108,8 +108,8 @@ def quantize(w: Weights, family: str, latents: Tensor) -> Tensor:
     """The nearest code of each latent, one by one."""
     table = codebook(w, family)
     codes = torch.zeros(latents.shape[0], *latents.shape[2:], dtype=torch.long)
-    for place in torch.cartesian_prod(*(torch.arange(n) for n in codes.shape)):
-        b, y, x = place.tolist()
+    for position in torch.cartesian_prod(*(torch.arange(n) for n in codes.shape)):
+        b, y, x = position.tolist()
         latent = latents[b, :, y, x]
         if family == "llamagen":
             latent = latent / latent.norm()
@@ -156,29 +156,29 @@ def layer_norm(w: Weights, name: str, x: Tensor) -> Tensor:
     return x * w(f"{name}.weight", x.shape[-1]) + w(f"{name}.bias", x.shape[-1])
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None = None) -> Tensor:
-    """Causal attention of one sequence (S, D), head by head; `hidden` (S,) slots are read by themselves only."""
+def attend(q: Tensor, k: Tensor, v: Tensor, padding: Tensor | None = None) -> Tensor:
+    """Causal attention of one sequence (N, D), head by head; `padding` (N,) tokens attend to themselves only."""
     S = len(q)
     out = torch.zeros_like(q)
     for h in range(HEADS):
-        part = slice(h * HEAD, (h + 1) * HEAD)
+        head = slice(h * HEAD, (h + 1) * HEAD)
         for i in range(S):
-            read = [j for j in range(i + 1) if j == i or hidden is None or not hidden[j]]
-            scores = torch.stack([q[i, part] @ k[j, part] / math.sqrt(HEAD) for j in read])
-            out[i, part] = scores.softmax(0) @ torch.stack([v[j, part] for j in read])
+            keys = [j for j in range(i + 1) if j == i or padding is None or not padding[j]]
+            scores = torch.stack([q[i, head] @ k[j, head] / math.sqrt(HEAD) for j in keys])
+            out[i, head] = scores.softmax(0) @ torch.stack([v[j, head] for j in keys])
     return out
 
 
-def turn(x: Tensor, slot: int, condition: int) -> Tensor:
-    """One slot's query or key (D,): neighbouring pairs turn by row, then by column; the condition's vanish."""
-    if slot < condition:
+def rotate(x: Tensor, index: int, condition: int) -> Tensor:
+    """Rotate the query or key (D,) of one token: neighbouring pairs by row, then by column; zero for the condition."""
+    if index < condition:
         return torch.zeros_like(x)
-    row, column = divmod(slot - condition, SIDE)
+    row, column = divmod(index - condition, SIDE)
     x = x.clone()
     for h in range(HEADS):
         for pair in range(HEAD // 2):
-            place, i = (row, pair) if pair < HEAD // 4 else (column, pair - HEAD // 4)
-            angle = place * 10000.0 ** (-i / (HEAD // 4))
+            position, i = (row, pair) if pair < HEAD // 4 else (column, pair - HEAD // 4)
+            angle = position * 10000.0 ** (-i / (HEAD // 4))
             at = h * HEAD + 2 * pair
             a, b = x[at].item(), x[at + 1].item()
             x[at] = a * math.cos(angle) - b * math.sin(angle)
@@ -186,30 +186,30 @@ def turn(x: Tensor, slot: int, condition: int) -> Tensor:
     return x
 
 
-def llamagen_prefix(w: Weights, condition: int | Tensor | None, slots: int = 0, features: int = 0) -> Tensor:
-    """A label, or features (S, F), or None for neither, to the first slots (S, D)."""
+def llamagen_prefix(w: Weights, condition: int | Tensor | None, length: int = 0, features: int = 0) -> Tensor:
+    """Map a label, features (S, F), or None for a missing condition to the prefix (S, D)."""
     if not features:
         label = LABELS if condition is None else condition
         return w("cls_embedding.embedding_table.weight", LABELS + 1, WIDTH)[label][None]
-    null = w("cls_embedding.uncond_embedding", slots, features)
+    null = w("cls_embedding.uncond_embedding", length, features)
     x = linear(w, "cls_embedding.cap_proj.fc1", null if condition is None else condition, WIDTH)
     x = 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     return linear(w, "cls_embedding.cap_proj.fc2", x, WIDTH)
 
 
-def llamagen(w: Weights, prefix: Tensor, codes: list[int], hidden: Tensor | None = None) -> Tensor:
+def llamagen(w: Weights, prefix: Tensor, codes: list[int], padding: Tensor | None = None) -> Tensor:
     """Logits (V,) of the code after `codes`, for one sequence."""
     table = w("tok_embeddings.weight", VOCABULARY, WIDTH)
     x = torch.cat([prefix, table[torch.tensor(codes, dtype=torch.long)]])
     S = len(prefix)
-    if hidden is not None:
-        hidden = torch.cat([hidden, torch.zeros(len(codes), dtype=torch.bool)])
+    if padding is not None:
+        padding = torch.cat([padding, torch.zeros(len(codes), dtype=torch.bool)])
     for i in range(DEPTH):
         name = f"layers.{i}"
         normed = rms_norm(w, f"{name}.attention_norm", x)
         q, k, v = linear(w, f"{name}.attention.wqkv", normed, 3 * WIDTH).split(WIDTH, dim=-1)
-        q, k = (torch.stack([turn(row, slot, S) for slot, row in enumerate(y)]) for y in (q, k))
-        x = x + linear(w, f"{name}.attention.wo", attend(q, k, v, hidden), WIDTH)
+        q, k = (torch.stack([rotate(row, index, S) for index, row in enumerate(y)]) for y in (q, k))
+        x = x + linear(w, f"{name}.attention.wo", attend(q, k, v, padding), WIDTH)
         normed = rms_norm(w, f"{name}.ffn_norm", x)
         gate, up = (linear(w, f"{name}.feed_forward.{n}", normed, 48) for n in ("w1", "w3"))
         x = x + linear(w, f"{name}.feed_forward.w2", swish(gate) * up, WIDTH)
@@ -218,14 +218,14 @@ def llamagen(w: Weights, prefix: Tensor, codes: list[int], hidden: Tensor | None
 
 def minigpt(w: Weights, tokens: list[int]) -> Tensor:
     """Logits (V,) of the token after `tokens`, for one sequence."""
-    places = w("pos_emb", 1, SIDE * SIDE, WIDTH)[0]
-    x = w("tok_emb.weight", VOCABULARY, WIDTH)[torch.tensor(tokens)] + places[: len(tokens)]
+    positions = w("pos_emb", 1, SIDE * SIDE, WIDTH)[0]
+    x = w("tok_emb.weight", VOCABULARY, WIDTH)[torch.tensor(tokens)] + positions[: len(tokens)]
     for i in range(DEPTH):
         name = f"blocks.{i}"
         normed = layer_norm(w, f"{name}.ln1", x)
         q, k, v = (linear(w, f"{name}.attn.{n}", normed, WIDTH, bias=True) for n in ("query", "key", "value"))
         x = x + linear(w, f"{name}.attn.proj", attend(q, k, v), WIDTH, bias=True)
-        hidden = linear(w, f"{name}.mlp.0", layer_norm(w, f"{name}.ln2", x), 4 * WIDTH, bias=True)
-        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
-        x = x + linear(w, f"{name}.mlp.2", hidden, WIDTH, bias=True)
+        h = linear(w, f"{name}.mlp.0", layer_norm(w, f"{name}.ln2", x), 4 * WIDTH, bias=True)
+        h = h * 0.5 * (1 + torch.erf(h / math.sqrt(2)))
+        x = x + linear(w, f"{name}.mlp.2", h, WIDTH, bias=True)
     return linear(w, "head", layer_norm(w, "ln_f", x[-1]), VOCABULARY)

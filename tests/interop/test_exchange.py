@@ -1,7 +1,8 @@
-"""Import into a folder and export out of it: round trips, pairs, what is asked for, what is refused."""
+"""Import into a model folder and export from it: round trips, pairs of stages, errors."""
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from imgtf import Pipeline, Prior, Tokenizer
 from imgtf.errors import CheckpointError, ConfigError
+from imgtf.interop.families import IGNORED
 from imgtf.interop.vqgan import unit_length
 from imgtf.pipelines.exchange import export_weights, import_weights
-from imgtf.prior.config import PriorConfig
+from imgtf.prior.conditions.base import ConditionConfig
+from imgtf.prior.conditions.label import LabelConfig
+from imgtf.prior.config import PriorConfig, SamplingConfig
 from imgtf.tokenizer.config import TokenizerConfig
 
 from . import reference as ref
@@ -39,7 +43,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
         ("llamagen", "prior", lambda: gpt_state("text"), HINTS),
     ],
 )
-def test_export_and_import_come_back_bit_for_bit(
+def test_export_of_an_import_is_equal_bit_for_bit(
     family: str, stage: str, make: Any, hints: dict[str, Any], tmp_path: Path, write: Any
 ) -> None:
     published = make()
@@ -58,19 +62,19 @@ def test_export_and_import_come_back_bit_for_bit(
     assert len({(tmp_path / m / stage / "config.json").read_text() for m in "ab"}) == 1
 
 
-def test_a_codebook_of_unit_length_stays_as_it_is() -> None:
+def test_a_normalised_codebook_is_unchanged() -> None:
     once = unit_length(torch.randn(5000, 8))
     assert torch.equal(unit_length(once), once)
 
 
 def both(write: Any, kind: str = "class") -> list[Path]:
-    """A tokenizer and a prior that belong together, prior first."""
+    """A prior and the tokenizer of its codes."""
     vq = vqgan_state("llamagen")
     vq["quantize.embedding.weight"] = vq["quantize.embedding.weight"][: ref.VOCABULARY].clone()
     return [write("gpt.pt", {"model": dict(gpt_state(kind))}), write("vq.pt", {"model": dict(vq)})]
 
 
-def test_an_imported_pair_samples_pictures(tmp_path: Path, write: Any) -> None:
+def test_an_imported_pair_samples_images(tmp_path: Path, write: Any) -> None:
     written = import_weights(
         "llamagen", both(write), tmp_path / "m", heads=ref.HEADS, image_size=2 * ref.SIDE
     )
@@ -81,7 +85,7 @@ def test_an_imported_pair_samples_pictures(tmp_path: Path, write: Any) -> None:
     assert [p.size for p in pipeline.sample(n=2, label="3")] == [(2 * ref.SIDE, 2 * ref.SIDE)] * 2
 
 
-def test_an_imported_prior_by_text_samples_pictures_of_features(tmp_path: Path, write: Any) -> None:
+def test_an_imported_text_conditional_prior_samples_images(tmp_path: Path, write: Any) -> None:
     """As the README says it."""
     files = both(write, "text")
     import_weights("llamagen", files, tmp_path / "m", heads=ref.HEADS, image_size=2 * ref.SIDE)
@@ -94,7 +98,7 @@ def test_an_imported_prior_by_text_samples_pictures_of_features(tmp_path: Path, 
         pipeline.sample(n=1, text="a cat")
 
 
-def test_the_card_keeps_the_origin_of_both_stages(tmp_path: Path, write: Any) -> None:
+def test_the_model_card_has_the_origin_of_both_stages(tmp_path: Path, write: Any) -> None:
     gpt, vq = both(write)
     import_weights("auto", [vq], tmp_path / "m", image_size=2 * ref.SIDE)
     import_weights("auto", [gpt], tmp_path / "m", heads=ref.HEADS)
@@ -103,7 +107,7 @@ def test_the_card_keeps_the_origin_of_both_stages(tmp_path: Path, write: Any) ->
         assert card.count(words) >= 1, words
 
 
-def test_a_prior_of_other_codes_is_refused_beside_a_tokenizer(tmp_path: Path, write: Any) -> None:
+def test_a_prior_with_another_codebook_size_is_refused(tmp_path: Path, write: Any) -> None:
     import_weights("auto", [write("vq.pt", dict(vqgan_state("taming")))], tmp_path / "m", image_size=8)
     gpt = write("gpt.pt", dict(gpt_state("taming")))
     with pytest.raises(CheckpointError, match=f"{ref.CODES} codes, the prior {ref.VOCABULARY}"):
@@ -111,7 +115,7 @@ def test_a_prior_of_other_codes_is_refused_beside_a_tokenizer(tmp_path: Path, wr
     assert not (tmp_path / "m" / "prior").exists()
 
 
-def test_what_is_there_is_replaced_only_by_force(tmp_path: Path, write: Any) -> None:
+def test_an_existing_stage_is_replaced_only_with_force(tmp_path: Path, write: Any) -> None:
     file = write("vq.pt", dict(vqgan_state("taming")))
     import_weights("auto", [file], tmp_path / "m", image_size=8)
     with pytest.raises(CheckpointError, match="--force"):
@@ -120,7 +124,7 @@ def test_what_is_there_is_replaced_only_by_force(tmp_path: Path, write: Any) -> 
 
 
 def broken(state: dict[str, Tensor], how: str) -> str:
-    """Breaks one tensor of a state dict and returns its name."""
+    """Damage one tensor of a state dict and return its name."""
     name = sorted(n for n in state if "mid" in n or "ln1" in n or "ffn_norm" in n)[0]
     if how == "missing":
         del state[name]
@@ -153,7 +157,7 @@ def test_wrong_tensors_are_listed_by_name(make: Any, how: str, tmp_path: Path, w
 @pytest.mark.parametrize(
     "name", ["encoder.conv_in.weight", "quantize.embedding.weight", "encoder.conv_out.weight"]
 )
-def test_a_missing_tensor_that_tells_a_size_is_named_too(name: str, tmp_path: Path, write: Any) -> None:
+def test_a_missing_tensor_that_determines_a_size_is_named(name: str, tmp_path: Path, write: Any) -> None:
     state = dict(vqgan_state("taming"))
     del state[name]
     with pytest.raises(CheckpointError, match=f"missing {name}"):
@@ -161,11 +165,11 @@ def test_a_missing_tensor_that_tells_a_size_is_named_too(name: str, tmp_path: Pa
 
 
 def test_a_file_of_the_other_family_is_refused(tmp_path: Path, write: Any) -> None:
-    with pytest.raises(CheckpointError, match="no llamagen weights: it is taming"):
+    with pytest.raises(CheckpointError, match="no llamagen weights: they are of taming"):
         import_weights("llamagen", [write("x.pt", dict(vqgan_state("taming")))], tmp_path / "m")
 
 
-def test_heads_are_asked_for_where_no_published_width_tells(tmp_path: Path, write: Any) -> None:
+def test_heads_are_required_for_unpublished_widths(tmp_path: Path, write: Any) -> None:
     file = write("x.pt", dict(gpt_state("class")))
     with pytest.raises(CheckpointError, match="--heads"):
         import_weights("auto", [file], tmp_path / "m")
@@ -185,7 +189,7 @@ model:
 
 
 def net2net(write: Any) -> Path:
-    """A transformer's Lightning checkpoint: its VQGAN, its GPT with mask buffers, and the losses' networks."""
+    """A transformer's Lightning checkpoint: VQGAN, GPT with mask buffers, and the networks of losses."""
     vq, gpt = vqgan_state("taming"), gpt_state("taming")
     vq["quantize.embedding.weight"] = vq["quantize.embedding.weight"][: ref.VOCABULARY].clone()
     state = {f"first_stage_model.{k}": v for k, v in vq.items()} | {
@@ -196,9 +200,7 @@ def net2net(write: Any) -> Path:
     return write("last.ckpt", {"state_dict": state, "epoch": 1})
 
 
-def test_a_taming_transformer_brings_its_vqgan_and_its_yaml_tells_the_rest(
-    tmp_path: Path, write: Any
-) -> None:
+def test_a_taming_transformer_is_imported_with_its_vqgan_and_its_yaml(tmp_path: Path, write: Any) -> None:
     (tmp_path / "project.yaml").write_text(TRANSFORMER_YAML)
     import_weights("auto", [net2net(write), tmp_path / "project.yaml"], tmp_path / "m")
     pipeline = Pipeline.from_pretrained(tmp_path / "m")
@@ -207,7 +209,7 @@ def test_a_taming_transformer_brings_its_vqgan_and_its_yaml_tells_the_rest(
     assert len(pipeline.sample(n=1)) == 1
 
 
-def test_one_stage_of_a_checkpoint_with_both(tmp_path: Path, write: Any) -> None:
+def test_one_stage_of_a_checkpoint_with_both_is_imported(tmp_path: Path, write: Any) -> None:
     file = net2net(write)
     import_weights("taming", [file], tmp_path / "m", stage="prior", heads=ref.HEADS, classes=0)
     assert not (tmp_path / "m" / "tokenizer").exists()
@@ -223,12 +225,12 @@ def test_a_yaml_of_another_model_is_refused(tmp_path: Path, write: Any) -> None:
         import_weights("auto", [net2net(write), tmp_path / "project.yaml"], tmp_path / "m")
 
 
-def test_a_taming_prior_without_yaml_asks_for_its_classes(tmp_path: Path, write: Any) -> None:
+def test_classes_are_required_for_a_taming_prior_without_yaml(tmp_path: Path, write: Any) -> None:
     with pytest.raises(CheckpointError, match="--classes"):
         import_weights("auto", [write("x.pt", dict(gpt_state("taming")))], tmp_path / "m", heads=ref.HEADS)
 
 
-def test_a_model_that_a_family_has_no_network_for_is_not_exported(tmp_path: Path) -> None:
+def test_a_model_that_a_family_cannot_represent_is_not_exported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     Prior(PriorConfig(grid=(3, 3), codebook_size=8, width=32, heads=2)).save_pretrained(tmp_path / "prior")
     Tokenizer(TokenizerConfig(norm_groups=16)).save_pretrained(tmp_path / "tokenizer")
@@ -241,7 +243,7 @@ def test_a_model_that_a_family_has_no_network_for_is_not_exported(tmp_path: Path
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_a_tokenizer_of_ours_with_the_published_parts_is_exported(tmp_path: Path) -> None:
+def test_our_own_tokenizer_with_published_layers_is_exported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     Tokenizer(TokenizerConfig(codebook_size=16)).save_pretrained(tmp_path / "a" / "tokenizer")
     export_weights("llamagen", tmp_path / "a", tmp_path / "x.safetensors")
@@ -251,10 +253,63 @@ def test_a_tokenizer_of_ours_with_the_published_parts_is_exported(tmp_path: Path
     assert torch.equal(*codes)
 
 
+TRAINING_OPTIONS: dict[str, Any] = {
+    "dropout": 0.3, "token_dropout": 0.2, "attention_dropout": 0.1, "drop_path": 0.1, "condition_dropout": 0.4,
+    "gradient_checkpointing": True, "sampling": SamplingConfig(temperature=0.9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "make", "hints"),
+    [
+        ("taming", lambda: gpt_state("taming"), {"classes": 7}),
+        ("taming", lambda: gpt_state("taming"), {"classes": 0}),
+        ("llamagen", lambda: gpt_state("class"), {}),
+        ("llamagen", lambda: gpt_state("text"), {}),
+    ],
+)
+def test_a_fine_tuned_import_with_other_training_options_is_exported(
+    family: str, make: Any, hints: dict[str, Any], tmp_path: Path, write: Any
+) -> None:
+    published = make()
+    import_weights(family, [write("there.pt", dict(published))], tmp_path / "m", **HINTS | hints)
+    prior = Prior.from_pretrained(tmp_path / "m" / "prior")
+    tuned = Prior(replace(prior.config, **TRAINING_OPTIONS, conditions=renamed(prior.config.conditions)))
+    tuned.load_state_dict(prior.state_dict())
+    tuned.save_pretrained(tmp_path / "tuned" / "prior")
+    export_weights(family, tmp_path / "tuned", tmp_path / "back.safetensors")
+    same(load_file(tmp_path / "back.safetensors"), dict(published))
+
+
+def renamed(conditions: tuple[ConditionConfig, ...]) -> tuple[ConditionConfig, ...]:
+    """The conditions with names that no published file holds: of the classes, and of the text encoder."""
+    return tuple(
+        replace(c, class_names=tuple(f"class {name}" for name in c.class_names))
+        if isinstance(c, LabelConfig)
+        else replace(c, text_encoder="my/t5")  # type: ignore[call-arg]
+        for c in conditions
+    )
+
+
+@pytest.mark.parametrize("family", ["taming", "llamagen"])
+def test_a_fine_tuned_tokenizer_with_other_training_options_is_exported(
+    family: str, tmp_path: Path, write: Any
+) -> None:
+    import_weights(family, [write("vq.pt", dict(vqgan_state(family)))], tmp_path / "m", image_size=8)
+    model = Tokenizer.from_pretrained(tmp_path / "m" / "tokenizer")
+    options = {"codebook_decay": 0.9, "dead_code_threshold": 2.0, "rotation_trick": True, "depth": 7}
+    tuned = Tokenizer(replace(model.config, **options, gradient_checkpointing=True))
+    tuned.load_state_dict(model.state_dict())
+    tuned.save_pretrained(tmp_path / "tuned" / "tokenizer")
+    for folder in ("m", "tuned"):
+        export_weights(family, tmp_path / folder, tmp_path / f"{folder}.safetensors")
+    same(*(load_file(tmp_path / f"{folder}.safetensors") for folder in ("m", "tuned")))
+
+
 @pytest.mark.parametrize(
     "content", ["model: {params: 3}", "model: {params: {transformer_config: [], ddconfig: 1}}"]
 )
-def test_a_yaml_of_another_make_up_tells_nothing(content: str, tmp_path: Path, write: Any) -> None:
+def test_a_yaml_file_of_another_structure_is_ignored(content: str, tmp_path: Path, write: Any) -> None:
     (tmp_path / "project.yaml").write_text(content)
     files = [write("g.pt", dict(gpt_state("taming"))), tmp_path / "project.yaml"]
     with pytest.raises(CheckpointError, match="--classes"):
@@ -262,3 +317,40 @@ def test_a_yaml_of_another_make_up_tells_nothing(content: str, tmp_path: Path, w
     import_weights(
         "auto", [write("v.pt", dict(vqgan_state("taming"))), files[1]], tmp_path / "m", image_size=8
     )
+
+
+def test_every_ignored_setting_is_a_field() -> None:
+    for config_class, names in IGNORED.items():
+        assert names <= {field.name for field in fields(config_class)}
+
+
+def changed(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, SamplingConfig):
+        return SamplingConfig(temperature=0.5)
+    return value + {str: "x", tuple: (4,), int: 8, float: 0.25}[type(value)]
+
+
+@pytest.mark.parametrize("name", sorted(IGNORED[PriorConfig]))
+@torch.no_grad()
+def test_ignored_settings_of_a_prior_do_not_change_its_output(name: str) -> None:
+    config = PriorConfig(grid=(3, 3), codebook_size=8, width=32, heads=2, depth=2)
+    models = [Prior(config), Prior(replace(config, **{name: changed(getattr(config, name))}))]
+    models[1].load_state_dict(models[0].state_dict())
+    codes = torch.arange(9)[None] % 8
+    assert torch.equal(*(model.eval()(codes) for model in models))
+
+
+@pytest.mark.parametrize("name", sorted(IGNORED[TokenizerConfig]))
+@torch.no_grad()
+def test_ignored_settings_of_a_tokenizer_do_not_change_its_output(name: str) -> None:
+    config = TokenizerConfig(
+        image_size=16, channels=1, width=8, multipliers=(1, 2), norm_groups=4, codebook_distance="euclidean"
+    )
+    value = {"bit_depth": 16, "codebook_decay": 0.5}.get(name, changed(getattr(config, name)))
+    models = [Tokenizer(config), Tokenizer(replace(config, **{name: value}))]
+    models[1].load_state_dict(models[0].state_dict(), strict=name != "codebook_learned")
+    images = torch.rand(2, 1, 16, 16) * 2 - 1
+    assert torch.equal(*(model.eval()(images).images for model in models))

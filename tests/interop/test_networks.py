@@ -1,4 +1,4 @@
-"""Imported networks against plain references written from the formulas, at tiny sizes."""
+"""Imported networks against the reference implementations, at tiny sizes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def some_codes(n: int) -> Tensor:
 
 @pytest.mark.parametrize("family", ["taming", "llamagen"])
 @torch.no_grad()
-def test_a_tokenizer_encodes_and_decodes_as_the_formulas_say(family: str, tmp_path: Path, write: Any) -> None:
+def test_a_tokenizer_equals_the_reference(family: str, tmp_path: Path, write: Any) -> None:
     state = vqgan_state(family)
     import_weights("auto", [write("vq.safetensors", state)], tmp_path / "m", image_size=8)
     model = Tokenizer.from_pretrained(tmp_path / "m" / "tokenizer")
@@ -72,9 +72,9 @@ def test_guided_greedy_sampling_of_the_class_conditional_prior(tmp_path: Path, w
         conditional, free = (ref.llamagen(state, prefix, codes) for prefix in (with_label, without))
         codes.append(int((free + 3 * (conditional - free)).argmax()))
     greedy = SamplingConfig(top_k=1, cfg_scale=3.0)
-    assert sample(prior, Condition(torch.tensor([2])), torch.full((1, 2, TOKENS), 0.5), greedy).tolist() == [
-        codes
-    ]
+    assert sample(
+        prior, Condition(label=torch.tensor([2])), torch.full((1, 2, TOKENS), 0.5), greedy
+    ).tolist() == [codes]
 
 
 def captions() -> Tensor:
@@ -91,25 +91,25 @@ def test_the_text_conditional_llamagen_prior(tmp_path: Path, write: Any) -> None
     codes = some_codes(2)
     logits = prior(codes, features=captions())
     for row, features in enumerate(captions()):
-        prefix = ref.llamagen_prefix(state, features, slots=4, features=6)
-        hidden = (features == 0).all(-1)
+        prefix = ref.llamagen_prefix(state, features, length=4, features=6)
+        padding = (features == 0).all(-1)
         for t in range(TOKENS):
-            expected = ref.llamagen(state, prefix, codes[row, :t].tolist(), hidden)
+            expected = ref.llamagen(state, prefix, codes[row, :t].tolist(), padding)
             torch.testing.assert_close(logits[row, t], expected, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
 def test_guided_greedy_sampling_of_the_text_conditional_prior(tmp_path: Path, write: Any) -> None:
-    """The missing caption takes the place, and the padding, of the caption."""
+    """The missing caption has the positions and the padding of the caption."""
     state = gpt_state("text")
     prior = prior_of(tmp_path, state, write)
     expected = []
     for features in captions():
-        hidden = (features == 0).all(-1)
-        prefixes = [ref.llamagen_prefix(state, f, slots=4, features=6) for f in (features, None)]
+        padding = (features == 0).all(-1)
+        prefixes = [ref.llamagen_prefix(state, f, length=4, features=6) for f in (features, None)]
         codes: list[int] = []
         for _ in range(TOKENS):
-            conditional, free = (ref.llamagen(state, prefix, codes, hidden) for prefix in prefixes)
+            conditional, free = (ref.llamagen(state, prefix, codes, padding) for prefix in prefixes)
             codes.append(int((free + 2 * (conditional - free)).argmax()))
         expected.append(codes)
     greedy = SamplingConfig(top_k=1, cfg_scale=2.0)
@@ -140,26 +140,26 @@ def test_the_unconditional_taming_prior_starts_with_token_zero(tmp_path: Path, w
     assert sample(prior, Condition(), uniforms, SamplingConfig(top_k=1)).tolist() == [codes]
 
 
-PARTS: list[dict[str, Any]] = [
+VARIANTS: list[dict[str, Any]] = [
     {"norm": "layer", "feed_forward": "gelu", "bias": True, "rotary": "none"},
     {"norm": "layer", "bias": False, "zero_condition": True, "positions": "none"},
     {"conditions": (FeaturesConfig(width=6, tokens=4, prefix=True),)},
 ]
 
 
-def our_prior(parts: dict[str, Any]) -> Prior:
+def our_prior(variant: dict[str, Any]) -> Prior:
     torch.manual_seed(0)
     prior = Prior(
-        PriorConfig(grid=(3, 3), codebook_size=20, width=32, depth=2, heads=2, dropout=0.0, **parts)
+        PriorConfig(grid=(3, 3), codebook_size=20, width=32, depth=2, heads=2, dropout=0.0, **variant)
     )
     for parameter in prior.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return prior.eval()
 
 
-@pytest.mark.parametrize("parts", PARTS)
-def test_with_the_published_parts_all_is_trained_and_nothing_looks_ahead(parts: dict[str, Any]) -> None:
-    prior = our_prior(parts)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_published_variants_train_all_parameters_and_are_causal(variant: dict[str, Any]) -> None:
+    prior = our_prior(variant)
     codes = some_codes(2)
     features = captions() if prior.config.condition("features") else None
     (-prior.log_prob(codes, features=features)).mean().backward()
@@ -172,46 +172,48 @@ def test_with_the_published_parts_all_is_trained_and_nothing_looks_ahead(parts: 
     assert not torch.allclose(before[:, 5], after[:, 5])
 
 
-@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
-def test_with_the_published_parts_cached_sampling_equals_uncached(parts: dict[str, Any]) -> None:
-    prior = our_prior(parts)
+def test_published_variants_sample_the_same_with_a_cache(variant: dict[str, Any]) -> None:
+    prior = our_prior(variant)
     features = captions() if prior.config.condition("features") else None
     uniforms = torch.full((2, 2, 9), 0.5)
     greedy = sample(prior, Condition(features=features), uniforms, SamplingConfig(top_k=1))
     assert torch.equal(prior(greedy, features=features).argmax(-1), greedy)
 
 
-def test_a_saved_prior_with_features_comes_back(tmp_path: Path) -> None:
-    prior = our_prior(PARTS[2])
+def test_a_loaded_prior_with_features_is_the_same(tmp_path: Path) -> None:
+    prior = our_prior(VARIANTS[2])
     prior.save_pretrained(tmp_path)
     again = Prior.from_pretrained(tmp_path)
     codes = some_codes(2)
     assert torch.equal(again(codes, features=captions()), prior(codes, features=captions()))
 
 
-def test_hidden_features_are_the_same_as_none() -> None:
-    prior = our_prior(PARTS[2] | {"condition_dropout": 1.0, "token_dropout": 0.0})
+def test_dropped_features_equal_missing_ones() -> None:
+    prior = our_prior(VARIANTS[2] | {"condition_dropout": 1.0, "token_dropout": 0.0})
     codes, features = some_codes(2), captions()
     features[0] = torch.randn(4, 6)
     torch.testing.assert_close(prior.train()(codes, features=features), prior.eval()(codes))
 
 
 @pytest.mark.parametrize(
-    ("parts", "given"),
+    ("variant", "given"),
     [
-        (PARTS[0], {"features": torch.zeros(2, 4, 6)}),
-        (PARTS[2], {"label": torch.zeros(2, dtype=torch.long)}),
-        (PARTS[2], {"features": torch.zeros(2, 5, 6)}),
+        (VARIANTS[0], {"features": torch.zeros(2, 4, 6)}),
+        (VARIANTS[2], {"label": torch.zeros(2, dtype=torch.long)}),
+        (VARIANTS[2], {"features": torch.zeros(2, 5, 6)}),
     ],
 )
-def test_a_condition_of_the_other_kind_is_refused(parts: dict[str, Any], given: dict[str, Tensor]) -> None:
+def test_a_condition_that_the_prior_does_not_have_is_refused(
+    variant: dict[str, Any], given: dict[str, Tensor]
+) -> None:
     with pytest.raises(DataError):
-        our_prior(parts)(some_codes(2), **given)
+        our_prior(variant)(some_codes(2), **given)
 
 
 @pytest.mark.parametrize("family", ["taming", "llamagen"])
-def test_the_first_step_of_fine_tuning_leaves_the_codebook_nearly_alone(
+def test_the_first_step_of_fine_tuning_hardly_changes_the_codebook(
     family: str, tmp_path: Path, write: Any
 ) -> None:
     import_weights("auto", [write("vq.pt", dict(vqgan_state(family)))], tmp_path, image_size=8)

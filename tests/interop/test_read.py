@@ -1,4 +1,4 @@
-"""Weight files: what is read, and what is refused without running anything in it."""
+"""Weight files that are read, and those that are refused without executing anything in them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .conftest import vqgan_state
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 
 
-class Poison:
-    """Creates a file when it is unpickled."""
+class Malicious:
+    """Creates a folder when it is unpickled."""
 
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
+    def __init__(self, created: Path) -> None:
+        self.created = created
 
     def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.mark),)
+        return os.mkdir, (str(self.created),)
 
 
 def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -55,7 +55,7 @@ def test_state_dicts_are_unwrapped(content: Any, write: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "misnamed.ckpt"])
-def test_safetensors_are_known_by_their_content(name: str, write: Any) -> None:
+def test_safetensors_files_are_recognised_by_their_content(name: str, write: Any) -> None:
     same(
         read_tensors(write("weights.safetensors", STATE).rename(write("weights.pt", 0).with_name(name))),
         STATE,
@@ -69,7 +69,7 @@ def test_old_pytorch_files_are_read(tmp_path: Path) -> None:
 
 
 def test_lightning_checkpoints_are_read_without_lightning(tmp_path: Path, monkeypatch: Any) -> None:
-    """Their callbacks are keyed by classes, which stay unimported."""
+    """The keys of their callbacks are classes, which are not imported."""
     module = types.ModuleType("pytorch_lightning.callbacks.model_checkpoint")
     callback = type("ModelCheckpoint", (), {"__module__": module.__name__})
     module.ModelCheckpoint = callback  # type: ignore[attr-defined]
@@ -84,60 +84,60 @@ def test_lightning_checkpoints_are_read_without_lightning(tmp_path: Path, monkey
     same(read_tensors(tmp_path / "last.ckpt"), STATE)
 
 
-def poisoned_zip(path: Path, mark: Path) -> None:
-    torch.save({"model": STATE, "extra": Poison(mark)}, path)
+def malicious_zip(path: Path, created: Path) -> None:
+    torch.save({"model": STATE, "extra": Malicious(created)}, path)
 
 
-def poisoned_old(path: Path, mark: Path) -> None:
-    torch.save({"model": STATE, "extra": Poison(mark)}, path, _use_new_zipfile_serialization=False)
+def malicious_old(path: Path, created: Path) -> None:
+    torch.save({"model": STATE, "extra": Malicious(created)}, path, _use_new_zipfile_serialization=False)
 
 
-def poisoned_pickle(path: Path, mark: Path) -> None:
-    path.write_bytes(pickle.dumps(Poison(mark)))
+def malicious_pickle(path: Path, created: Path) -> None:
+    path.write_bytes(pickle.dumps(Malicious(created)))
 
 
-def truncated_zip(path: Path, mark: Path) -> None:
+def truncated_zip(path: Path, created: Path) -> None:
     torch.save({"model": vqgan_state("taming")}, path)
     path.write_bytes(path.read_bytes()[:-2000])
 
 
-def truncated_safetensors(path: Path, mark: Path) -> None:
+def truncated_safetensors(path: Path, created: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(dict(vqgan_state("taming")), path)
     path.write_bytes(path.read_bytes()[:-2000])
 
 
-def text(path: Path, mark: Path) -> None:
+def text(path: Path, created: Path) -> None:
     path.write_text("<html><body>404: not found</body></html>")
 
 
-def empty(path: Path, mark: Path) -> None:
+def empty(path: Path, created: Path) -> None:
     path.touch()
 
 
-def no_tensors(path: Path, mark: Path) -> None:
+def no_tensors(path: Path, created: Path) -> None:
     torch.save({"epoch": 3, "state_dict": {}}, path)
 
 
-def list_of_tensors(path: Path, mark: Path) -> None:
+def list_of_tensors(path: Path, created: Path) -> None:
     torch.save([torch.zeros(2)], path)
 
 
-def other_family(path: Path, mark: Path) -> None:
+def other_family(path: Path, created: Path) -> None:
     torch.save({"conv1.weight": torch.zeros(2, 3), "fc.bias": torch.zeros(2)}, path)
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        poisoned_zip, poisoned_old, poisoned_pickle, truncated_zip, truncated_safetensors, text, empty, no_tensors,
+        malicious_zip, malicious_old, malicious_pickle, truncated_zip, truncated_safetensors, text, empty, no_tensors,
         list_of_tensors, other_family,
     ],
     ids=lambda f: f.__name__,
 )  # fmt: skip
-def test_bad_files_give_one_line_and_nothing_else(damage: Any, tmp_path: Path) -> None:
-    damage(tmp_path / "bad.pt", tmp_path / "mark")
+def test_bad_files_give_a_one_line_error_and_write_nothing(damage: Any, tmp_path: Path) -> None:
+    damage(tmp_path / "bad.pt", tmp_path / "created")
     with pytest.raises(CheckpointError) as error:
         import_weights("auto", [tmp_path / "bad.pt"], tmp_path / "model")
     assert "bad.pt" in str(error.value)
@@ -145,9 +145,9 @@ def test_bad_files_give_one_line_and_nothing_else(damage: Any, tmp_path: Path) -
     assert [p.name for p in tmp_path.iterdir()] == ["bad.pt"]
 
 
-@pytest.mark.parametrize("poison", [poisoned_zip, poisoned_old], ids=lambda f: f.__name__)
-def test_a_file_that_would_run_code_is_said_to(poison: Any, tmp_path: Path) -> None:
-    poison(tmp_path / "bad.pt", tmp_path / "mark")
+@pytest.mark.parametrize("damage", [malicious_zip, malicious_old], ids=lambda f: f.__name__)
+def test_a_file_that_would_run_code_is_refused_by_name(damage: Any, tmp_path: Path) -> None:
+    damage(tmp_path / "bad.pt", tmp_path / "created")
     with pytest.raises(CheckpointError, match=r"run code.*mkdir"):
         read_tensors(tmp_path / "bad.pt")
 

@@ -1,0 +1,85 @@
+"""One stage of a published model in imgtf's terms, and what its import needs besides the tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..prior.config import PriorConfig
+from ..prior.model import Prior
+from ..tokenizer.config import TokenizerConfig
+from ..tokenizer.model import Tokenizer
+from .mapping import Shape
+
+STAGES = ("tokenizer", "prior")
+IMAGE_SIZE = 256
+"""Default side of the published models' training images."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Settings that the tensors do not contain; None where the user gave none."""
+
+    heads: int | None = None
+    """Attention heads of the prior."""
+    image_size: int | None = None
+    """Side of the images in pixels."""
+    classes: int | None = None
+    """Classes of the prior; 0 for an unconditional one."""
+    side: int = 16
+    """Side of the prior's grid of codes: image side / downsampling factor of the tokenizer."""
+    yaml: Mapping[str, Any] = field(default_factory=dict)
+    """The `model` section of the YAML file of the training run."""
+
+
+@dataclass(frozen=True)
+class StageWeights:
+    """One stage: its configuration, and its tensors by imgtf's names."""
+
+    config: TokenizerConfig | PriorConfig
+    tensors: dict[str, Tensor]
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage, and of its folder."""
+        return "tokenizer" if isinstance(self.config, TokenizerConfig) else "prior"
+
+
+def meta_model(config: TokenizerConfig | PriorConfig) -> Tokenizer | Prior:
+    """Return the network on the meta device, without memory for its weights."""
+    with torch.device("meta"):
+        return Tokenizer(config) if isinstance(config, TokenizerConfig) else Prior(config)
+
+
+def shapes(config: TokenizerConfig | PriorConfig) -> dict[str, Shape]:
+    """Return the shape of every tensor of the network, by imgtf's names."""
+    return {name: tuple(t.shape) for name, t in meta_model(config).state_dict().items()}
+
+
+def pick_heads(width: int, published: Mapping[int, int], given: int | None) -> int:
+    """Return the attention heads of a prior of this width: the given number, or the published one.
+
+    Raises:
+        CheckpointError: neither is known, or the heads do not fit the width.
+    """
+    heads = given or published.get(width)
+    if heads is None:
+        raise CheckpointError(
+            f"the number of attention heads is not in the tensors, and no published prior has width {width}: "
+            f"give --heads"
+        )
+    if width % heads or width // heads % 4:
+        raise CheckpointError(
+            f"{heads} heads with width {width}: the head width must be a multiple of 4; give other --heads"
+        )
+    return heads
+
+
+def number_names(classes: int) -> tuple[str, ...]:
+    """Return numbers as class names, for models that publish no names."""
+    return tuple(str(i) for i in range(classes))
