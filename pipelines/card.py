@@ -1,80 +1,133 @@
-"""The model card: a README in the model's folder that says what it is and how it came about."""
+"""The model card: `README.md` in a model folder."""
 
 from __future__ import annotations
 
-import json
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
+from ..options import to_dict
 from ..pretrained import read_json, write_text
+from ..prior.config import PriorConfig
+from ..prior.model import Prior
+from ..tokenizer.config import TokenizerConfig
+from ..tokenizer.model import Tokenizer
 from ..training.checkpoint import latest_state
+from .conditions import describe_conditions
 
 ORIGIN_FILE = "origin.txt"
-"""Beside imported weights: where they come from, in one line."""
+"""Next to imported weights: where they come from, in one line."""
+MAX_CLASS_NAMES = 50
+COLOURS = {1: "greyscale", 3: "colour"}
+PACKAGES = ("imgtf", "torch", "accelerate", "vector-quantize-pytorch", "datasets")
 
 
 def write_card(folder: Path) -> None:
-    """Writes `folder/README.md` from what the folder holds: configurations, run settings, reached figures."""
-    stages = [stage for stage in ("tokenizer", "prior") if (folder / stage / "config.json").exists()]
-    parts = [f"# {folder.resolve().name}", _intro(folder, stages)]
-    parts += [_stage(folder, stage) for stage in stages]
-    parts.append(_versions())
-    write_text(folder / "README.md", "\n\n".join(parts) + "\n")
+    """Write `folder/README.md`: what the model is, how to use it, how it was trained, what it reaches."""
+    tokenizer: TokenizerConfig | None = None
+    prior: PriorConfig | None = None
+    if (folder / "tokenizer" / "config.json").exists():
+        tokenizer = Tokenizer.read_config(folder / "tokenizer")
+    if (folder / "prior" / "config.json").exists():
+        prior = Prior.read_config(folder / "prior")
+    name = folder.resolve().name
+    sections = [f"# {name}", _summary(tokenizer, prior)]
+    if tokenizer:
+        sections.append(_usage(name, prior))
+        sections += [f"## Tokenizer\n\n{_tokenizer_facts(tokenizer)}", *_training(folder, "tokenizer")]
+    if prior:
+        sections += [f"## Prior\n\n{_prior_facts(prior)}", *_training(folder, "prior")]
+    sections.append(_versions())
+    write_text(folder / "README.md", "\n\n".join(sections) + "\n")
 
 
-def _intro(folder: Path, stages: list[str]) -> str:
-    if "tokenizer" not in stages:
-        return "A prior without its tokenizer, made with imgtf."
-    config = read_json(folder / "tokenizer" / "config.json")
-    size, channels = config["image_size"], {1: "grey", 3: "colour"}.get(config["channels"], "multi-channel")
-    channels = "16-bit grey" if config.get("bit_depth") == 16 else channels
-    parts = " and ".join(stages)
-    lines = [f"Generates {channels} images of {size}x{size} pixels. Made with imgtf ({parts})."]
-    if "prior" in stages:
-        lines += ["", "```python", "from imgtf import Pipeline", ""]
-        lines += [f'pictures = Pipeline.from_pretrained("{folder.name}").sample(n=16, seed=0)', "```"]
-    return "\n".join(lines)
-
-
-def _stage(folder: Path, stage: str) -> str:
-    config = read_json(folder / stage / "config.json")
-    names, sampling = config.get("class_names", []), config.get("sampling", {})
-    lines = [f"## {stage.capitalize()}", ""]
-    if (folder / stage / ORIGIN_FILE).exists():
-        lines.append(f"- imported from {(folder / stage / ORIGIN_FILE).read_text().strip()}")
-    else:
-        lines += _run(folder, stage)
-    if names:
-        lines.append(f"- classes: {', '.join(names[:50])}{' ...' if len(names) > 50 else ''}")
-    if sampling:
-        settings = ", ".join(f"{name} {value}" for name, value in sampling.items() if value is not None)
-        lines.append(f"- sampling settings unless told otherwise: {settings}")
-    return "\n".join(lines)
-
-
-def _run(folder: Path, stage: str) -> list[str]:
-    run = _run_settings(folder, stage)
-    lines = [f"- data: `{run.get('data', 'unknown')}`"]
-    state = latest_state(folder / "training" / stage / "state")
-    if state is not None:
-        progress = read_json(state / "progress.json")
-        best = progress["best"]
-        metrics = ", ".join(f"{k} {v:.4g}" for k, v in best["metrics"].items())
-        lines.append(
-            f"- held out, best weights (step {best['step']} of {progress['step']}): {metrics or 'none'}"
+def _summary(tokenizer: TokenizerConfig | None, prior: PriorConfig | None) -> str:
+    if tokenizer is None:
+        return "A prior (a transformer over image tokens) without its tokenizer, trained with imgtf."
+    size = tokenizer.image_size
+    colour = COLOURS.get(tokenizer.channels, f"{tokenizer.channels}-channel")
+    colour = "16-bit greyscale" if tokenizer.bit_depth == 16 else colour
+    images = f"{colour} images of {size}x{size} pixels"
+    if prior is None:
+        return (
+            f"An image tokenizer for {images}, trained with imgtf. It has no prior yet, so it cannot sample."
         )
-    lines.append(f"- train again: `imgtf {stage} train --config {stage}/train.toml --model NEW_FOLDER`")
-    lines.append(f"- settings: `{json.dumps({k: v for k, v in run.items() if k != 'data'})}`")
-    return lines
+    return (
+        f"A two-stage image generation model for {images}, trained with imgtf: the prior, a transformer, samples "
+        f"discrete tokens; the tokenizer decodes them to images."
+    )
 
 
-def _run_settings(folder: Path, stage: str) -> dict[str, Any]:
+def _usage(name: str, prior: PriorConfig | None) -> str:
+    if prior is None:
+        shell = f"imgtf tokenizer reconstruct IMAGE --model {name} --out reconstructed"
+        code = [
+            "from imgtf import Tokenizer",
+            "",
+            f'tokenizer = Tokenizer.from_pretrained("{name}/tokenizer")',
+        ]
+        code += ['codes = tokenizer.encode_images("image.png")', "images = tokenizer.decode_images(codes)"]
+    else:
+        shell = f"imgtf sample --model {name} --n 16"
+        code = ["from imgtf import Pipeline", "", f'pipeline = Pipeline.from_pretrained("{name}")']
+        code += ["images = pipeline.sample(n=16, seed=0)"]
+    return "\n".join(["## Usage", "", "```shell", shell, "```", "", "```python", *code, "```"])
+
+
+def _tokenizer_facts(config: TokenizerConfig) -> str:
+    h, w = config.grid
+    return (
+        f"- {config.image_size}x{config.image_size} pixels to {h}x{w} tokens (downsampling factor {config.factor})\n"
+        f"- codebook: {config.codebook_size:,} codes"
+    )
+
+
+def _prior_facts(config: PriorConfig) -> str:
+    lines = [
+        f"- transformer: {config.depth} layers, {config.heads} heads, width {config.width}; "
+        f"objective `{config.objective}`",
+        f"- conditions: {describe_conditions(config)}",
+    ]
+    names = config.class_names
+    if names:
+        more = ", ..." if len(names) > MAX_CLASS_NAMES else ""
+        lines.append(f"- class names: {', '.join(names[:MAX_CLASS_NAMES])}{more}")
+    sampling = {name: value for name, value in to_dict(config.sampling).items() if value is not None}
+    return "\n".join([*lines, "", "Default sampling settings:", "", _toml(sampling)])
+
+
+def _training(folder: Path, stage: str) -> list[str]:
+    """Origin of imported weights; else data, metrics and settings of the run."""
+    if (folder / stage / ORIGIN_FILE).exists():
+        return [f"Imported from {(folder / stage / ORIGIN_FILE).read_text().strip()}."]
     path = folder / stage / "train.toml"
-    return tomllib.loads(path.read_text()) if path.exists() else {}
+    settings = tomllib.loads(path.read_text()) if path.exists() else {}
+    facts = [f"- data: `{settings.pop('data', 'unknown')}`", *_metrics(folder, stage)]
+    sections = [f"### Training the {stage}", "\n".join(facts)]
+    if settings:
+        again = f"`imgtf {stage} train --config {stage}/train.toml --model NEW_FOLDER` trains it again."
+        sections += [f"Settings; {again}", _toml(settings)]
+    return sections
+
+
+def _metrics(folder: Path, stage: str) -> list[str]:
+    """Held-out metrics of the best weights, if the training state is still there."""
+    state = latest_state(folder / "training" / stage / "state")
+    if state is None:
+        return []
+    progress = read_json(state / "progress.json")
+    best = progress["best"]
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in best["metrics"].items())
+    steps = f"step {best['step']} of {progress['step']}"
+    return [f"- held-out metrics of the best weights ({steps}): {metrics or 'none, no held-out images'}"]
+
+
+def _toml(values: dict[str, Any]) -> str:
+    return f"```toml\n{tomli_w.dumps(values)}```"
 
 
 def _versions() -> str:
-    packages = ("imgtf", "torch", "accelerate", "vector-quantize-pytorch", "datasets")
-    return "Versions: " + ", ".join(f"{name} {version(name)}" for name in packages) + "."
+    return "## Versions\n\n" + ", ".join(f"{name} {version(name)}" for name in PACKAGES)

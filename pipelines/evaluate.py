@@ -1,4 +1,4 @@
-"""Figures of trained models on a data source, and pictures of what the tokenizer keeps."""
+"""Metrics of a tokenizer on a data set, and images next to their reconstructions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from ..data.config import DataConfig, worker_count
 from ..data.decode import load_image
@@ -22,7 +23,7 @@ from ..tokenizer.metrics import MetricInputs, Metrics
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.perceptual import Perceptual
 
-BATCH = 64
+BATCH_SIZE = 64
 
 
 def evaluate_tokenizer(
@@ -44,7 +45,7 @@ def evaluate_tokenizer(
     bad_images = BadImages(len(images), data.bad_images)
     inputs = MetricInputs(config.codebook_size, tokenizer.device, perceptual, inception)
     metrics, codec = Metrics(inputs), Codec(tokenizer, precision)
-    for batch in eval_batches(images, BATCH, workers=worker_count(data)):
+    for batch in eval_batches(images, BATCH_SIZE, workers=worker_count(data)):
         bad_images.note(batch["bad"])
         pixels = batch["image"].to(tokenizer.device)
         metrics.update(pixels, codec(pixels))
@@ -55,32 +56,35 @@ def evaluate_tokenizer(
 def reconstruct(
     tokenizer: Tokenizer, paths: Sequence[Path], out: Path, background: str, precision: str = "auto"
 ) -> list[Path]:
-    """Writes each image beside its reconstruction as `out/NAME.png` (a second of that name as `NAME-2.png`).
+    """Write each image next to its reconstruction as `out/NAME.png` (`NAME-2.png` for a second file of that name).
 
-    Images are brought to the tokenizer's size (shorter side, then centre crop). Where image or tokenizer are of 16 bits
-    and grey, so is what is written.
+    Images are resized to the tokenizer's image size (shorter side, then centre crop). Greyscale images are written with
+    16 bits where the image or the tokenizer has them.
     """
-    coder = Codec(tokenizer, precision)
+    codec = Codec(tokenizer, precision)
     out.mkdir(parents=True, exist_ok=True)
     written = []
     used: Counter[str] = Counter()
     for path in paths:
-        config = tokenizer.config
-        image = load_image(str(path), str(path))
-        pixels = transform(image, config.image_size, config.channels, background)
-        images = pixels[None].to(tokenizer.device)
-        result = coder.decode(coder.encode(images))
         used[path.stem] += 1
         number = f"-{used[path.stem]}" if used[path.stem] > 1 else ""
         target = out / f"{path.stem}{number}.png"
-        bits = 16 if config.channels == 1 and is_deep(image) else config.bit_depth
-        draw_grid([to_pil(images[0], bits), to_pil(result[0], bits)], columns=2).save(target)
+        draw_grid(_with_reconstruction(codec, path, background), columns=2).save(target)
         written.append(target)
     return written
+
+
+def _with_reconstruction(codec: Codec, path: Path, background: str) -> list[Image.Image]:
+    """Return an image at the tokenizer's size, and its reconstruction."""
+    config = codec.config
+    image = load_image(str(path), str(path))
+    pixels = transform(image, config.image_size, config.channels, background)[None].to(codec.device)
+    bits = 16 if config.channels == 1 and is_deep(image) else config.bit_depth
+    return [to_pil(images[0], bits) for images in (pixels, codec.decode(codec.encode(pixels)))]
 
 
 def _refuse_empty(source: ImageSource) -> None:
     if not len(source):
         raise DataError(
-            f"{source.name}: no images in {source.split} to measure on; see --held-out and --split"
+            f"{source.name}: no images in {source.split} to evaluate on; see --held-out and --split"
         )

@@ -1,4 +1,4 @@
-"""Published weights into a model folder, and a model folder back into a published naming."""
+"""Import published weights into a model folder, and export a model to the names of a published family."""
 
 from __future__ import annotations
 
@@ -34,31 +34,33 @@ def import_weights(
     classes: int | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Imports weight files into `folder` and returns the folders written, tokenizer first.
+    """Import weight files into `folder` and return the folders written, tokenizer first.
 
     Args:
-        family: a name of `FAMILIES`, or "auto" to go by the names of the tensors.
-        files: weights; a YAML among them belongs to the weights it follows, or to the first.
-        stage: "tokenizer" or "prior" alone, where a file holds both.
-        heads, image_size, classes: what the tensors do not tell.
-        force: replace what is there.
+        family: a name of `FAMILIES`, or "auto" to recognise it by the names of the tensors.
+        files: weights. A YAML file belongs to the weights before it, or to the first ones.
+        stage: import only "tokenizer" or "prior" from a file with both.
+        heads, image_size, classes: sizes that cannot be read from the tensors.
+        force: replace existing stages.
 
     Raises:
-        CheckpointError: when a file cannot be read, is of another family, has tensors missing, unknown or
-            misshapen, or the two stages do not belong together. Nothing is written then.
+        CheckpointError: a file cannot be read, is of another family, or has missing, unknown or misshapen tensors; or
+            the two stages do not belong together. Nothing is written then.
     """
-    sources = [WeightFile(family, path, recipe) for path, recipe in _with_recipes(files)]
+    sources = [WeightFile(family, path, yaml) for path, yaml in _with_yaml(files)]
     hints = Hints(heads=heads, image_size=image_size, classes=classes)
     parts: dict[str, StageWeights] = {}
     origins: dict[str, str] = {}
-    for each in STAGES:  # the tokenizer first: a prior's grid may follow from it
+    for each in STAGES:  # the tokenizer first: the prior's grid depends on it
         for source in (s for s in sources if each in s.stages and stage in (None, each)):
             if each in parts:
-                raise CheckpointError(f"{source.path}: a second {each}; choose files, or one with --stage")
+                raise CheckpointError(
+                    f"{source.path}: a second {each}; name only one of the files, or use --stage"
+                )
             hints = replace(hints, side=_grid_side(folder, parts.get("tokenizer"), image_size))
             parts[each], origins[each] = source.read(each, hints), source.origin()
     if not parts:
-        raise CheckpointError(f"{files[0]}: holds no {stage}")
+        raise CheckpointError(f"{files[0]}: holds no {stage}; check --stage and the files")
     _check_free(folder, parts, force)
     _check_pair(folder, parts)
     for each, part in parts.items():
@@ -70,16 +72,16 @@ def import_weights(
 def export_weights(
     family: str, folder: Path, file: Path, *, stage: str | None = None, force: bool = False
 ) -> Path:
-    """Writes one stage of a model folder to a safetensors file in a published naming.
+    """Write one stage of a model folder to a safetensors file with the tensor names of a published family.
 
     Args:
-        stage: "tokenizer" or "prior"; may be left out where the folder holds only one.
+        stage: "tokenizer" or "prior"; None: the only stage of the folder.
 
     Raises:
-        CheckpointError: when that family's networks cannot express the model, or `file` is there already.
+        CheckpointError: networks of the family cannot represent the model, or `file` exists.
     """
     if file.exists() and not force:
-        raise CheckpointError(f"{file}: is there already; name another file or use --force")
+        raise CheckpointError(f"{file} exists: name another file, or replace it with --force")
     found = [s for s in STAGES if (folder / s / CONFIG_FILE).exists() and stage in (None, s)]
     if len(found) != 1:
         have = " and ".join(found) or f"no {stage or 'model'}"
@@ -91,22 +93,23 @@ def export_weights(
     return file
 
 
-def _with_recipes(files: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
+def _with_yaml(files: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
+    """Return each weight file with the contents of its YAML file."""
     weights = [f for f in files if f.suffix.lower() not in YAML]
     if not weights:
-        raise CheckpointError("no weights among the files, only YAML")
-    recipes: dict[Path, dict[str, Any]] = {}
+        raise CheckpointError("only YAML files were given: name a file of weights too")
+    yaml_of: dict[Path, dict[str, Any]] = {}
     current = weights[0]
     for file in files:
         if file.suffix.lower() in YAML:
-            recipes[current] = read_yaml(file)
+            yaml_of[current] = read_yaml(file)
         else:
             current = file
-    return [(path, recipes.get(path, {})) for path in weights]
+    return [(path, yaml_of.get(path, {})) for path in weights]
 
 
 def _grid_side(folder: Path, tokenizer: StageWeights | None, image_size: int | None) -> int:
-    """Side of the code grid: that of the tokenizer imported now or there before, or f16's."""
+    """Return the side of the prior's grid: from the tokenizer imported now, the one in the folder, or factor 16."""
     config = tokenizer.config if tokenizer else _tokenizer_config(folder)
     if isinstance(config, TokenizerConfig):
         return (image_size or config.image_size) // config.factor
@@ -114,7 +117,7 @@ def _grid_side(folder: Path, tokenizer: StageWeights | None, image_size: int | N
 
 
 def _tokenizer_config(folder: Path) -> TokenizerConfig | None:
-    """That of the tokenizer that is there, if one is."""
+    """Return the configuration of the tokenizer in the folder, if there is one."""
     path = folder / "tokenizer" / CONFIG_FILE
     if not path.exists():
         return None
@@ -123,7 +126,7 @@ def _tokenizer_config(folder: Path) -> TokenizerConfig | None:
 
 
 def _tokenizer_sha256(folder: Path) -> str:
-    """Identity of the tokenizer that is there, empty where none is; its weights stay in the mapped file."""
+    """Return the identity of the tokenizer in the folder, or "". Its weights are not copied from the mapped file."""
     config = _tokenizer_config(folder)
     if config is None:
         return ""
@@ -141,7 +144,7 @@ def _check_free(folder: Path, stages: Iterable[str], force: bool) -> None:
 
 
 def _check_pair(folder: Path, parts: Mapping[str, StageWeights]) -> None:
-    """Both stages, imported now or there before, must have the same number of codes."""
+    """CheckpointError unless both stages, imported now or already in the folder, have the same codebook size."""
     sizes: dict[str, Any] = {}
     for stage in STAGES:
         path = folder / stage / CONFIG_FILE
@@ -151,7 +154,8 @@ def _check_pair(folder: Path, parts: Mapping[str, StageWeights]) -> None:
             sizes[stage] = read_json(path).get("codebook_size")
     if len(set(sizes.values())) > 1:
         raise CheckpointError(
-            f"the tokenizer has {sizes['tokenizer']} codes, the prior {sizes['prior']}: they do not belong together"
+            f"the tokenizer has {sizes['tokenizer']} codes, the prior {sizes['prior']}: import stages that belong "
+            f"together"
         )
 
 

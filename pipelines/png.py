@@ -1,4 +1,4 @@
-"""Pictures to disk beside the work that makes the next ones."""
+"""PNG files written by threads while the next images are sampled."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from ..errors import ImgtfError
 from ..pretrained import whole_file
 
 THREADS = 2
-MOST_WAITING = 64
-"""Pictures that may wait to be written; then sampling waits for the disk."""
+MAX_WAITING = 64
+"""Images that may wait to be written; with more, `save` blocks."""
 
 
 class PngWriter:
-    """Within the block pictures are written by threads; at its end all are on disk.
+    """Writes images in threads. At the end of the block all of them are on disk.
 
-    A file is there whole or not at all. What goes wrong in a thread is raised by the next `save`, or at the end. When
-    the block ends by an error (or Ctrl-C), pictures under way are finished and waiting ones are left out.
+    Each file appears complete or not at all. An error in a thread is raised by the next `save`, or at the end. When the
+    block ends with an error (or Ctrl-C), images that are being written are completed and waiting ones are dropped.
     """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="png")
         self._waiting: deque[Future[None]] = deque()
 
-    def save(self, picture: Image.Image, path: Path) -> None:
-        """Has the picture written as PNG.
+    def save(self, image: Image.Image, path: Path) -> None:
+        """Queue an image to be written as PNG.
 
         Raises:
-            ImgtfError: when an earlier one could not be.
+            ImgtfError: an earlier image could not be written.
         """
-        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= MOST_WAITING):
+        while self._waiting and (self._waiting[0].done() or len(self._waiting) >= MAX_WAITING):
             self._waiting.popleft().result()
-        self._waiting.append(self._threads.submit(write_png, picture, path))
+        self._waiting.append(self._threads.submit(write_png, image, path))
 
     def __enter__(self) -> Self:
         return self
@@ -50,17 +50,17 @@ class PngWriter:
             self._waiting.popleft().result()
 
 
-def write_png(picture: Image.Image, path: Path) -> None:
-    """Writes a picture that is there whole or not at all.
+def write_png(image: Image.Image, path: Path) -> None:
+    """Write an image as a PNG file that appears complete or not at all.
 
     Raises:
-        ImgtfError: when the disk is full or the folder gone.
+        ImgtfError: the file cannot be written, for example because the disk is full.
     """
     try:
         with whole_file(path) as temporary:
-            picture.save(temporary, format="PNG")
+            image.save(temporary, format="PNG")
     except OSError as error:
         reason = error.strerror or error
         raise ImgtfError(
-            f"{path}: cannot be written ({reason}); make room, or name another folder"
+            f"{path}: cannot be written ({reason}); free disk space, or name another folder"
         ) from error

@@ -1,4 +1,4 @@
-"""Several processes that torchrun or `accelerate launch` started for one command; usually there is just one."""
+"""The processes that torchrun or `accelerate launch` started for one command. Usually there is one."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ import torch.distributed as dist
 from ..errors import ImgtfError
 from ..runtime.device import pick_device
 
-PATIENCE = timedelta(hours=6)
-"""How long a process waits for the others, which have as many images to make, give or take a batch."""
+TIMEOUT = timedelta(hours=6)
+"""How long a process waits for the others. All have the same number of images to sample, to within a batch."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among the others."""
+    """This process and the number of all of them."""
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
-    """Number on this machine."""
+    """Rank among the processes of this machine."""
     local_world: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this one speaks for all."""
+        """Whether this process writes the results of all."""
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank, in every process; waits until each has got here.
+        """Return the values of all processes by rank, in every process. Waits for all of them.
 
         Raises:
-            ImgtfError: when one of them has ended or does not come.
+            ImgtfError: a process has ended, or none answers within the timeout.
         """
         if self.world == 1:
             return [value]
         values = [None] * self.world
         try:
             dist.all_gather_object(values, value)
-        except RuntimeError as error:  # gloo notices at once when the other end is gone
+        except RuntimeError as error:  # gloo notices at once when another process has ended
             reason = str(error).splitlines()[0]
             raise ImgtfError(
-                f"process {self.rank} of {self.world} waited for one that is gone ({reason}); what it printed says why"
+                f"process {self.rank} of {self.world}: another process has ended ({reason}); see its error"
             ) from error
         return values
 
     def device(self, wanted: str) -> torch.device:
-        """As `pick_device`, but `auto` gives each process of a machine a GPU of its own."""
+        """Return the device of a name as `pick_device` does; `auto` gives each process of a machine its own GPU."""
         device = pick_device(wanted)
         if wanted == "auto" and device.type == "cuda" and self.local_world > 1:
             return torch.device("cuda", self.local_rank % torch.cuda.device_count())
@@ -61,13 +61,13 @@ class Processes:
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
-    """Meets the other processes, where the environment says that there are any, and parts from them at the end.
+def process_group() -> Iterator[Processes]:
+    """Connect to the other processes, if the environment names any, until the block ends.
 
-    They talk over gloo whatever they compute on: a few names and numbers.
+    The backend is gloo on any device: processes only exchange names and numbers.
 
     Raises:
-        ImgtfError: when they do not find each other.
+        ImgtfError: the processes cannot connect.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or dist.is_initialized():
@@ -78,13 +78,17 @@ def joined() -> Iterator[Processes]:
         for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
     )
     try:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        dist.init_process_group("gloo", timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ImgtfError(
-            f"process {rank} of {world} does not find the others ({reason}); start them with torchrun or accelerate"
+            f"process {rank} of {world} cannot connect to the others ({reason}); start with torchrun or "
+            f"accelerate launch"
         ) from error
     try:
         yield Processes(rank, world, local_rank, local_world)
     finally:
         dist.destroy_process_group()
+
+
+joined = process_group
