@@ -5,6 +5,7 @@ Shapes: B batch.
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from .pipeline import Pipeline
 from .prior_data import CODES_FOLDER
 from .settings import read_toml
 from .train import RUN_FILE
+
+logger = logging.getLogger("imgtf")
 
 BATCH_SIZE = 64
 
@@ -78,13 +81,23 @@ def run_precision(folder: Path) -> str:
 def image_bits(
     prior: Prior, codes: CodesDataset, orders: int, *, raster: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Mean bits per token of each image (n,) float64, and its label (n,), -1 without one."""
+    """Mean bits per token of each image (n,) float64, and its class (n,), -1 without a class that the prior knows."""
     repeats = 1 if raster or prior.config.objective == "raster" else orders
     generator = torch.Generator().manual_seed(0)
     bits, labels = [], []
+    classes = _classes(codes.info.class_names, prior.config.class_names)
     for batch in eval_batches(codes, BATCH_SIZE):
+        batch["label"] = classes[batch["label"]]
         grids, condition = batch["codes"].to(prior.device), condition_of(batch, prior.config)
         draws = [log_likelihood(prior, grids, condition, generator, raster=raster) for _ in range(repeats)]
         bits.append(-torch.stack(draws).mean(0).cpu().double() / math.log(2))  # (B,)
         labels.append(batch["label"])
     return torch.cat(bits), torch.cat(labels)
+
+
+def _classes(names: tuple[str, ...], known: tuple[str, ...]) -> Tensor:
+    """The prior's class number of each class of a data set, and of "no label" (the last entry); -1 for none."""
+    unknown = [name for name in names if known and name not in known]
+    if unknown:
+        logger.warning("classes that the prior does not know count as unlabelled: %s", ", ".join(unknown))
+    return torch.tensor([known.index(name) if name in known else -1 for name in names] + [-1])

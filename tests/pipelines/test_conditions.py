@@ -15,8 +15,9 @@ from PIL import Image
 from imgtf import Pipeline
 from imgtf.data.codes import open_codes
 from imgtf.errors import CheckpointError, ConfigError
-from imgtf.pipelines.conditions import reduced
+from imgtf.pipelines.conditioning_images import ImageLoader, reduced
 from imgtf.pipelines.text import import_transformers
+from imgtf.prior.conditions.text import TextConfig
 
 from .conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
 
@@ -46,6 +47,11 @@ def tokenized(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["tokenizer", "train", "--data", pairs, "--model", folder, "--steps", "4", *SMALL_TOKENIZER]
     assert run(*command) == 0
     return folder
+
+
+def image_loader(pipeline: Pipeline) -> ImageLoader:
+    (loader,) = (own for own in pipeline.loaders if isinstance(own, ImageLoader))
+    return loader
 
 
 def train(model: Path, tokenized: Path, *more: Any) -> Path:
@@ -86,42 +92,41 @@ def test_every_objective_trains_samples_and_is_measured(
 def test_captions_are_read_and_told(tokenized: Path, tmp_path: Path, capsys: Any) -> None:
     model = train(tmp_path / "m", tokenized, "--conditions", "text", "--caption-bytes", 12)
     pipeline = Pipeline.from_pretrained(model)
-    assert pipeline.prior.config.conditions == ("text",)
-    assert pipeline.prior.config.text_length == 12
+    assert pipeline.prior.config.conditions == (TextConfig(max_bytes=12),)
     made = list(pipeline.stream(4, text=["a red tile", "a blue tile"], batch_size=3))
     assert [m.text for m in made] == ["a red tile", "a blue tile"] * 2
     capsys.readouterr()
     assert run("sample", "--model", model, "--n", "2", "--text", "a red tile", "--out", tmp_path / "out") == 0
     assert json.loads((tmp_path / "out" / "samples.json").read_text())["images"][1]["text"] == "a red tile"
     assert run("sample", "--model", model, "--n", "2", "--label", "red") == 1
-    assert "without labels" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="not trained with image conditions; it is told text"):
-        pipeline.sample(1, source=Image.new("RGB", (16, 16)))
+    assert "conditioned on text, not on label" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="conditioned on text, not on image"):
+        pipeline.sample(1, image=Image.new("RGB", (16, 16)))
 
 
 def test_class_and_source_column_together(pairs: Path, tokenized: Path, tmp_path: Path, capsys: Any) -> None:
     model = train(tmp_path / "m", tokenized, "--conditioning-column", "source")
     codes = [open_codes(path.parent) for path in (model / "codes").glob("*/cache.json")]
-    assert {tuple(c.info.image_grid) for c in codes} == {(8, 8)}
-    assert codes[0][0]["source"].shape == (64,)
+    assert [column.name for column in codes[0].info.columns] == ["image"]
+    assert codes[0][0]["image"].shape == (64,)
     config = Pipeline.from_pretrained(model).prior.config
-    assert config.conditions == ("class", "image")
+    assert config.condition_kinds == ("label", "image")
     capsys.readouterr()
     assert run("prior", "eval", "--model", model, "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"] == 3
     source = pairs / "grey" / "red-0.png"
-    command = ["sample", "--model", model, "--n", "2", "--source", source, "--label", "red"]
+    command = ["sample", "--model", model, "--n", "2", "--image", source, "--label", "red"]
     assert run(*command, "--out", tmp_path / "out") == 0
-    assert run(*command[:-4], "--source", tmp_path / "none.png") == 1
+    assert run(*command[:-4], "--image", tmp_path / "none.png") == 1
     assert "none.png" in capsys.readouterr().err
 
 
 def test_flips_turn_the_source_with_the_image(pairs: Path, tokenized: Path, tmp_path: Path) -> None:
     model = train(tmp_path / "m", tokenized, "--conditioning-column", "image", "--flip")
     (path,) = [p.parent for p in (model / "codes").glob("train-*/cache.json") if "held" not in str(p)]
-    rows = open_codes(path, augment=True, seed=1)
+    rows = open_codes(path, flip=True, seed=1)
     for key in [(i, epoch) for i in range(5) for epoch in range(4)]:
-        assert torch.equal(rows[key]["codes"], rows[key]["source"])
+        assert torch.equal(rows[key]["codes"], rows[key]["image"])
 
 
 def test_views_show_the_same_places_of_source_and_image(
@@ -130,12 +135,12 @@ def test_views_show_the_same_places_of_source_and_image(
     crops = ("--crop", "random", "--crop-scale", "0.5", "--crops-per-image", 3)
     model = train(tmp_path / "m", tokenized, "--conditioning-column", "image", "--flip", *crops)
     caches = [
-        open_codes(p.parent, augment=True, views=3, seed=1) for p in (model / "codes").glob("*/cache.json")
+        open_codes(p.parent, flip=True, crops=3, seed=1) for p in (model / "codes").glob("*/cache.json")
     ]
-    rows, held_out = sorted(caches, key=lambda codes: -codes.info.views)
-    assert (rows.info.views, held_out.info.views) == (3, 1)
+    rows, held_out = sorted(caches, key=lambda codes: -codes.info.crops)
+    assert (rows.info.crops, held_out.info.crops) == (3, 1)
     drawn = [rows[i, epoch] for i in range(5) for epoch in range(20)]
-    assert all(torch.equal(row["codes"], row["source"]) for row in drawn)
+    assert all(torch.equal(row["codes"], row["image"]) for row in drawn)
     assert len({tuple(row["codes"].tolist()) for row in drawn[:20]}) > 2
     again = train(tmp_path / "n", model, "--conditioning-column", "image", "--flip", *crops, "--force")
     assert len(list((again / "codes").glob("*/cache.json"))) == 2  # the same cache did
@@ -152,11 +157,11 @@ def test_views_without_random_crops_are_refused(tokenized: Path, tmp_path: Path,
 def test_super_resolution_reads_the_reduced_picture(tokenized: Path, tmp_path: Path) -> None:
     model = train(tmp_path / "m", tokenized, "--conditioning-size", 4, "--conditions", "image")
     pipeline = Pipeline.from_pretrained(model)
-    assert pipeline.prior.config.image_reduced_size == 4
+    assert pipeline.prior.config.condition("image").reduced_size == 4
     noise = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     fine = Image.fromarray(noise)
     coarse = fine.resize((4, 4), Image.Resampling.BICUBIC).resize((16, 16), Image.Resampling.BICUBIC)
-    assert len(pipeline.sample(2, source=[fine, coarse])) == 2
+    assert len(pipeline.sample(2, image=[fine, coarse])) == 2
     pixels = torch.rand(1, 3, 16, 16) * 2 - 1
     assert float(reduced(pixels, 4).var()) < 0.3 * float(pixels.var())
     assert torch.allclose(reduced(pixels, 16), pixels, atol=1e-5)
@@ -183,13 +188,13 @@ def test_sources_may_have_a_tokenizer_of_their_own(pairs: Path, tokenized: Path,
         == 1
     )
     pipeline = Pipeline.from_pretrained(model)
-    assert pipeline.source_tokenizer.config.codebook_size == 8
-    with pytest.raises(CheckpointError, match="source_tokenizer"):
+    assert image_loader(pipeline).image_tokenizer.config.codebook_size == 8
+    with pytest.raises(CheckpointError, match="load the pipeline from its model folder"):
         Pipeline(pipeline.tokenizer, pipeline.prior)
-    first = pipeline.sample(1, source=Image.new("RGB", (16, 16), "grey"), seed=1)
+    first = pipeline.sample(1, image=Image.new("RGB", (16, 16), "grey"), seed=1)
     pipeline.save_pretrained(tmp_path / "copy")
     again = Pipeline.from_pretrained(tmp_path / "copy")
-    assert again.sample(1, source=Image.new("RGB", (16, 16), "grey"), seed=1) == first
+    assert again.sample(1, image=Image.new("RGB", (16, 16), "grey"), seed=1) == first
 
 
 @pytest.mark.parametrize(
@@ -197,12 +202,12 @@ def test_sources_may_have_a_tokenizer_of_their_own(pairs: Path, tokenized: Path,
     [
         (["--conditions", "features"], "--text-encoder"),
         (["--conditions", "image"], "--conditioning-column"),
-        (["--conditions", "sound"], "sound is not among"),
+        (["--conditions", "sound"], "no sound; there are label"),
         (["--conditioning-column", "nothing"], "no column 'nothing'"),
         (["--conditioning-column", "source", "--conditioning-size", "4"], "exclude each other"),
         (["--conditions", "features", "--text-encoder", "/nowhere"], "nowhere"),
         (["--objective", "random", "--rotary", "none"], "needs rotary"),
-        (["--anneal", "0.9,0.1"], "rising shares"),
+        (["--anneal", "0.9,0.1"], "rising fractions"),
     ],
 )
 def test_conditions_that_are_not_to_be_had_are_one_line(
@@ -217,14 +222,15 @@ def test_conditions_that_are_not_to_be_had_are_one_line(
 
 
 def test_features_of_a_pretrained_text_encoder(tokenized: Path, tmp_path: Path) -> None:
-    encoder = text_encoder(tmp_path / "grad_clip")
-    model = train(tmp_path / "m", tokenized, "--conditions", "features,class", "--text-encoder", encoder)
+    encoder = text_encoder(tmp_path / "clip")
+    model = train(tmp_path / "m", tokenized, "--conditions", "features,label", "--text-encoder", encoder)
     pipeline = Pipeline.from_pretrained(model)
-    assert pipeline.prior.config.conditions == ("class", "features")
-    assert pipeline.prior.config.feature_length == 9
+    assert pipeline.prior.config.condition_kinds == ("label", "features")
+    assert pipeline.prior.config.condition_length("features") == 9
     assert len(pipeline.sample(2, text=["a red tile", ""])) == 2
-    features = pipeline._features(["a red tile", ""])
+    features = pipeline.loaders[1].tensor(["a red tile", ""])
     assert features.shape == (2, 9, 16)
+    assert pipeline.sample(2, features=features) == pipeline.sample(2, text=["a red tile", ""])
     assert (features[0].abs().sum(-1) > 0).tolist() == [True] * 5 + [False] * 4  # with its two end marks
     assert not features[1].any()
 

@@ -11,13 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from imgtf.errors import ConfigError
-from imgtf.pipelines.initial import check_conditions
+from imgtf.prior.conditions.base import ConditionConfig
+from imgtf.prior.conditions.features import FeaturesConfig
+from imgtf.prior.conditions.image import ImageConfig
+from imgtf.prior.conditions.label import LabelConfig
+from imgtf.prior.conditions.text import TextConfig
 from imgtf.prior.model import Prior
 from imgtf.tokenizer.model import Tokenizer
 
 from .conftest import run
 
+LABELS = LabelConfig(class_names=("blue", "green", "red"))
 ONE_STEP = ["--steps", "1", "--batch-size", "8", "--ema-decay", "0"]
 
 
@@ -73,29 +77,27 @@ def test_new_classes_start_as_no_label(model: Path, images: Path, tmp_path: Path
     assert run(*command, *ONE_STEP, "--lr", "0") == 0
     ours, theirs = (Prior.from_pretrained(folder / "prior") for folder in (tmp_path / "m", model))
     assert ours.config.class_names == ("green", "red", "teal")
-    assert ours.conditions.label is not None
-    assert theirs.conditions.label is not None
-    mine, other = ours.conditions.label.table.weight, theirs.conditions.label.table.weight
+    mine, other = (prior.conditions.embeddings["label"].table.weight for prior in (ours, theirs))
     assert torch.equal(mine, other[[1, 2, 3, 3]])
 
 
 @pytest.mark.parametrize(
-    ("told", "extra", "message"),
+    ("conditions", "extra", "message"),
     [
-        ({"image_grid": (8, 8), "image_codebook_size": 16}, [], "was told 3 classes, image"),
-        ({"feature_width": 16, "feature_length": 9}, [], "was told 3 classes, features"),
-        ({"feature_width": 16, "feature_prefix": True, "class_names": ()}, [], "was told features"),
-        ({"text_length": 12}, [], "was told 3 classes, text"),
-        ({}, ["--conditioning-size", "8"], "this run tells 3 classes, image"),
+        ((LABELS, ImageConfig(grid=(8, 8), codebook_size=16)), [], "has conditions 3 classes, image"),
+        ((LABELS, FeaturesConfig(width=16, tokens=9)), [], "has conditions 3 classes, features"),
+        ((FeaturesConfig(width=16, prefix=True),), [], "has conditions features"),
+        ((LABELS, TextConfig(max_bytes=12)), [], "has conditions 3 classes, text"),
+        ((LABELS,), ["--conditioning-size", "8"], "this run has 3 classes, image"),
         (
-            {"image_grid": (8, 8), "image_codebook_size": 16, "image_sha256": "of another"},
+            (LABELS, ImageConfig(grid=(8, 8), codebook_size=16, tokenizer_sha256="of another")),
             ["--conditioning-size", "8"],
-            "source pictures coded by another tokenizer",
+            "conditioning images encoded by another tokenizer",
         ),
     ],
 )
 def test_other_conditions_than_the_run_has_are_refused(
-    told: dict[str, Any],
+    conditions: tuple[ConditionConfig, ...],
     extra: list[str],
     message: str,
     model: Path,
@@ -106,7 +108,7 @@ def test_other_conditions_than_the_run_has_are_refused(
     for folder in ("m", "other"):
         shutil.copytree(model / "tokenizer", tmp_path / folder / "tokenizer")
     config = Prior.read_config(model / "prior")
-    Prior(replace(config, **told)).save_pretrained(tmp_path / "other" / "prior")
+    Prior(replace(config, conditions=conditions)).save_pretrained(tmp_path / "other" / "prior")
     command = continue_prior(images, tmp_path / "m", tmp_path / "other")
     assert run(*command, *ONE_STEP, *extra) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
@@ -120,23 +122,14 @@ def test_a_prior_that_reads_sources_is_continued_with_sources(
     for folder in ("m", "other"):
         shutil.copytree(model / "tokenizer", tmp_path / folder / "tokenizer")
     config = Prior.read_config(model / "prior")
-    told = {"image_grid": (8, 8), "image_codebook_size": 16, "source_size": 8}
-    told["image_sha256"] = config.tokenizer_sha256
-    Prior(replace(config, **told)).save_pretrained(tmp_path / "other" / "prior")
+    sha = config.tokenizer_sha256
+    image = ImageConfig(grid=(8, 8), codebook_size=16, tokenizer_sha256=sha, reduced_size=8)
+    Prior(replace(config, conditions=(LABELS, image))).save_pretrained(tmp_path / "other" / "prior")
     command = continue_prior(images, tmp_path / "m", tmp_path / "other")
     assert run(*command, *ONE_STEP, "--conditioning-size", "4", "--lr", "0") == 0
     ours, theirs = (Prior.from_pretrained(tmp_path / folder / "prior") for folder in ("m", "other"))
-    assert ours.config.image_reduced_size == 4
+    assert ours.config.condition("image").reduced_size == 4
     assert ours.weights_sha256() == theirs.weights_sha256()
-
-
-def test_a_prior_with_features_in_the_labels_place_takes_no_classes(model: Path, images: Path) -> None:
-    loaded = replace(
-        Prior.read_config(model / "prior"), feature_width=16, feature_prefix=True, class_names=()
-    )
-    with pytest.raises(ConfigError, match="in a label's place"):
-        check_conditions(loaded, replace(loaded, class_names=("a", "b")), Path("other"))
-    check_conditions(loaded, loaded, Path("other"))
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from imgtf import Pipeline, Prior, Tokenizer
 from imgtf.errors import CheckpointError, ConfigError
-from imgtf.pipelines import pipeline as pipeline_module
-from imgtf.prior.decoding.sampler import sample
+from imgtf.pipelines.request import sampling_precision
+from imgtf.prior.config import PriorConfig, SamplingConfig
+from imgtf.runtime import precision as precision_module
 from imgtf.runtime.optional import import_with_torchvision
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.perceptual import BACKBONE_FILES
@@ -35,7 +37,7 @@ def test_an_image_is_the_same_at_any_batch_size(model: Path) -> None:
         parts = list(pipeline.stream(20, seed=5, top_k=8, batch_size=size))
         assert all(torch.equal(a.codes, b.codes) for a, b in zip(whole, parts, strict=True))
         for a, b in zip(whole, parts, strict=True):
-            difference = np.asarray(a.picture, dtype=int) - np.asarray(b.picture, dtype=int)
+            difference = np.asarray(a.image, dtype=int) - np.asarray(b.image, dtype=int)
             assert np.abs(difference).max() <= 1
     later = list(pipeline.stream(5, seed=5, top_k=8, first=15))
     assert all(torch.equal(a.codes, b.codes) for a, b in zip(whole[15:], later, strict=True))
@@ -58,7 +60,7 @@ def test_pictures_have_the_size_and_mode_of_the_data(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"top_k": -1}, {"temperature": 0.0}, {"tpo_k": 3}, {"n": 0}, {"batch_size": 0}, {"top_p": "a"}]
+    "wrong", [{"top_k": -1}, {"temperature": 0.0}, {"n": 0}, {"batch_size": 0}, {"top_p": "a"}]
 )
 def test_wrong_sampling_settings_are_refused(model: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
@@ -129,7 +131,7 @@ def test_prior_eval_gives_bits_in_all_and_by_class(model: Path, tmp_path: Path, 
     assert figures["bits_per_token"] == pytest.approx(best["bits_per_token"], abs=1e-3)
     assert figures["bits_per_pixel"] == pytest.approx(figures["bits_per_token"] * 64 / 256)
     assert set(figures["by_class"]) <= {"blue", "green", "red"}
-    assert run("prior", "eval", "--model", tmp_path / "m", "--dtype", "int8", "--json") == 0
+    assert run("prior", "eval", "--model", tmp_path / "m", "--precision", "int8", "--json") == 0
     rounded = json.loads(capsys.readouterr().out)["bits_per_token"]
     assert rounded != figures["bits_per_token"]
     assert rounded == pytest.approx(figures["bits_per_token"], abs=0.02)
@@ -141,17 +143,60 @@ def test_reconstruct_draws_pairs(model: Path, images: Path, tmp_path: Path) -> N
         assert pair.width > 2 * pair.height * 0.9
 
 
-@pytest.mark.parametrize("crops", [[], ["--crop", "random", "--crop-scale", "0.5", "--crops-per-image", "2"]])
-def test_encode_writes_a_cache_that_the_prior_takes(
-    crops: list[str], model: Path, images: Path, tmp_path: Path, capsys: Any
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--no-flip"],
+        ["--crop", "random", "--crop-scale", "0.5", "--crops-per-image", "2"],
+        ["--conditions", "label,image", "--conditioning-size", "4"],
+    ],
+)
+def test_encode_writes_the_caches_that_prior_train_reads(
+    options: list[str], model: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     shutil.copytree(model / "tokenizer", tmp_path / "m" / "tokenizer")
-    assert run("tokenizer", "encode", "--model", tmp_path / "m", "--data", images, "--mirrored", *crops) == 0
+    assert run("tokenizer", "encode", "--model", tmp_path / "m", "--data", images, *options) == 0
     written = {Path(line): Path(line).stat().st_mtime_ns for line in capsys.readouterr().out.split()}
     assert len(written) == 2
     flags = ["--steps", "1", "--width", "16", "--depth", "1", "--heads", "2", "--batch-size", "4"]
-    assert run("prior", "train", "--model", tmp_path / "m", "--data", images, *flags, *crops) == 0
+    assert run("prior", "train", "--model", tmp_path / "m", "--data", images, *flags, *options) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "m" / "codes").iterdir()} == written
+
+
+def test_prior_eval_reads_the_caches_of_the_run(
+    model: Path, images: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(model / "tokenizer", tmp_path / "m" / "tokenizer")
+    flags = ["--steps", "1", "--width", "16", "--depth", "1", "--heads", "2", "--batch-size", "4"]
+    options = ["--data", images, "--precision", "bf16"]
+    assert run("prior", "train", "--model", tmp_path / "m", *options, *flags) == 0
+    before = sorted(path.name for path in (tmp_path / "m" / "codes").iterdir())
+    assert run("prior", "eval", "--model", tmp_path / "m") == 0
+    assert sorted(path.name for path in (tmp_path / "m" / "codes").iterdir()) == before
+
+
+def test_prior_eval_of_unlabelled_images_reports_no_class(model: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(model, tmp_path / "m")
+    folder = tmp_path / "unlabelled"
+    folder.mkdir()
+    for i in range(10):
+        Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(folder / f"{i}.png")
+    assert run("prior", "eval", "--model", tmp_path / "m", "--data", folder, "--json") == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["bits_per_token"] > 0
+    assert "by_class" not in metrics
+
+
+def test_prior_eval_matches_classes_by_name(model: Path, images: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(model, tmp_path / "m")
+    shutil.copytree(images, tmp_path / "images")
+    (tmp_path / "images" / "blue").rename(tmp_path / "images" / "violet")
+    command = ["prior", "eval", "--model", tmp_path / "m", "--data", tmp_path / "images", "--held-out", "0.5"]
+    assert run(*command, "--json") == 0
+    shown = capsys.readouterr()
+    assert set(json.loads(shown.out)["by_class"]) == {"green", "red"}
+    assert "violet" in shown.err
 
 
 def test_info_says_what_a_folder_holds(model: Path, capsys: Any) -> None:
@@ -277,43 +322,76 @@ def test_reconstruct_keeps_images_of_the_same_name_apart(model: Path, images: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0-2.png", "0-3.png", "0.png"]
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16", "int8"])
-def test_a_cast_prior_samples_and_keeps_its_identity(model: Path, tmp_path: Path, dtype: str) -> None:
-    whole, cast = Pipeline.from_pretrained(model), Pipeline.from_pretrained(model, dtype=dtype)
+@pytest.mark.parametrize("precision", ["bf16", "int8", torch.bfloat16])
+def test_a_cast_prior_samples_and_keeps_its_identity(
+    model: Path, tmp_path: Path, precision: str | torch.dtype
+) -> None:
+    whole, cast = Pipeline.from_pretrained(model), Pipeline.from_pretrained(model, precision=precision)
     assert cast.prior.dtype.itemsize == 2
     assert cast.tokenizer.dtype == torch.float32
     assert cast.prior_sha256() == whole.prior_sha256() == whole.prior.weights_sha256()
     assert len(cast.sample(n=2, cfg_scale=2.0)) == 2
-    with pytest.raises(ConfigError, match="dtype fp32"):
+    with pytest.raises(ConfigError, match="fp32"):
         cast.save_pretrained(tmp_path)
 
 
-def test_an_unknown_dtype_is_refused(model: Path) -> None:
-    with pytest.raises(ConfigError, match="dtype int4"):
-        Pipeline.from_pretrained(model, dtype="int4")
+@pytest.mark.parametrize("precision", ["int4", torch.int16])
+def test_an_unknown_precision_is_refused(model: Path, precision: Any) -> None:
+    with pytest.raises(ConfigError, match="int"):
+        Pipeline.from_pretrained(model, precision=precision)
+
+
+def test_auto_precision_depends_on_width_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow, wide = (PriorConfig(grid=(2, 2), codebook_size=4, width=w) for w in (128, 1024))
+    cpu = torch.device("cpu")
+    for fast, expected in ((True, ["fp32", "bf16"]), (False, ["fp32", "fp32"])):
+        monkeypatch.setattr(precision_module, "fast_bf16_cpu", lambda fast=fast: fast)
+        assert [sampling_precision("auto", config, cpu) for config in (narrow, wide)] == expected
 
 
 @pytest.mark.parametrize(
-    ("options", "compile", "capture"), [([], False, True), (["--compile", "--no-capture"], True, False)]
-)
-def test_compile_and_capture_reach_the_sampler_and_the_record(
-    options: list[str],
-    compile: bool,
-    capture: bool,
-    model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    "wrong",
+    [
+        {"seed": None}, {"seed": -1}, {"seed": 10**20}, {"seed": 1.5}, {"first": 2**64 - 1}, {"label": []},
+        {"n": True}, {"batch_size": "8"}, {"text": "a cat"}, {"label": 3}, {"label": -1}, {"label": True},
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_one_clear_error(model: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Pipeline.from_pretrained(model).sample(**{"n": 2} | wrong)
+
+
+def test_numpy_numbers_are_numbers(model: Path) -> None:
+    pipeline = Pipeline.from_pretrained(model)
+    plain = list(pipeline.stream(3, label=[2, 0], seed=5, top_k=4))
+    numpy = list(pipeline.stream(np.int32(3), label=np.array([2, 0]), seed=np.uint64(5), top_k=np.int64(4)))
+    assert all(torch.equal(a.codes, b.codes) for a, b in zip(plain, numpy, strict=True))
+    assert [s.label for s in numpy] == ["red", "blue", "red"]
+
+
+def test_a_pipeline_is_called_moved_and_shown(model: Path) -> None:
+    pipeline = Pipeline.from_pretrained(model)
+    assert pipeline(2, seed=3) == pipeline.sample(2, seed=3) == pipeline.to("cpu").sample(2, seed=3)
+    assert "16x16 px" in repr(pipeline)
+    assert "label" in repr(pipeline)
+
+
+def test_every_sampling_setting_is_a_named_argument() -> None:
+    settings = {f.name for f in fields(SamplingConfig)}
+    for method in (Pipeline.sample, Pipeline.stream):
+        parameters = inspect.signature(method).parameters
+        assert settings <= set(parameters)
+        assert all(p.annotation is not p.empty for name, p in parameters.items() if name != "self")
+        assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+@pytest.mark.parametrize(("options", "compile"), [([], False), (["--compile"], True)])
+def test_compile_reaches_the_decoder_and_the_record(
+    options: list[str], compile: bool, model: Path, tmp_path: Path
 ) -> None:
-    asked: list[dict[str, bool]] = []
-
-    def draw(*args: Any, **named: bool) -> Tensor:
-        asked.append(named)
-        return sample(*args)
-
-    monkeypatch.setattr(pipeline_module, "sample", draw)
     out = tmp_path / "out"
     assert run("sample", "--model", model, "--n", "1", "--out", out, *options) == 0
-    assert asked == [{"compile": compile, "capture": capture}]
     record = json.loads((out / "samples.json").read_text())
     assert record["compile"] is compile
-    assert record["capture"] is False  # there is no GPU: nothing was captured
+    assert record["capture"] is False
+    assert Pipeline.from_pretrained(model, compile=compile).decoder.compile is compile

@@ -113,8 +113,8 @@ def test_a_run_leaves_everything_it_promises(model: Path) -> None:
         rows = log_rows(model / "training" / stage / "log.jsonl")
         assert [row["step"] for row in rows if "loss" in row] == [2, 4, 6, 8]
         assert [row["step"] for row in rows if "held_out" in row] == [4, 8]
-        with Image.open(model / "training" / stage / "previews" / "step-00000008.png") as picture:
-            assert picture.width > 64
+        with Image.open(model / "training" / stage / "previews" / "step-00000008.png") as image:
+            assert image.width > 64
     usage = [row["usage"] for row in rows if "usage" in row]
     assert usage == []  # the prior has no codebook
     card = (model / "README.md").read_text()
@@ -172,7 +172,7 @@ def test_one_class_trains_without_labels(tmp_path: Path, capsys: Any) -> None:
     command = ["--model", tmp_path / "m", "--steps", "2"]
     assert run("tokenizer", "train", "--data", folder, *command, *SMALL_TOKENIZER) == 0
     assert run("prior", "train", *command, *SMALL_PRIOR) == 0
-    assert "one class only (blue)" in capsys.readouterr().err
+    assert "only one class (blue)" in capsys.readouterr().err
     assert Prior.from_pretrained(tmp_path / "m" / "prior").config.class_names == ()
 
 

@@ -19,7 +19,13 @@ from imgtf.prior.conditions.text import TextConfig, caption_bytes
 from imgtf.prior.config import PriorConfig, SamplingConfig
 from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.prior.model import Prior
-from imgtf.prior.objectives import log_likelihood, random_mask, random_fraction, training_loss, training_orders
+from imgtf.prior.objectives import (
+    log_likelihood,
+    random_mask,
+    random_fraction,
+    training_loss,
+    training_orders,
+)
 from imgtf.prior.recipe import PriorRecipe
 
 from .test_model import LABELS, some_codes, tiny
@@ -142,7 +148,9 @@ def test_padding_is_not_read(kind: str) -> None:
     features = torch.randn(2, 4, 5)
     features[0, 2:] = 0
     before = prior(codes, features=features)
-    prior.conditions.encoder.position[3] += 100.0  # the first padding: after the null state and two of features
+    prior.conditions.encoder.position[3] += (
+        100.0  # the first padding: after the null state and two of features
+    )
     after = prior(codes, features=features)
     torch.testing.assert_close(before[0], after[0])
     assert not torch.allclose(before[1], after[1])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from imgtf.errors import CheckpointError
-from imgtf.prior.config import PriorRecipe
+from imgtf.prior.conditions.image import ImageConfig
 from imgtf.prior.objectives import corrupt
+from imgtf.prior.recipe import PriorRecipe
 from imgtf.prior.train import PriorStage, spread_labels
 from imgtf.training.config import TrainingConfig
 
@@ -21,19 +23,25 @@ def stage(**changes: object) -> PriorStage:
     return PriorStage(tiny(**changes), PriorRecipe(), TrainingConfig(), unused, unused, unused)
 
 
+IMAGE = ImageConfig(grid=(2, 3), codebook_size=16, tokenizer_sha256="b")
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [({"tokenizer_sha256": "c"}, "another tokenizer"), ({"image_sha256": "c"}, "of the source pictures")],
+    [
+        ({"tokenizer_sha256": "c"}, "another tokenizer"),
+        ({"conditions": (replace(IMAGE, tokenizer_sha256="c"),)}, "tokenizer of conditioning images"),
+    ],
 )
-def test_a_run_goes_on_with_the_codes_that_it_learned(changed: dict[str, str], message: str) -> None:
-    told = {"image_grid": (2, 3), "image_codebook_size": 16, "tokenizer_sha256": "a", "image_sha256": "b"}
-    state = stage(**told).state()
-    stage(**told).load_state(state, {})
+def test_a_run_resumes_only_with_the_codes_it_was_trained_on(changed: dict[str, Any], message: str) -> None:
+    settings: dict[str, Any] = {"tokenizer_sha256": "a", "conditions": (IMAGE,)}
+    state = stage(**settings).state()
+    stage(**settings).load_state(state, {})
     with pytest.raises(CheckpointError, match=message):
-        stage(**told | changed).load_state(state, {})
+        stage(**settings | changed).load_state(state, {})
 
 
-def test_corruption_replaces_the_share_asked_for() -> None:
+def test_corruption_replaces_the_given_fraction() -> None:
     torch.manual_seed(0)
     codes = torch.zeros(100, 100, dtype=torch.long)
     noisy = corrupt(codes, 0.2, 1000)
