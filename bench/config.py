@@ -1,44 +1,54 @@
-"""What `imgtf bench` measures (`BenchConfig`). No heavy imports."""
+"""Settings of `imgtf bench`. No heavy imports."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ..options import option
-from ..prior.config import DTYPES
 
 PARTS = ("sampling", "training", "tokenizer", "loader")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Sizes and repetitions of the measurements."""
+    """What is measured, and how often."""
 
-    parts: tuple[str, ...] = option(PARTS, "What to measure.", choices=PARTS)
+    parts: tuple[str, ...] = option(
+        PARTS, "What to measure.", choices=PARTS, group="measurement", common=True
+    )
     rounds: int = option(
-        5, "Times that everything is measured in turn, after a round that does not count.", minimum=1
+        5,
+        "Measurements of each case, after one that does not count.",
+        minimum=1,
+        group="measurement",
+        common=True,
+    )
+    precision: str = option(
+        "auto",
+        "As in training and sampling; int8 is for sampling only.",
+        choices=PRECISIONS,
+        group="measurement",
+        common=True,
     )
     batch_sizes: tuple[int, ...] = option(
-        (1, 8, 64), "sampling: images at once, one measurement each.", minimum=1
+        (1, 8, 64), "Batch sizes of sampling.", minimum=1, group="measurement", common=True
     )
-    guidance: float = option(
-        2.0, "sampling: guidance scale measured beside none; 1 leaves it out.", minimum=0
+    cfg_scale: float = option(
+        2.0, "Guidance scale to compare with no guidance; 1 skips it.", minimum=0, group="measurement"
     )
-    top_k: int = option(100, "sampling: the k likeliest codes, ours and theirs.", minimum=0)
+    top_k: int = option(100, "Top-k filter of sampling; 0 keeps all codes.", minimum=0, group="measurement")
+    compile: bool = option(
+        False, "Also measure compiled sampling (see `imgtf sample --compile`).", group="measurement"
+    )
     against: str = option(
         "none",
-        "sampling: also time the `generate` of another library on a network of the same shape, in turns with ours.",
+        "Also measure `generate` of another library on a network of the same shape.",
         choices=("none", "transformers"),
+        group="measurement",
     )
-    dtype: str = option(
-        "fp32",
-        "sampling: type of the prior's weights, ours and theirs (with int8 theirs are bf16).",
-        choices=DTYPES,
-    )
-    compile: bool = option(False, "sampling: also time ours compiled, as `imgtf sample --compile` does it.")
-    training_batch: int = option(8, "training: images a step.", minimum=1)
-    precision: str = option(
-        "auto", "training: arithmetic, as in training.", choices=("auto", "fp32", "bf16", "fp16")
-    )
-    coding_batch: int = option(4, "tokenizer: images encoded or decoded at once.", minimum=1)
-    loader_batches: int = option(20, "loader: batches timed in a row.", minimum=1)
+
+    @property
+    def training_precision(self) -> str:
+        """Precision of training steps."""
+        return "auto" if self.precision == "int8" else self.precision

@@ -1,9 +1,10 @@
-"""What others do on a network of the same shape: `LlamaForCausalLM.generate` of Hugging Face's transformers."""
+"""`LlamaForCausalLM.generate` of Hugging Face's transformers, on a network of the same shape."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,34 +14,23 @@ from ..prior.config import PriorConfig
 from ..runtime.optional import import_with_torchvision
 
 
-def llama(
+def make_llama(
     config: PriorConfig, top_k: int, device: torch.device, dtype: torch.dtype
 ) -> Callable[[int], Tensor]:
-    """A function that draws T tokens for a number of sequences with `generate` as it comes, weights random.
+    """Return a function that samples T tokens for a number of sequences with `generate` and its default cache.
 
-    Same layers, heads, width, feed-forward width and vocabulary. Its keys and values grow as `generate` has it by
-    default.
+    The network has random weights, and the prior's layers, heads, widths and vocabulary.
 
     Raises:
-        ConfigError: for a prior that is no Llama in shape.
-        ImgtfError: when transformers is not installed.
+        ConfigError: the prior does not have the architecture of Llama.
+        ImgtfError: transformers is not installed.
     """
     if config.feed_forward != "swiglu" or config.norm != "rms" or config.objective == "masked":
-        raise ConfigError("--against transformers takes a causal prior with norm rms and feed_forward swiglu")
+        raise ConfigError("--against transformers needs a causal prior with norm rms and feed_forward swiglu")
     transformers = import_with_torchvision("transformers.models.llama")
     import_with_torchvision("transformers.models.llama.modeling_llama")
     torch.manual_seed(0)
-    shape = transformers.LlamaConfig(
-        vocab_size=config.codebook_size,
-        hidden_size=config.width,
-        intermediate_size=config.mlp_width,
-        num_hidden_layers=config.depth,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.key_heads,
-        max_position_embeddings=config.sequence_length + 1,
-        bos_token_id=0, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
-    model = transformers.LlamaForCausalLM(shape).to(device, dtype).eval()
+    model = transformers.LlamaForCausalLM(_llama_config(transformers, config)).to(device, dtype).eval()
 
     @torch.no_grad()
     def generate(rows: int) -> Tensor:
@@ -53,3 +43,16 @@ def llama(
             )  # fmt: skip
 
     return generate
+
+
+def _llama_config(transformers: Any, config: PriorConfig) -> Any:
+    return transformers.LlamaConfig(
+        vocab_size=config.codebook_size,
+        hidden_size=config.width,
+        intermediate_size=config.mlp_width,
+        num_hidden_layers=config.depth,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.key_heads,
+        max_position_embeddings=config.sequence_length + 1,
+        bos_token_id=0, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip

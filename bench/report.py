@@ -1,4 +1,4 @@
-"""The figures as a Markdown table for people and JSON for programs."""
+"""Results as a Markdown table and as JSON."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from ..errors import ConfigError
 from ..pretrained import write_text
 
 NOTES = """
-tokens/s and images/s: of finished images; guidance computes two rows an image. Share of limit: the least time that the
-machine needs, over the time taken; it must read all weights and the filled cache once a step, and do all operations, at
-the speeds of "limits", whichever takes longer. MFU: operations of forward and backward pass, causal attention counted
-once, over time and the speed of a matrix product. Peak MiB: of the whole process on a CPU, of torch's tensors on a GPU.
-Medians over the rounds; what is compared took turns.
+- Times are medians over the rounds. All cases of a table are measured in turn in each round.
+- tokens/s and images/s count finished images. Guidance computes two rows per image.
+- Fraction of the limit: the shortest possible time divided by the measured time. A step has to read all weights and the
+  filled cache once, and to do all operations; the shortest possible time is the longer of the two at the speeds in
+  "limits".
+- MFU (model FLOP utilisation): operations of the forward and backward pass per second, divided by the FLOP/s of a
+  matrix product. Causal attention counts once.
+- Peak MiB: of the whole process on a CPU, of torch's tensors on a GPU.
 """
 
 Row = dict[str, Any]
-"""One line of a table: figures by their names; None where one could not be had."""
+"""One row of a table by column; None where a value could not be measured."""
 
 
 def to_markdown(report: dict[str, Any]) -> str:
-    """A heading, what it was measured on, and a table for each list of rows."""
+    """Return the report as Markdown: what was measured on what machine, and a table per list of rows."""
     lines = ["# imgtf bench", ""]
     for name, value in report.items():
         if isinstance(value, dict):
@@ -32,25 +35,25 @@ def to_markdown(report: dict[str, Any]) -> str:
             lines += ["", f"## {name.capitalize()}", "", *_table(value)]
         else:
             lines += [f"- {name}: {_cell(value)}"]
-    return "\n".join(lines) + "\n" + NOTES
+    return "\n".join([*lines, "", "## Notes"]) + "\n" + NOTES
 
 
-def targets(out: Path, force: bool) -> tuple[Path, Path]:
-    """The Markdown and the JSON file that belong to `out`.
+def output_files(out: Path, force: bool) -> tuple[Path, Path]:
+    """Return the Markdown and the JSON file of `out`.
 
     Raises:
-        ConfigError: when one of them is there and `force` is not given.
+        ConfigError: one of them exists and `force` is not given.
     """
     files = (out.with_suffix(".md"), out.with_suffix(".json"))
     for file in files:
         if file.exists() and not force:
-            raise ConfigError(f"{file} is there already: name another file with --out, or use --force")
+            raise ConfigError(f"{file} exists: name another folder with --out, or replace it with --force")
     return files
 
 
 def save(report: dict[str, Any], out: Path, force: bool) -> tuple[Path, Path]:
-    """Writes `out` as .md and .json."""
-    markdown, plain = targets(out, force)
+    """Write the report as `out`.md and `out`.json; return both paths. Raises as `output_files`."""
+    markdown, plain = output_files(out, force)
     markdown.parent.mkdir(parents=True, exist_ok=True)
     write_text(markdown, to_markdown(report))
     write_text(plain, json.dumps(report, indent=2) + "\n")
@@ -58,7 +61,7 @@ def save(report: dict[str, Any], out: Path, force: bool) -> tuple[Path, Path]:
 
 
 def mebibytes(count: int | None) -> float | None:
-    """Bytes in MiB."""
+    """Return bytes in MiB."""
     return None if count is None else round(count / 2**20, 1)
 
 

@@ -1,4 +1,4 @@
-"""`imgtf bench`: what a model or a preset reaches on this machine, and how far that is from the machine's limits."""
+"""`imgtf bench`: the speed of a model or a preset on this machine, as a fraction of the machine's limits."""
 
 from __future__ import annotations
 
@@ -9,30 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..data.config import DataConfig
-from ..errors import ConfigError
-from ..options import build
-from ..pipelines.pipeline import Pipeline, sampling_type
-from ..pipelines.settings import load_presets, option_names
-from ..prior.config import PriorConfig
+from ..pipelines.request import sampling_precision
 from ..prior.decoding.quantized import cast, compute_dtype
-from ..prior.model import Prior
 from ..runtime.device import pick_device
-from ..runtime.precision import pick_precision
-from ..tokenizer.config import TokenizerConfig
-from ..tokenizer.model import Tokenizer
-from .coding import bench_coding
+from ..runtime.precision import DTYPES, as_precision, pick_precision
 from .config import BenchConfig
-from .machine import Limits, describe_machine, measure_limits, type_name
+from .machine import Limits, describe_machine, measure_limits
+from .networks import load_networks
 from .sampling import bench_sampling
-from .training import TYPES, TrainingSetup, bench_loader, bench_training
+from .tokenizer import bench_tokenizer
+from .training import TrainingSetup, bench_loader, bench_training
 
 logger = logging.getLogger("imgtf")
-
-CLASSES = 10
-"""Labels of a prior with random weights: their number changes no speed."""
 
 
 def bench(
@@ -43,97 +33,55 @@ def bench(
     data: DataConfig | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Measures the parts that the configuration names; the result is what `report.to_markdown` draws.
+    """Measure the parts that the configuration names. `report.to_markdown` formats the result.
 
     Args:
-        model: folder of a trained model; without it the preset's networks get random weights.
-        data: images whose loading is timed too.
+        model: folder of a trained model; None: networks of the preset with random weights.
+        data: images whose loading is measured too.
 
     Raises:
-        ImgtfError: for a model that cannot be read, or data that do not open.
+        ImgtfError: a model or data that cannot be read, or a precision that is not available.
     """
     place = pick_device(device)
-    tokenizer, prior = _networks(model, preset, place)
-    types = {torch.float32, torch.bfloat16, compute_dtype(sampling_type(config.dtype))}
-    precision = pick_precision(config.precision, place)
-    types.add(TYPES.get(precision, torch.float32))
-    logger.info("bench: measuring the machine's limits")
-    limits = measure_limits(place, types)
+    tokenizer, prior = load_networks(model, preset, place)
+    sampling = sampling_precision(config.precision, prior.config, place)
+    training = pick_precision(config.training_precision, place)
+    logger.info("bench: measuring the limits of the machine")
+    limits = measure_limits(place, _measured_dtypes(sampling, training))
     report: dict[str, Any] = {
         "model": str(model) if model else f"{preset}, random weights",
         "tokenizer": f"{tokenizer.parameter_count():,} parameters, {tokenizer.config.image_size} px",
         "prior": f"{prior.parameter_count():,} parameters, {prior.config.tokens} tokens",
         "machine": describe_machine(place),
-        "limits": _in_words(limits),
+        "limits": _describe_limits(limits),
     }
     if "sampling" in config.parts:
-        sampled = cast(deepcopy(prior), sampling_type(config.dtype))  # training keeps float32
-        report["sampling"] = bench_sampling(sampled, limits, config)
+        converted = cast(deepcopy(prior), DTYPES[sampling])  # training keeps float32
+        report["sampling"] = bench_sampling(converted, sampling, limits, config)
     if "tokenizer" in config.parts:
-        report["tokenizer coding"] = bench_coding(tokenizer, limits, config)
+        report["encoding and decoding"] = bench_tokenizer(tokenizer, limits, config)
     if {"training", "loader"} & set(config.parts):
         with tempfile.TemporaryDirectory(prefix="imgtf-bench-") as folder:
-            report |= _train(tokenizer, prior, limits, config, Path(folder), data)
+            setup = TrainingSetup(tokenizer, prior, config, Path(folder), data)
+            report |= _bench_training_and_loader(setup, limits, config)
     return report
 
 
-def _train(
-    tokenizer: Tokenizer,
-    prior: Prior,
-    limits: Limits,
-    config: BenchConfig,
-    folder: Path,
-    data: DataConfig | None,
-) -> dict[str, Any]:
-    shop = TrainingSetup(tokenizer, prior, config, folder, data)
+def _bench_training_and_loader(setup: TrainingSetup, limits: Limits, config: BenchConfig) -> dict[str, Any]:
+    steps = bench_training(setup, limits, config)  # the loader is compared with them
     report: dict[str, Any] = {}
-    steps = bench_training(shop, limits, config)
     if "training" in config.parts:
         report["training"] = steps
     if "loader" in config.parts:
-        report["loader"] = bench_loader(shop, steps, config, real=data is not None)
+        report["loader"] = bench_loader(setup, steps, config)
     return report
 
 
-def _networks(model: Path | None, preset: str, device: torch.device) -> tuple[Tokenizer, Prior]:
-    if model is None:
-        return random_networks(preset, device)
-    pipeline = Pipeline.from_pretrained(model, device)
-    return pipeline.tokenizer, pipeline.prior
+def _measured_dtypes(sampling: str, training: str) -> set[torch.dtype]:
+    """Return the types whose arithmetic some measurement is compared with."""
+    return {torch.float32, torch.bfloat16, compute_dtype(DTYPES[sampling]), DTYPES[training]}
 
 
-def random_networks(preset: str, device: torch.device) -> tuple[Tokenizer, Prior]:
-    """A preset's tokenizer and prior with random weights.
-
-    Raises:
-        ConfigError: when the prior has no preset of that name.
-    """
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(tokenizer_config(preset))
-    prior = Prior(_prior_config(preset, tokenizer.config))
-    for parameter in prior.parameters():  # the head starts at zero: all codes alike would be a special case
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.02)
-    return tokenizer.to(device).eval(), prior.to(device).eval()
-
-
-def tokenizer_config(preset: str) -> TokenizerConfig:
-    """The tokenizer's preset of that name, or the largest: a prior's preset may stand alone."""
-    presets = load_presets("tokenizer")
-    values = presets.get(preset) or list(presets.values())[-1]
-    return build(TokenizerConfig, {k: v for k, v in values.items() if k in option_names(TokenizerConfig)})
-
-
-def _prior_config(preset: str, tokenizer: TokenizerConfig) -> PriorConfig:
-    presets = load_presets("prior")
-    if preset not in presets:
-        raise ConfigError(f"no preset {preset!r}; there are {', '.join(presets)}")
-    values = {k: v for k, v in presets[preset].items() if k in option_names(PriorConfig)}
-    names = [str(i) for i in range(CLASSES)]
-    fixed = {"grid": tokenizer.grid, "codebook_size": tokenizer.codebook_size, "class_names": names}
-    return build(PriorConfig, values | fixed)
-
-
-def _in_words(limits: Limits) -> dict[str, float]:
-    flops = {f"{type_name(dtype)} GFLOP/s": f / 1e9 for dtype, f in limits.flops.items()}
-    return {"read GB/s": limits.read / 1e9, "copy GB/s": limits.copy / 1e9} | flops
+def _describe_limits(limits: Limits) -> dict[str, float]:
+    flops = {f"{as_precision(dtype)} GFLOP/s": flops / 1e9 for dtype, flops in limits.flops.items()}
+    return {"memory read GB/s": limits.read / 1e9, "memory copy GB/s": limits.copy / 1e9} | flops

@@ -1,161 +1,147 @@
-"""Sampling: every way at every batch, with and without guidance, in turns."""
+"""Speed of sampling codes: every method at every batch size, with and without guidance."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
 
-from ..pipelines.pipeline import sampling_type
-from ..prior.conditions.encoder import BYTES, Condition
 from ..prior.config import PriorConfig, SamplingConfig
 from ..prior.decoding.decoder import Decoder
 from ..prior.decoding.quantized import compute_dtype
 from ..prior.decoding.sampler import image_uniforms, sample
 from ..prior.decoding.schedules import step_count
 from ..prior.model import Prior
-from ..prior.train import spread_labels
+from ..runtime.precision import DTYPES, as_precision
 from .config import BenchConfig
 from .cost import sampling_cost
-from .machine import Limits, type_name
-from .reference import llama
+from .machine import Limits
+from .random_data import random_condition
+from .reference import make_llama
 from .report import Row, mebibytes
-from .timing import Measurement, Timing, ratio_of, take_turns
+from .timing import Measurement, Timing, measure_in_turn, speedup
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to draw codes for a number of images. `ways` lists all there are; the first is ours to compare with."""
+    """A way to sample the codes of a batch of images."""
 
     name: str
-    draw: Callable[[int, float], object]
+    sample: Callable[[int, float], object]
     """Takes the number of images and the guidance scale."""
     dtype: torch.dtype
-    """Type of the weights, whose limit counts."""
-    guides: bool = True
-    """Whether it can be guided."""
+    """Type of the weights."""
+    guided: bool = True
+    """Whether it supports guidance."""
 
 
 @dataclass(frozen=True)
 class Case:
     """One row of the table."""
 
-    way: Method
+    method: Method
     images: int
-    guidance: float
+    cfg_scale: float
 
 
-def ways(prior: Prior, config: BenchConfig) -> list[Method]:
-    """Ours, and the one it is set against."""
-    dtype = sampling_type(config.dtype)
-    hows = {"eager": (False, False), "captured": (False, True), "compiled": (True, True)}
-    if prior.device.type != "cuda":
-        del hows["captured"]
-    if not config.compile:
-        del hows["compiled"]
-    found = [
-        Method(f"imgtf, {how}, {type_name(dtype)}", drawer(prior, config, *asked), dtype)
-        for how, asked in hows.items()
+def make_methods(prior: Prior, precision: str, config: BenchConfig) -> list[Method]:
+    """Return the methods to compare: our own, and `generate` of transformers if the configuration asks for it.
+
+    On a GPU, decoding steps are also captured as CUDA graphs.
+    """
+    variants = [("eager", False, False)]
+    on_gpu = prior.device.type == "cuda"
+    if on_gpu:
+        variants.append(("CUDA graphs", False, True))
+    if config.compile:
+        variants.append(("compiled, CUDA graphs" if on_gpu else "compiled", True, on_gpu))
+    dtype = DTYPES[precision]
+    methods = [
+        Method(
+            f"imgtf, {name}, {precision}",
+            sampler(Decoder(prior, compile=compile, capture=capture), config.top_k),
+            dtype,
+        )
+        for name, compile, capture in variants
     ]
     if config.against == "transformers":
-        theirs = compute_dtype(dtype)
-        generate = llama(prior.config, config.top_k, prior.device, theirs)
-        name = f"transformers generate, {type_name(theirs)}"
-        found.append(Method(name, lambda images, guidance: generate(images), theirs, guides=False))
-    return found
+        reference_dtype = compute_dtype(dtype)
+        generate = make_llama(prior.config, config.top_k, prior.device, reference_dtype)
+        name = f"transformers generate, {as_precision(reference_dtype)}"
+        methods.append(Method(name, lambda images, _: generate(images), reference_dtype, guided=False))
+    return methods
 
 
-def drawer(prior: Prior, config: BenchConfig, compile: bool, capture: bool) -> Callable[[int, float], object]:
-    """Our own sampling, as the pipeline does it."""
-    decoder = Decoder(prior, compile=compile, capture=capture)
+def sampler(decoder: Decoder, top_k: int) -> Callable[[int, float], torch.Tensor]:
+    """Return a function that samples codes as the pipeline does, for a number of images and a guidance scale."""
+    condition_of = cache(partial(random_condition, decoder.config))  # not part of the measured time
 
-    def draw(images: int, guidance: float) -> object:
-        uniforms = image_uniforms(0, 0, images, prior.config.tokens)
-        condition = random_condition(prior.config, images)
-        settings = settings_of(prior.config, config.top_k, guidance)
-        return sample(decoder, condition, uniforms, settings)
+    def run(images: int, cfg_scale: float) -> torch.Tensor:
+        uniforms = image_uniforms(0, 0, images, decoder.config.tokens)
+        settings = bench_settings(decoder.config, top_k, cfg_scale)
+        return sample(decoder, condition_of(images), uniforms, settings)
 
-    return draw
+    return run
 
 
-def settings_of(config: PriorConfig, top_k: int, guidance: float) -> SamplingConfig:
-    """The model's own order and steps, under constant guidance."""
+def bench_settings(config: PriorConfig, top_k: int, cfg_scale: float) -> SamplingConfig:
+    """Return the order and steps of the model, with constant guidance."""
     own = config.sampling
     return SamplingConfig(
-        top_k=top_k, cfg_scale=guidance, order=own.order, sampling_steps=own.sampling_steps,
+        top_k=top_k, cfg_scale=cfg_scale, order=own.order, sampling_steps=own.sampling_steps,
         step_schedule=own.step_schedule,
     )  # fmt: skip
 
 
-def random_condition(config: PriorConfig, images: int) -> Condition:
-    """Something of every kind that the prior can be told."""
-    generator = torch.Generator().manual_seed(0)
-    text = torch.randint(1, BYTES, (images, config.text_length), generator=generator)
-    features = torch.randn(images, config.feature_length, config.feature_width, generator=generator)
-    source = None
-    if config.image_grid:
-        shape = (images, *config.image_grid)
-        source = torch.randint(config.image_codebook_size, shape, generator=generator)
-    return Condition(
-        label=spread_labels(images, config.classes),
-        text=text if config.text_length else None,
-        features=features if config.feature_width else None,
-        source=source,
-    )
-
-
-def bench_sampling(prior: Prior, limits: Limits, config: BenchConfig) -> list[Row]:
-    """A row a way, batch and guidance."""
-    guided = config.guidance != 1 and prior.config.conditions
-    scales = [1.0, config.guidance] if guided else [1.0]
-    compared = ways(prior, config)
+def bench_sampling(prior: Prior, precision: str, limits: Limits, config: BenchConfig) -> list[Row]:
+    """Return a row per batch size, guidance scale and method, for a prior that is cast to the precision."""
+    guided = config.cfg_scale != 1 and prior.config.conditions
+    scales = [1.0, config.cfg_scale] if guided else [1.0]
+    methods = make_methods(prior, precision, config)
     cases = [
-        Case(way, images, scale)
+        Case(method, images, scale)
         for images in config.batch_sizes
         for scale in scales
-        for way in compared
-        if scale == 1 or way.guides
+        for method in methods
+        if scale == 1 or method.guided
     ]
-    timings = take_turns([act_of(case) for case in cases], config.rounds, prior.device)
+    timings = measure_in_turn([_measurement(case) for case in cases], config.rounds, prior.device)
     return [
-        row_of(prior, limits, case, timing, config) | versus(case, timing, cases, timings)
+        _row(prior.config, limits, case, timing, config.top_k) | compare(case, timing, cases, timings)
         for case, timing in zip(cases, timings, strict=True)
     ]
 
 
-def act_of(case: Case) -> Measurement:
-    """The case as something to time."""
-    return Measurement(
-        f"{case.way.name}, {case.images} images", lambda: case.way.draw(case.images, case.guidance)
-    )
+def _measurement(case: Case) -> Measurement:
+    name = f"{case.method.name}, {case.images} images"
+    return Measurement(name, partial(case.method.sample, case.images, case.cfg_scale))
 
 
-def row_of(prior: Prior, limits: Limits, case: Case, timing: Timing, config: BenchConfig) -> Row:
-    """The figures of one case."""
-    rows = case.images * (1 if case.guidance == 1 else 2)
-    settings = settings_of(prior.config, config.top_k, case.guidance)
-    cost = sampling_cost(prior.config, rows, settings, case.way.dtype)
-    least, which = cost.limit(limits, case.way.dtype)
-    tokens = prior.config.tokens
+def _row(prior: PriorConfig, limits: Limits, case: Case, timing: Timing, top_k: int) -> Row:
+    settings = bench_settings(prior, top_k, case.cfg_scale)
+    cost = sampling_cost(prior, case.images * (1 if case.cfg_scale == 1 else 2), settings, case.method.dtype)
+    shortest, resource = cost.shortest_time(limits, case.method.dtype)
     return {
-        "way": case.way.name,
-        "batch": case.images,
-        "guidance": case.guidance,
-        "tokens/s": case.images * tokens / timing.median,
+        "method": case.method.name,
+        "batch size": case.images,
+        "cfg scale": case.cfg_scale,
+        "tokens/s": case.images * prior.tokens / timing.median,
         "images/s": case.images / timing.median,
-        "ms a step": 1000 * timing.median / step_count(prior.config, settings),
-        "share of limit": least / timing.median,
-        "limit": which,
+        "ms per step": 1000 * timing.median / step_count(prior, settings),
+        "fraction of the limit": shortest / timing.median,
+        "limited by": resource,
         "peak MiB": mebibytes(timing.peak),
     }
 
 
-def versus(case: Case, timing: Timing, cases: Sequence[Case], timings: Sequence[Timing]) -> Row:
-    """How many times faster the case is than transformers at the same batch, where that was timed."""
-    if not case.way.guides:
+def compare(case: Case, timing: Timing, cases: Sequence[Case], timings: Sequence[Timing]) -> Row:
+    """Return the speedup over transformers at the same batch size and guidance scale, where both were measured."""
+    if not case.method.guided:
         return {}
-    for other, theirs in zip(cases, timings, strict=True):
-        if not other.way.guides and (other.images, other.guidance) == (case.images, case.guidance):
-            return {"over transformers": ratio_of(theirs, timing)}
+    for other, baseline in zip(cases, timings, strict=True):
+        same = (other.images, other.cfg_scale) == (case.images, case.cfg_scale)
+        if same and not other.method.guided:
+            return {"speedup over transformers": speedup(baseline, timing)}
     return {}

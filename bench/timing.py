@@ -1,4 +1,4 @@
-"""Fair times: what is compared takes turns, the first round does not count, the median does."""
+"""Wall-clock times: cases are measured in turn, the first round does not count, and the median is reported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -14,14 +14,14 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
-SHORTEST = 0.2
-"""Seconds that a measurement lasts at least: what is done sooner is repeated and divided."""
-MOST_REPEATS = 200
+MIN_SECONDS = 0.2
+"""Shortest time of a measurement. Faster functions are repeated, and the time is divided."""
+MAX_REPEATS = 200
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Something to time."""
+    """A function to measure."""
 
     name: str
     run: Callable[[], object]
@@ -29,60 +29,61 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Timing:
-    """What an act took."""
+    """The times of a measurement."""
 
     seconds: tuple[float, ...]
-    """One figure a round."""
+    """One time per round."""
     peak: int | None
-    """Most bytes held during the first, uncounted call: of the process on a CPU, of torch's tensors on a GPU; None
-    where the system does not say."""
+    """Most bytes in use during the first, uncounted call: by the process on a CPU, by torch's tensors on a GPU. None if
+    the system does not report it."""
 
     @property
     def median(self) -> float:
-        """Seconds of the middle round."""
+        """Median time of a call in seconds."""
         return median(self.seconds)
 
 
-def take_turns(acts: Sequence[Measurement], rounds: int, device: torch.device) -> list[Timing]:
-    """Times every act once a round, so that a change of the machine's pace meets all of them."""
-    with tqdm(total=len(acts) * (1 + rounds), desc="bench", unit="run", disable=None, file=sys.stderr) as bar:
+def measure_in_turn(measurements: Sequence[Measurement], rounds: int, device: torch.device) -> list[Timing]:
+    """Time every measurement once per round, so that changes of the machine's speed affect all of them."""
+    total = len(measurements) * (1 + rounds)
+    with tqdm(total=total, desc="bench", unit="run", disable=None, file=sys.stderr) as bar:
 
-        def shown(name: str) -> None:
+        def advance(name: str) -> None:
             bar.update()
             bar.set_postfix_str(name)
 
         peaks, repeats = [], []
-        for act in acts:
+        for one in measurements:
             with PeakMemory(device) as memory:
-                took = seconds_of(act.run, device)
+                seconds = seconds_of(one.run, device)
             peaks.append(memory.peak)
-            repeats.append(min(MOST_REPEATS, max(1, round(SHORTEST / max(took, 1e-9)))))
-            shown(act.name)
-        table: list[list[float]] = [[] for _ in acts]
+            repeats.append(min(MAX_REPEATS, max(1, round(MIN_SECONDS / max(seconds, 1e-9)))))
+            advance(one.name)
+        times: list[list[float]] = [[] for _ in measurements]
         for _ in range(rounds):
-            for i, act in enumerate(acts):
-                table[i].append(seconds_of(act.run, device, repeats[i]))
-                shown(act.name)
-    return [Timing(tuple(row), peak) for row, peak in zip(table, peaks, strict=True)]
+            for i, one in enumerate(measurements):
+                times[i].append(seconds_of(one.run, device, repeats[i]))
+                advance(one.name)
+    return [Timing(tuple(own), peak) for own, peak in zip(times, peaks, strict=True)]
 
 
 def seconds_of(action: Callable[[], object], device: torch.device, repeats: int = 1) -> float:
-    """Wall-clock seconds of one call, the device's work included."""
-    _wait_for(device)
+    """Return the wall-clock seconds per call, including the work on the device."""
+    _synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
         action()
-    _wait_for(device)
+    _synchronize(device)
     return (time.perf_counter() - start) / repeats
 
 
-def ratio_of(others: Timing, own: Timing) -> float:
-    """How many times faster `own` is: the median over rounds, whose halves were timed one after the other."""
-    return median(a / b for a, b in zip(others.seconds, own.seconds, strict=True))
+def speedup(baseline: Timing, timing: Timing) -> float:
+    """Return how many times faster `timing` is than `baseline`: the median of the ratios of each round."""
+    return median(a / b for a, b in zip(baseline.seconds, timing.seconds, strict=True))
 
 
 class PeakMemory:
-    """Notes in `peak` the most bytes held at once within the block."""
+    """Records the most bytes in use within the block as `peak`."""
 
     peak: int | None = None
 
@@ -93,29 +94,24 @@ class PeakMemory:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            _reset_high_water()
+            _reset_process_peak()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.device.type == "cuda":
             self.peak = torch.cuda.max_memory_allocated(self.device)
         else:
-            self.peak = _high_water()
+            self.peak = _process_peak()
 
 
-def largest(peaks: Iterable[int | None]) -> int | None:
-    """The largest of those that are known."""
-    return max((peak for peak in peaks if peak is not None), default=None)
-
-
-def _reset_high_water() -> None:
-    """Linux then counts this process's highest memory from here on; elsewhere nothing happens."""
+def _reset_process_peak() -> None:
+    """Reset the peak resident memory that Linux records for this process. No effect on other systems."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _high_water() -> int | None:
-    """Linux' highest resident memory of this process since the last reset, in bytes."""
+def _process_peak() -> int | None:
+    """Return the peak resident memory of this process since the last reset in bytes; Linux only."""
     try:
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     except OSError:
@@ -123,6 +119,6 @@ def _high_water() -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
-def _wait_for(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

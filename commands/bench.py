@@ -63,11 +63,11 @@ def bench(
     data = collect("tokenizer", (DataConfig,), _of(DataConfig, settings)).part(DataConfig)
     config = build(BenchConfig, _of(BenchConfig, settings), "bench")
     log_to_stderr()
-    from ..bench.report import save, targets, to_markdown
+    from ..bench.report import output_files, save, to_markdown
     from ..bench.run import bench as measure
 
     if out:
-        targets(out / FILES, force)
+        output_files(out / FILES, force)
     report = measure(
         config, model=model, preset=preset or "tiny", data=data if "data" in settings else None, device=device
     )
