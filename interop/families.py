@@ -41,7 +41,7 @@ IGNORED: dict[type, frozenset[str]] = {
 }  # fmt: skip
 """Fields that do not change what a network of these families computes. Export ignores them."""
 AVERAGES = {"quantizer.vq._codebook.cluster_size", "quantizer.vq._codebook.embed_avg"}
-"""Tensors of which the same is true."""
+"""Tensors that do not change it either."""
 
 
 class WeightFile:

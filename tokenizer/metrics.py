@@ -185,8 +185,10 @@ class FeatureDistance(Metric):
         self.features.append((pair[0].cpu(), pair[1].cpu()))
 
     def compute(self) -> dict[str, float]:
-        own, others = (torch.cat(f) for f in zip(*self.features, strict=True)) if self.features else ((), ())
-        return {self.name: frechet_distance(own, others)} if len(own) > 1 else {}
+        if sum(len(own) for own, _ in self.features) < 2:
+            return {}
+        own, others = (torch.cat(features) for features in zip(*self.features, strict=True))
+        return {self.name: frechet_distance(own, others)}
 
 
 @register("frechet_lpips_features")

@@ -51,7 +51,7 @@ def test_a_lower_psnr_rolls_back_and_reduces_the_weight() -> None:
     monitor = make_monitor()
     assert actions(monitor, [*BEFORE, line(0.1), line(0.2)])[-1] == "roll_back"
     assert (monitor.weight_ratio, monitor.ramp_start, monitor.rollbacks) == (0.5, 40, 1)
-    # The window is empty after a rollback, so the next line is judged by itself.
+    # The window is empty after a rollback, so it then holds the next line alone.
     assert monitor.observe(50, line(0.1)) is None
     second = monitor.observe(60, line(0.3))
     assert second is not None

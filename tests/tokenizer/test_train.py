@@ -315,8 +315,8 @@ def test_dead_and_revived_codes_are_counted(images: Path) -> None:
     stage.counts.add(torch.arange(8))
     assert stage.window_metrics()["dead_codes"] == 8
     stage.counts.add(torch.arange(4, 11))
-    figures = stage.window_metrics()
-    assert (figures["dead_codes"], figures["revived_codes"]) == (9, 3)
+    metrics = stage.window_metrics()
+    assert (metrics["dead_codes"], metrics["revived_codes"]) == (9, 3)
 
 
 def test_lpips_is_added_to_the_loss_and_not_saved(
