@@ -1,7 +1,7 @@
 """The training state that a run resumes from: weights, EMA, optimizers, random generators, progress. No pickle.
 
-A state is a folder `step-00000500/`, renamed into place when complete: a run that is killed
-while saving keeps the previous one.
+A state is a folder `step-00000500/`, renamed into place when complete: a run that is killed while saving
+keeps the previous one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from .ema import EMA
 from .stage import Stage
 
 FORMAT = 3
+HEADER = ("format", "processes", "scaler", "stage", "step", "best", "counts")
+"""Keys of `progress.json`."""
 
 
 def latest_state(folder: Path) -> Path | None:
@@ -32,37 +35,39 @@ def latest_state(folder: Path) -> Path | None:
     return states[-1] if states else None
 
 
+@dataclass(frozen=True)
+class Progress:
+    """The loop's own part of the training state."""
+
+    step: int
+    best: dict[str, Any]
+    """{"step", "metrics"} of the saved weights."""
+    counts: dict[str, int]
+    """Number of steps by metric since the last log line."""
+    sums: dict[str, Tensor]
+    """Sums over these steps in this process, by metric."""
+    snapshot: dict[str, Tensor]
+    """Weights for a rollback (see `take_snapshot`), or {}."""
+
+
 def save_state(
-    folder: Path,
-    stage: Stage,
-    ema: EMA | None,
-    accelerator: Accelerator,
-    progress: dict[str, Any],
-    sums: dict[str, Tensor],
-    snapshot: dict[str, Tensor],
+    folder: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator, progress: Progress
 ) -> None:
     """Save the state of all processes as `folder/step-N` (N from `progress`), then delete older states.
-
-    Args:
-        sums: sums of this process's metrics since the last log line.
-        snapshot: weights for a rollback (see `take_snapshot`), or {}.
 
     Raises:
         CheckpointError: a file cannot be written. The previous state is kept.
     """
-    target = folder / f"step-{progress['step']:08d}"
+    target = folder / f"step-{progress.step:08d}"
     temporary = target.with_suffix(".tmp")
     if accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
     try:
-        rank = accelerator.process_index
-        write_tensors(temporary / f"random-{rank}.safetensors", random_state())
-        write_tensors(temporary / f"stage-{rank}.safetensors", stage.tensors())
-        write_tensors(temporary / f"sums-{rank}.safetensors", sums)
+        _write_process(temporary, stage, accelerator.process_index, progress)
         if accelerator.is_main_process:
-            _write_shared(temporary, stage, ema, accelerator, progress, snapshot)
+            _write_shared(temporary, stage, ema, accelerator, progress)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
@@ -70,29 +75,17 @@ def save_state(
         ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        for old in folder.glob("step-*"):
-            if old != target:
-                shutil.rmtree(old)
+        _replace(target, temporary)
     accelerator.wait_for_everyone()
 
 
-def load_state(
-    state: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator
-) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    """Restore everything from a state folder. Return progress, sums and snapshot (see `save_state`).
+def load_state(state: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator) -> Progress:
+    """Restore everything from a state folder.
 
     Raises:
         CheckpointError: a file is damaged, or does not fit this model or this number of processes.
     """
-    progress = read_json(state / "progress.json")
-    if progress.pop("format", None) != FORMAT:
-        raise CheckpointError(f"{state}: saved by another version of imgtf; start the run again with --force")
-    if progress["processes"] != accelerator.num_processes:
-        raise CheckpointError(
-            f"{state}: saved by {progress['processes']} processes, resumed with {accelerator.num_processes}"
-        )
+    header = _read_header(state, accelerator.num_processes)
     for name, module in stage.trained_modules().items():
         load_tensors(module, state / f"{name}.safetensors")
     for name, optimizer in stage.optimizers().items():
@@ -101,14 +94,14 @@ def load_state(
         averages = _load(state / "ema.safetensors")
         for name, average in ema.state().items():
             average.copy_(averages[name])
-    if accelerator.scaler is not None and progress["scaler"]:
-        accelerator.scaler.load_state_dict(progress["scaler"])
+    if accelerator.scaler is not None and header["scaler"]:
+        accelerator.scaler.load_state_dict(header["scaler"])
     rank = accelerator.process_index
-    stage.load_state(progress["stage"], _load(state / f"stage-{rank}.safetensors"))
+    stage.load_state(header["stage"], _load(state / f"stage-{rank}.safetensors"))
     sums = {k: v.to(accelerator.device) for k, v in _load(state / f"sums-{rank}.safetensors").items()}
     snapshot = _load(state / "snapshot.safetensors")
     set_random_state(_load(state / f"random-{rank}.safetensors"))
-    return progress, sums, snapshot
+    return Progress(header["step"], header["best"], header["counts"], sums, snapshot)
 
 
 def take_snapshot(stage: Stage, ema: EMA | None) -> dict[str, Tensor]:
@@ -158,29 +151,52 @@ def set_random_state(state: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def _read_header(state: Path, processes: int) -> dict[str, Any]:
+    header = read_json(state / "progress.json")
+    if header.get("format") != FORMAT:
+        raise CheckpointError(f"{state}: saved by another version of imgtf; start the run again with --force")
+    if missing := [key for key in HEADER if key not in header]:
+        raise CheckpointError(
+            f"{state / 'progress.json'}: damaged ({', '.join(missing)} is missing); start the run again with --force"
+        )
+    if header["processes"] != processes:
+        raise CheckpointError(f"{state}: saved by {header['processes']} processes, resumed with {processes}")
+    return header
+
+
+def _write_process(folder: Path, stage: Stage, rank: int, progress: Progress) -> None:
+    """Write what differs between the processes."""
+    write_tensors(folder / f"random-{rank}.safetensors", random_state())
+    write_tensors(folder / f"stage-{rank}.safetensors", stage.tensors())
+    write_tensors(folder / f"sums-{rank}.safetensors", progress.sums)
+
+
 def _write_shared(
-    folder: Path,
-    stage: Stage,
-    ema: EMA | None,
-    accelerator: Accelerator,
-    progress: dict[str, Any],
-    snapshot: dict[str, Tensor],
+    folder: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator, progress: Progress
 ) -> None:
+    """Write what is the same in all processes."""
     for name, module in stage.trained_modules().items():
         write_tensors(folder / f"{name}.safetensors", module.state_dict())
     for name, optimizer in stage.optimizers().items():
         write_tensors(folder / f"{name}.safetensors", _optimizer_tensors(optimizer))
     if ema is not None:
         write_tensors(folder / "ema.safetensors", ema.state())
+    write_tensors(folder / "snapshot.safetensors", progress.snapshot)
     scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-    write_tensors(folder / "snapshot.safetensors", snapshot)
-    header = {
-        "format": FORMAT,
-        "processes": accelerator.num_processes,
-        "scaler": scaler,
-        "stage": stage.state(),
-    }
-    write_text(folder / "progress.json", json.dumps(header | progress, indent=2) + "\n")
+    values = (
+        FORMAT, accelerator.num_processes, scaler, stage.state(), progress.step, progress.best, progress.counts,
+    )  # fmt: skip
+    text = json.dumps(dict(zip(HEADER, values, strict=True)), indent=2)
+    write_text(folder / "progress.json", text + "\n")
+
+
+def _replace(target: Path, temporary: Path) -> None:
+    """Put the new state in place and delete all others."""
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    for old in target.parent.glob("step-*"):
+        if old != target:
+            shutil.rmtree(old)
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

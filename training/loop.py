@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..errors import CheckpointError, ImgtfError, Interrupted
-from .checkpoint import latest_state, load_state, restore_snapshot, save_state, take_snapshot
+from .checkpoint import Progress, latest_state, load_state, restore_snapshot, save_state, take_snapshot
 from .config import TrainingConfig
 from .ema import EMA
 from .interrupt import StopRequest
@@ -82,9 +82,9 @@ class Trainer:
         state = latest_state(self.folder / "state")
         if state is None:
             raise CheckpointError(f"{self.folder}: no saved state to resume; start without --resume")
-        progress, sums, self.snapshot = load_state(state, self.stage, self.ema, self.accelerator)
-        self.completed_steps, self.best = progress["step"], progress["best"]
-        self.running = RunningMeans(sums, progress["counts"])
+        progress = load_state(state, self.stage, self.ema, self.accelerator)
+        self.completed_steps, self.best, self.snapshot = progress.step, progress.best, progress.snapshot
+        self.running = RunningMeans(progress.sums, progress.counts)
         if self.completed_steps >= self.config.steps:
             raise CheckpointError(
                 f"{state}: the run of {self.config.steps} steps is complete; continue it with more --steps"
@@ -229,13 +229,6 @@ class Trainer:
         return bool(self.accelerator.gather(flag).max() > 0)
 
     def _save_state(self) -> None:
-        progress = {"step": self.completed_steps, "best": self.best, "counts": self.running.counts}
-        save_state(
-            self.folder / "state",
-            self.stage,
-            self.ema,
-            self.accelerator,
-            progress,
-            self.running.sums,
-            self.snapshot,
-        )
+        running = self.running
+        progress = Progress(self.completed_steps, self.best, running.counts, running.sums, self.snapshot)
+        save_state(self.folder / "state", self.stage, self.ema, self.accelerator, progress)
