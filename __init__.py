@@ -61,7 +61,7 @@ _MODULES = {
     "train_prior": "pipelines.python",
     "train_tokenizer": "pipelines.python",
 }
-__all__ = ["__version__", *_MODULES]
+__all__ = sorted(["__version__", *_MODULES])
 
 
 def __getattr__(name: str) -> Any:

@@ -48,9 +48,11 @@ class LabelEmbedding(ConditionEmbedding):
 
     def forward(self, value: Tensor | None, dropped: Tensor) -> tuple[Tensor, Tensor]:
         visible = torch.ones_like(dropped)[:, None]  # (B, 1)
-        label = torch.full_like(dropped, -1, dtype=torch.long) if value is None else value
-        wrong = label[(label >= self.classes) | (label < -1)]
-        if wrong.numel():
-            raise DataError(f"label {int(wrong[0])} is not one of the prior's {self.classes} classes")
+        label = torch.full_like(dropped, -1, dtype=torch.long)
+        if value is not None:
+            label = value
+            wrong = label[(label >= self.classes) | (label < -1)]
+            if wrong.numel():
+                raise DataError(f"label {int(wrong[0])} is not one of the prior's {self.classes} classes")
         row = torch.where((label < 0) | dropped, self.classes, label)
         return self.table(row)[:, None], visible  # (B, 1, D)
