@@ -1,4 +1,4 @@
-"""Structure of the code: who may import whom, no circular imports, file sizes, click and print."""
+"""Structure of the code: who may import whom, no circular imports, sizes of files and functions, click and print."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tomllib
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -134,10 +135,24 @@ def test_only_commands_print() -> None:
     assert wrong == [], "only commands/ may print; the library logs or returns"
 
 
-def test_no_file_is_longer_than_a_reader_can_hold() -> None:
+def test_no_file_is_longer_than_300_lines() -> None:
     files = [file for unit in [*MAY_IMPORT, "benchmarks"] for file in modules(unit)]
     lines = {name(file): len(file.read_text(encoding="utf-8").splitlines()) for file in files}
     assert {file: n for file, n in lines.items() if n > MAX_LINES} == {}, f"more than {MAX_LINES} lines"
+
+
+def test_functions_are_small() -> None:
+    """Lines with signature and docstring: at most 6 in the median, at most 18 in 90 % of the functions."""
+    functions = sorted(
+        (node.end_lineno - node.lineno + 1, f"{name(file)}:{node.lineno} {node.name}")
+        for unit in MAY_IMPORT
+        for file in modules(unit)
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.FunctionDef)
+    )
+    lengths = [length for length, _ in functions]
+    found = (median(lengths), lengths[int(0.9 * len(lengths))])
+    assert found[0] <= 6 and found[1] <= 18, f"{found}; the longest are {functions[-8:]}"  # noqa: PT018
 
 
 def test_every_package_is_installed_and_checked() -> None:

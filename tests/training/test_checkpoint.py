@@ -1,0 +1,155 @@
+"""The training state on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from imgtf.errors import CheckpointError
+from imgtf.training.accelerator import make_accelerator
+from imgtf.training.checkpoint import (
+    Progress,
+    latest_state,
+    load_state,
+    random_state,
+    restore_snapshot,
+    save_state,
+    set_random_state,
+    take_snapshot,
+)
+from imgtf.training.config import TrainingConfig
+from imgtf.training.ema import EMA
+from imgtf.training.stage import Stage
+
+CONFIG = TrainingConfig(device="cpu", precision="fp32")
+
+
+class Line(Stage):
+    """Fits a line to noise."""
+
+    name = "line"
+    metric = "loss"
+
+    def __init__(self) -> None:
+        self.model = torch.nn.Linear(2, 1)  # type: ignore[assignment]
+
+    def train_batches(self, start_step: int): ...
+    def evaluate(self): ...
+    def preview(self, path: Path) -> None: ...
+
+    def step(self, batch):
+        loss = self.network(batch).square().mean()
+        return {"loss": loss, "gradient_norm": self.update(loss)}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"own": torch.arange(3)}
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    return make_accelerator(CONFIG)
+
+
+def trained(accelerator: Accelerator, steps: int = 3) -> tuple[Line, EMA]:
+    stage = Line()
+    stage.prepare(accelerator, CONFIG)
+    ema = EMA(stage.model, 0.9)
+    for step in range(steps):
+        stage.step(torch.randn(4, 2))
+        ema.update(step)
+    return stage, ema
+
+
+def progress(step: int) -> Progress:
+    return Progress(step, {"step": 2, "metrics": {"loss": 0.5}}, {"loss": 1}, {"loss": torch.ones(())}, {})
+
+
+def test_a_state_restores_weights_optimizer_average_and_random_numbers(
+    accelerator: Accelerator, tmp_path: Path
+) -> None:
+    stage, ema = trained(accelerator)
+    save_state(tmp_path, stage, ema, accelerator, progress(3))
+    saved, expected = take_snapshot(stage, ema), torch.rand(3)
+    other, other_ema = trained(accelerator, steps=5)
+    state = latest_state(tmp_path)
+    assert state is not None
+    loaded = load_state(state, other, other_ema, accelerator)
+    assert (loaded.step, loaded.best, loaded.counts) == (3, progress(3).best, {"loss": 1})
+    restored = take_snapshot(other, other_ema)
+    assert saved.keys() == restored.keys()
+    assert [name for name in saved if not torch.equal(saved[name], restored[name])] == []
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_only_the_newest_state_is_kept(accelerator: Accelerator, tmp_path: Path) -> None:
+    stage, ema = trained(accelerator)
+    (tmp_path / "step-00000001.tmp").mkdir()  # left by a killed run
+    assert latest_state(tmp_path) is None
+    for step in (2, 4):
+        save_state(tmp_path, stage, ema, accelerator, progress(step))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
+
+
+def test_a_snapshot_is_restored_any_number_of_times(accelerator: Accelerator) -> None:
+    stage, ema = trained(accelerator)
+    snapshot = take_snapshot(stage, ema)
+    for _ in range(2):
+        stage.step(torch.randn(4, 2))
+        assert not torch.equal(snapshot["model/weight"], stage.model.weight)
+        restore_snapshot(snapshot, stage, ema)
+        assert torch.equal(snapshot["model/weight"], stage.model.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 1}, "saved by another version of imgtf"),
+        ({"processes": 2}, "saved by 2 processes, resumed with 1"),
+        ({"best": None}, "best is missing"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(
+    accelerator: Accelerator, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    stage, ema = trained(accelerator)
+    save_state(tmp_path, stage, ema, accelerator, progress(3))
+    file = tmp_path / "step-00000003" / "progress.json"
+    values = json.loads(file.read_text()) | change
+    file.write_text(json.dumps({k: v for k, v in values.items() if v is not None or k == "scaler"}))
+    with pytest.raises(CheckpointError, match=message):
+        load_state(tmp_path / "step-00000003", stage, ema, accelerator)
+
+
+def test_damaged_files_are_named(accelerator: Accelerator, tmp_path: Path) -> None:
+    stage, ema = trained(accelerator)
+    for name in ("model", "optimizer", "ema", "stage-0", "sums-0", "snapshot", "random-0"):
+        save_state(tmp_path, stage, ema, accelerator, progress(3))
+        (tmp_path / "step-00000003" / f"{name}.safetensors").write_bytes(b"x")
+        with pytest.raises(CheckpointError, match=rf"{name}\.safetensors: damaged"):
+            load_state(tmp_path / "step-00000003", stage, ema, accelerator)
+
+
+def test_a_full_disk_keeps_the_previous_state(
+    accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, ema = trained(accelerator)
+    save_state(tmp_path, stage, ema, accelerator, progress(3))
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("imgtf.training.checkpoint.write_text", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device\); the previous state is kept"):
+        save_state(tmp_path, stage, ema, accelerator, progress(4))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
+def test_random_numbers_repeat() -> None:
+    state = random_state()
+    first = torch.rand(3)
+    set_random_state(state)
+    assert torch.equal(torch.rand(3), first)
