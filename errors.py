@@ -1,4 +1,4 @@
-"""The errors of imgtf. The library raises them; only `cli.py` turns them into exit codes.
+"""The errors of imgtf. The library raises them; only the command line turns them into exit codes.
 
 Every message is one line: what was wrong, where, and what to do.
 """

@@ -69,10 +69,10 @@ class PretrainedModel(nn.Module):
                 missing, unknown, or has another shape.
             ConfigError: the device is not available.
         """
-        folder, place = Path(folder), pick_device(device)
+        folder, picked = Path(folder), pick_device(device)
         model = cls(cls.read_config(folder))
         load_tensors(model, folder / WEIGHTS_FILE)
-        return model.to(place).eval()
+        return model.to(picked).eval()
 
     @classmethod
     def read_config(cls, folder: str | Path) -> Any:

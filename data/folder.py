@@ -124,7 +124,9 @@ def _splits(root: Path, images: list[str]) -> dict[str, list[str]]:
         return {"train": images}  # also classes with the name of a split: train, car, bus
     if other := sorted(set(groups) - known):
         ignored = ", ".join(f"'{o}/'" for o in other)
-        logger.warning("%s: %s ignored, because the other folders are splits: %s", root, ignored, sorted(known))
+        logger.warning(
+            "%s: %s ignored, because the other folders are splits: %s", root, ignored, sorted(known)
+        )
     return {name: groups[name] for name in groups if name in known}
 
 
