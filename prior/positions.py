@@ -93,7 +93,7 @@ class Positions(nn.Module):
         """
         if self.learned is not None and grid != self.config.grid:
             raise DataError(
-                f"grid {grid}: a prior with learned positions works only with its own grid, {self.config.grid}"
+                f"a prior with learned positions works only with its own grid {self.config.grid}, not {grid}"
             )
         embedding = self._embedding(target, grid, device)
         if self.config.rotary == "none":

@@ -14,6 +14,8 @@ KERNEL_ROWS = 12
 """Up to this many rows torch's int8 kernel is the faster product on a CPU; with more rows, converting the weights first
 is. 2048 x 768, ms at 1, 8, 16, 64 rows: 0.04, 0.17, 0.34, 1.38 with the kernel, 0.20, 0.25, 0.31, 0.65 converted;
 packed bfloat16: 0.04, 0.08, 0.14, 0.47 (two Zen 5 cores, torch 2.13)."""
+KERNEL_WIDTH = 16
+"""The kernel's input width must be a multiple of this: with other widths torch 2.13 reads past the end and crashes."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -42,7 +44,7 @@ class Int8Linear(nn.Module):
         if rows <= SUM_ROWS and torch.compiler.is_compiling():  # reads int8
             y = row_sums(x, self.weight) * self.scale.float()
             y = y.to(x.dtype).view(*x.shape[:-1], -1)
-        elif rows <= KERNEL_ROWS and x.device.type == "cpu":
+        elif rows <= KERNEL_ROWS and x.device.type == "cpu" and x.shape[-1] % KERNEL_WIDTH == 0:
             y = torch._weight_int8pack_mm(x.reshape(rows, -1), self.weight, self.scale)
             y = y.view(*x.shape[:-1], -1)
         else:

@@ -1,4 +1,4 @@
-"""Orders and steps of every objective: cached equals uncached, given codes stay, guidance schedules."""
+"""Orders and steps of every objective: cached equals uncached, known codes stay, schedules."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 from imgtf.errors import ConfigError, DataError
 from imgtf.prior.conditions.condition import Condition
 from imgtf.prior.config import PriorConfig, SamplingConfig
-from imgtf.prior.decoding.filters import choose, guidance, guide, probabilities, temperature
-from imgtf.prior.decoding.orders import group_sizes, halton_order
+from imgtf.prior.decoding.filters import choose, guide, probabilities
+from imgtf.prior.decoding.orders import halton_order
 from imgtf.prior.decoding.sampler import image_uniforms, sample
+from imgtf.prior.decoding.schedules import group_sizes, guidance_scale, temperature_at
 from imgtf.prior.model import Prior
 
 from ..test_model import tiny
@@ -28,27 +29,27 @@ def uncached(
     order: Tensor,
     sizes: list[int],
 ) -> Tensor:
-    """Random-order sampling, several codes a step, by running the whole sequence anew for each code of each step.
+    """Sample in random order, several codes per step, by running the whole sequence for each code of each step.
 
-    Code j of a step is drawn as if it came next: its place is put in front of the others of the step.
+    Code j of a step is sampled as if it came next: its position comes before the others of the step.
     """
     B, T = uniforms.shape[0], uniforms.shape[2]
     codes, done = torch.zeros(B, T, dtype=torch.long), 0
     for k in sizes:
         drawn = []
         for j in range(k):
-            places = order.clone()
-            places[:, [done, done + j]] = order[:, [done + j, done]]
-            place = places[:, done : done + 1]
+            changed = order.clone()
+            changed[:, [done, done + j]] = order[:, [done + j, done]]
+            position = changed[:, done : done + 1]
             logits = [
-                prior(codes, **given, order=places).gather(1, place[..., None].expand(-1, -1, 16))[:, 0]
-                for given in (condition, {})
+                prior(codes, **given, order=changed).gather(1, position[..., None].expand(-1, -1, 16))[:, 0]
+                for given in (condition, prior.conditions.without(condition))
             ]
-            share = done / (T - 1)
-            scale = guidance(settings, share)
+            fraction = done / (T - 1)
+            scale = guidance_scale(settings, fraction)
             logits = guide(torch.cat(logits), scale) if scale != 1 else logits[0]
-            p = probabilities(logits, settings, temperature(settings, share))
-            drawn.append(choose(p, uniforms[:, 0].gather(1, place)[:, 0]))
+            p = probabilities(logits, settings, temperature_at(settings, fraction))
+            drawn.append(choose(p, uniforms[:, 0].gather(1, position)[:, 0]))
         for j in range(k):
             codes.scatter_(1, order[:, done + j : done + j + 1], drawn[j][:, None])
         done += k
@@ -83,16 +84,16 @@ def test_raster_order_with_a_cache_equals_without(kind: str, kv_heads: int | Non
     prior = tiny(grid=(3, 4), kv_heads=kv_heads, qk_norm=True, **KINDS[kind])
     condition, uniforms = some_condition(prior, 5), image_uniforms(3, 0, 5, 12)
     settings = SamplingConfig(cfg_scale=3.0, cfg_schedule="power-cosine", top_p=0.9)
-    codes = torch.zeros(5, 12, dtype=torch.long)
+    codes, without = torch.zeros(5, 12, dtype=torch.long), prior.conditions.without(condition)
     for t in range(12):
-        logits = torch.cat([prior(codes, **condition)[:, t], prior(codes)[:, t]])
-        p = probabilities(guide(logits, guidance(settings, t / 11)), settings, 1.0)
+        logits = torch.cat([prior(codes, **condition)[:, t], prior(codes, **without)[:, t]])
+        p = probabilities(guide(logits, guidance_scale(settings, t / 11)), settings, 1.0)
         codes[:, t] = choose(p, uniforms[:, 0, t])
     assert torch.equal(sample(prior, condition, uniforms, settings), codes)
 
 
 @pytest.mark.parametrize("objective", ["raster", "random", "masked"])
-@pytest.mark.parametrize("kind", ["class", "all"])
+@pytest.mark.parametrize("kind", ["label", "all"])
 def test_an_image_is_the_same_in_any_batch(objective: str, kind: str) -> None:
     prior = tiny(grid=(3, 4), objective=objective, **KINDS[kind])
     steps = None if objective == "raster" else 5
@@ -108,21 +109,23 @@ def test_an_image_is_the_same_in_any_batch(objective: str, kind: str) -> None:
 
 @pytest.mark.parametrize("order", ["random", "halton", "raster"])
 @torch.no_grad()
-def test_a_masked_prior_with_one_code_a_step_draws_from_its_own_conditionals(order: str) -> None:
+def test_a_masked_prior_with_one_code_per_step_samples_from_its_own_conditionals(order: str) -> None:
     prior = tiny(grid=(2, 3), objective="masked")
     uniforms, settings = image_uniforms(1, 0, 4, 6), SamplingConfig(sampling_steps=6, order=order)
-    places = {"halton": halton_order((2, 3)), "raster": torch.arange(6)}.get(order, uniforms[:, 1].argsort(1))
+    positions = {"halton": halton_order((2, 3)), "raster": torch.arange(6)}.get(
+        order, uniforms[:, 1].argsort(1)
+    )
     codes = torch.full((4, 6), -1)
-    for place in places.expand(4, 6).T:  # (4,), the next place of each row
-        logits = prior(codes)[torch.arange(4), place]
-        codes[torch.arange(4), place] = choose(
-            probabilities(logits, settings, 1.0), uniforms[torch.arange(4), 0, place]
+    for position in positions.expand(4, 6).T:  # (4,), the next position of each row
+        logits = prior(codes)[torch.arange(4), position]
+        codes[torch.arange(4), position] = choose(
+            probabilities(logits, settings, 1.0), uniforms[torch.arange(4), 0, position]
         )
     assert torch.equal(sample(prior, Condition(), uniforms, settings), codes)
 
 
 @torch.no_grad()
-def test_confidence_keeps_the_surest_codes_first() -> None:
+def test_confidence_keeps_the_most_likely_codes_first() -> None:
     prior = tiny(grid=(2, 3), objective="masked")
     uniforms = image_uniforms(1, 0, 4, 6)
     read: list[Tensor] = []
@@ -134,57 +137,57 @@ def test_confidence_keeps_the_surest_codes_first() -> None:
     codes = sample(prior, Condition(), uniforms, settings)
     p = probabilities(prior(read[0]), settings, 1.0)
     drawn = choose(p, uniforms[:, 0])
-    surest = p.gather(-1, drawn[..., None])[..., 0].topk(2, dim=1).indices
-    assert torch.equal((read[1] >= 0).nonzero()[:, 1].view(4, 2), surest.sort(1).values)
-    assert torch.equal(codes.gather(1, surest), drawn.gather(1, surest))
+    likeliest = p.gather(-1, drawn[..., None])[..., 0].topk(2, dim=1).indices
+    assert torch.equal((read[1] >= 0).nonzero()[:, 1].view(4, 2), likeliest.sort(1).values)
+    assert torch.equal(codes.gather(1, likeliest), drawn.gather(1, likeliest))
 
 
 @pytest.mark.parametrize("objective", ["raster", "random", "masked"])
 @torch.no_grad()
-def test_given_codes_stay_and_the_rest_is_drawn(objective: str) -> None:
+def test_known_codes_stay_and_the_rest_is_sampled(objective: str) -> None:
     prior = tiny(grid=(3, 4), objective=objective)
     uniforms = image_uniforms(0, 0, 6, 12)
-    given = torch.full((6, 12), -1)
-    given[:, [0, 1, 5, 9]] = torch.randint(16, (6, 4))
+    known = torch.full((6, 12), -1)
+    known[:, [0, 1, 5, 9]] = torch.randint(16, (6, 4))
     steps = None if objective == "raster" else 4
-    codes = sample(prior, Condition(), uniforms, SamplingConfig(sampling_steps=steps), given=given)
-    assert torch.equal(codes[:, [0, 1, 5, 9]], given[:, [0, 1, 5, 9]])
+    codes = sample(prior, Condition(), uniforms, SamplingConfig(sampling_steps=steps), known=known)
+    assert torch.equal(codes[:, [0, 1, 5, 9]], known[:, [0, 1, 5, 9]])
     assert codes.min() >= 0
-    assert torch.equal(sample(prior, Condition(), uniforms, SamplingConfig(), given=codes), codes)
-    uneven = given.clone()
+    assert torch.equal(sample(prior, Condition(), uniforms, SamplingConfig(), known=codes), codes)
+    uneven = known.clone()
     uneven[0, 3] = 1
-    with pytest.raises(DataError, match="same places"):
-        sample(prior, Condition(), uniforms, SamplingConfig(), given=uneven)
+    with pytest.raises(DataError, match="same positions"):
+        sample(prior, Condition(), uniforms, SamplingConfig(), known=uneven)
 
 
 @torch.no_grad()
-def test_a_random_prior_reads_what_is_given_wherever_it_stands() -> None:
+def test_a_random_prior_reads_known_codes_at_any_position() -> None:
     prior = tiny(objective="random", rotary="target")
-    uniforms, given = image_uniforms(0, 0, 32, 6), torch.full((32, 6), -1)
-    given[:, 5] = 3
-    first = sample(prior, Condition(), uniforms, SamplingConfig(), given=given)
-    given[:, 5] = 4
+    uniforms, known = image_uniforms(0, 0, 32, 6), torch.full((32, 6), -1)
+    known[:, 5] = 3
+    first = sample(prior, Condition(), uniforms, SamplingConfig(), known=known)
+    known[:, 5] = 4
     assert not torch.equal(
-        first[:, :5], sample(prior, Condition(), uniforms, SamplingConfig(), given=given)[:, :5]
+        first[:, :5], sample(prior, Condition(), uniforms, SamplingConfig(), known=known)[:, :5]
     )
 
 
 @torch.no_grad()
-def test_guidance_off_at_first_catches_up_later() -> None:
-    """The linear schedule has weight 1 at the first code only; an all but equal constant one runs all along."""
+def test_unconditional_rows_catch_up_when_guidance_starts_later() -> None:
+    """The linear schedule has scale 1 at the first code, whose step computes no unconditional rows."""
     prior = tiny(grid=(3, 4))
     uniforms, condition = image_uniforms(5, 0, 8, 12), some_condition(prior, 8)
     lazy = SamplingConfig(cfg_scale=4.0, cfg_schedule="linear")
-    codes = torch.zeros(8, 12, dtype=torch.long)
+    codes, without = torch.zeros(8, 12, dtype=torch.long), prior.conditions.without(condition)
     for t in range(12):
-        logits = torch.cat([prior(codes, **condition)[:, t], prior(codes)[:, t]])
+        logits = torch.cat([prior(codes, **condition)[:, t], prior(codes, **without)[:, t]])
         p = probabilities(guide(logits, 1 + 3 * t / 11), lazy, 1.0)
         codes[:, t] = choose(p, uniforms[:, 0, t])
     assert torch.equal(sample(prior, condition, uniforms, lazy), codes)
 
 
 @torch.no_grad()
-def test_the_pass_without_condition_is_skipped_where_the_weight_is_one() -> None:
+def test_unconditional_rows_are_skipped_without_guidance() -> None:
     for objective in ("raster", "masked"):
         prior = tiny(grid=(3, 4), objective=objective)
         rows: list[int] = []
@@ -206,7 +209,9 @@ def test_other_grids_are_sampled_without_learned_positions() -> None:
 
 @pytest.mark.parametrize("schedule", ["even", "cosine"])
 @pytest.mark.parametrize(("codes", "steps"), [(64, 12), (64, 64), (7, 9), (5, 1), (0, 3), (256, 100)])
-def test_every_step_draws_at_least_one_code_and_all_are_drawn(schedule: str, codes: int, steps: int) -> None:
+def test_every_step_samples_at_least_one_code_and_all_are_sampled(
+    schedule: str, codes: int, steps: int
+) -> None:
     sizes = group_sizes(codes, steps, schedule)
     assert sum(sizes) == codes
     assert len(sizes) == min(codes, steps)
@@ -219,19 +224,22 @@ def test_the_cosine_schedule_starts_slowly() -> None:
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (4, 4), (16, 16), (3, 7)])
-def test_the_halton_order_names_every_place_once(grid: tuple[int, int]) -> None:
+def test_the_halton_order_contains_every_position_once(grid: tuple[int, int]) -> None:
     assert sorted(halton_order(grid).tolist()) == list(range(grid[0] * grid[1]))
 
 
-def test_the_halton_order_spreads_its_first_places() -> None:
+def test_the_first_positions_of_the_halton_order_are_far_apart() -> None:
     rows, columns = halton_order((8, 8))[:4] // 8, halton_order((8, 8))[:4] % 8
-    places = torch.stack([rows, columns], dim=1).float()
-    assert torch.pdist(places).min() > 2
+    positions = torch.stack([rows, columns], dim=1).float()
+    assert torch.pdist(positions).min() > 2
 
 
-def test_guidance_and_temperature_schedules_against_values_worked_out_by_hand() -> None:
+def test_guidance_and_temperature_schedules_against_values_computed_by_hand() -> None:
     def weights(**settings: object) -> list[float]:
-        return [guidance(SamplingConfig(cfg_scale=3.0, **settings), share) for share in (0.0, 0.5, 1.0)]  # type: ignore
+        return [
+            guidance_scale(SamplingConfig(cfg_scale=3.0, **settings), fraction)
+            for fraction in (0.0, 0.5, 1.0)
+        ]  # type: ignore
 
     assert weights() == [3, 3, 3]
     assert weights(cfg_schedule="linear") == [1, 2, 3]
@@ -239,19 +247,21 @@ def test_guidance_and_temperature_schedules_against_values_worked_out_by_hand() 
     middle = 1 + (1 - math.cos(math.pi * 0.25))
     assert weights(cfg_schedule="power-cosine", cfg_power=2.0) == pytest.approx([1, middle, 3])
     cooling = SamplingConfig(temperature=1.2, final_temperature=0.8)
-    assert [temperature(cooling, share) for share in (0.0, 0.5, 1.0)] == pytest.approx([1.2, 1.0, 0.8])
-    assert temperature(SamplingConfig(temperature=0.7), 0.3) == 0.7
+    assert [temperature_at(cooling, fraction) for fraction in (0.0, 0.5, 1.0)] == pytest.approx(
+        [1.2, 1.0, 0.8]
+    )
+    assert temperature_at(SamplingConfig(temperature=0.7), 0.3) == 0.7
 
 
 @pytest.mark.parametrize(
     ("objective", "settings", "message"),
     [
-        ("raster", {"order": "halton"}, "order halton is not of raster"),
-        ("random", {"order": "confidence"}, "order confidence is not of random"),
-        ("raster", {"sampling_steps": 3}, "one code a step"),
+        ("raster", {"order": "halton"}, "order halton .* raster"),
+        ("random", {"order": "confidence"}, "order confidence .* random"),
+        ("raster", {"sampling_steps": 3}, "one code per step"),
     ],
 )
-def test_orders_that_a_prior_does_not_know_are_refused(
+def test_orders_of_other_objectives_are_refused(
     objective: str, settings: dict[str, object], message: str
 ) -> None:
     prior = tiny(objective=objective)
