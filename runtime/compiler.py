@@ -1,4 +1,4 @@
-"""`torch.compile` for training: whether it can work here, found out before the run and not in a long traceback."""
+"""`torch.compile`: whether it works on this machine, and compiled calls of a module."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from ..errors import ConfigError
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compiles a function of one line for the device.
+    """Compile a small function for the device.
 
     Raises:
-        ConfigError: where that fails, mostly for want of a C++ compiler (CPU) or of Triton (GPU).
+        ConfigError: where that fails, usually without a C++ compiler (CPU) or Triton (GPU).
     """
     try:
-        with warnings.catch_warnings():  # torch warns of its own parts when inductor is first imported
+        with warnings.catch_warnings():  # torch warns about its own modules when inductor is first imported
             warnings.simplefilter("ignore")
-            torch.compile(_line)(torch.ones(8, device=device))
-    except Exception as error:  # of any type: inductor's own, a compiler's, Triton's
+            torch.compile(_small_function)(torch.ones(8, device=device))
+    except Exception as error:  # inductor, a compiler and Triton each raise their own types
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         needs = (
             "a C++ compiler (g++ or clang, or $CXX)" if device.type == "cpu" else "Triton and a C compiler"
         )
         raise ConfigError(
-            f"compile: torch.compile does not work here ({reason.strip()}); it needs {needs}. Go without --compile"
+            f"torch.compile fails on this machine ({reason.strip()}); install {needs}, or leave out --compile"
         ) from error
 
 
 def compiled(model: nn.Module, eager: Iterable[nn.Module] = ()) -> Callable[..., Any]:
-    """A plain function that does what calling the model does, compiled; the `eager` parts of it are left as they are.
+    """Return a compiled function that computes what calling the model does; `eager` submodules stay uncompiled.
 
-    Not a module: it would hold the model's weights under second names. Calling the model itself stays uncompiled.
+    It is not a module, so it does not register the weights under second names. Calling the model itself stays eager.
     """
-    for part in eager:
-        part.forward = torch.compiler.disable(part.forward)
+    for module in eager:
+        module.forward = torch.compiler.disable(module.forward)
 
     def call(*inputs: Any, **named: Any) -> Any:
         return model(*inputs, **named)
@@ -46,5 +46,5 @@ def compiled(model: nn.Module, eager: Iterable[nn.Module] = ()) -> Callable[...,
     return torch.compile(call)
 
 
-def _line(x: torch.Tensor) -> torch.Tensor:
+def _small_function(x: torch.Tensor) -> torch.Tensor:
     return x.sin() + 1

@@ -79,7 +79,8 @@ def _share(module: Module, replaced: dict[int, PackedLinear]) -> Module:
     if id(module) in replaced:
         return replaced[id(module)]  # type: ignore[return-value]
     copy = object.__new__(type(module))
-    copy.__dict__ |= module.__dict__
+    # A `forward` of the instance, for instance from Accelerate or `torch.compiler.disable`, is bound to the original.
+    copy.__dict__ |= {name: value for name, value in module.__dict__.items() if name != "forward"}
     copy._modules = {
         name: None if child is None else _share(child, replaced) for name, child in module._modules.items()
     }

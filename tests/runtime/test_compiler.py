@@ -1,4 +1,4 @@
-"""Compiled training: the same updates under the same names, and a clear line where it cannot work."""
+"""Compiled training: the same updates under the same names, and a clear error where it does not work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import nn
 
 from imgtf.errors import ConfigError
 from imgtf.runtime.compiler import check_compiler, compiled
-from imgtf.training import compiled as module
 from imgtf.training.accelerator import make_accelerator
 from imgtf.training.config import TrainingConfig
 from imgtf.training.stage import Stage, WrappedModel
@@ -46,7 +45,7 @@ class SmallStage(Stage):
 
 
 @needs_compiler
-def test_compiled_training_makes_the_same_update_and_keeps_the_names() -> None:
+def test_compiled_training_makes_the_same_updates_under_the_same_names() -> None:
     x = torch.linspace(-1, 1, 24).view(6, 4)
     states = []
     for compile in (False, True):
@@ -64,7 +63,7 @@ def test_compiled_training_makes_the_same_update_and_keeps_the_names() -> None:
 
 
 @needs_compiler
-def test_only_the_network_in_training_is_compiled() -> None:
+def test_calls_of_the_model_itself_stay_eager() -> None:
     calls: list[str] = []
     model = Small()
     model.first.register_forward_hook(lambda *_: calls.append("eager"))
@@ -76,23 +75,23 @@ def test_only_the_network_in_training_is_compiled() -> None:
     assert type(model.last(x).grad_fn).__name__ == "AddmmBackward0"
 
 
-def test_where_nothing_compiles_a_line_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_compiler_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(function):
         def call(*_):
             raise RuntimeError("\nInvalidCxxCompiler: No working C++ compiler found\nmore\nmore")
 
         return call
 
-    monkeypatch.setattr(module.torch, "compile", broken)
+    monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(ConfigError, match=r"No working C\+\+ compiler found.*--compile") as refused:
         check_compiler(torch.device("cpu"))
     assert "\n" not in str(refused.value)
 
 
-def test_a_missing_compiler_is_found_out_before_anything_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_an_error_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(device: torch.device) -> None:
         raise ConfigError("compile: no")
 
-    monkeypatch.setattr("imgtf.runtime.device.check_compiler", missing)
+    monkeypatch.setattr("imgtf.training.accelerator.check_compiler", missing)
     with pytest.raises(ConfigError, match="compile: no"):
         make_accelerator(TrainingConfig(compile=True, device="cpu"))
