@@ -15,7 +15,11 @@ class BenchConfig:
     """What is measured, and how often."""
 
     parts: tuple[str, ...] = option(
-        PARTS, "What to measure.", choices=PARTS, group="measurement", common=True
+        PARTS,
+        "What to measure: sampling, training, tokenizer, loader.",
+        choices=PARTS,
+        group="measurement",
+        common=True,
     )
     rounds: int = option(
         5,

@@ -75,8 +75,7 @@ def workspace_bytes(
 ) -> int:
     """Return the peak bytes of logits and probabilities in one decoding step.
 
-    Causal priors: activations of one token per image are not counted. Masked priors: logits of the whole grid, besides
-    those of the step before or the activations.
+    For masked priors also those of the activations; for causal priors they are small and not counted.
     """
     masked = config.objective == "masked"
     k, V = config.tokens if masked else max_codes_per_step(config, settings), config.codebook_size
@@ -88,12 +87,12 @@ def workspace_bytes(
         drawn = logits[0].clone() if masked else logits  # masked priors choose image by image
         uniform = torch.empty(drawn.shape[:-1], device="meta", dtype=torch.float64)
         draw_codes(drawn, uniform, settings, settings.temperature)
+    network = 0
     if masked:
-        return logits.nbytes + max(guiding.peak, activation_bytes(config, rows, dtype), sampling.peak)
-    head = 0
-    if dtype == torch.int8:  # the head's weights and logits in bf16, then the logits in float32
-        head = V * config.width * compute_dtype(dtype).itemsize + rows * k * V * 6
-    return max(guiding.peak, logits.nbytes + sampling.peak, head)
+        network = activation_bytes(config, rows, dtype)
+    elif dtype == torch.int8:  # the head's weights and logits in bf16, and the logits in float32
+        network = V * config.width * compute_dtype(dtype).itemsize + rows * k * V * 6
+    return max(network, guiding.peak, logits.nbytes + sampling.peak)
 
 
 def max_codes_per_step(config: PriorConfig, settings: SamplingConfig) -> int:

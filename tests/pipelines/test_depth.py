@@ -1,4 +1,4 @@
-"""16-bit grey images keep their range from the file to the figures and back into a file."""
+"""16-bit greyscale images keep their range from the file to the metrics and back to a file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIDE = 16
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Gradients of 256 neighbouring values each: in 8 bits every one would be a single grey."""
+    """Gradients of 256 neighbouring values each: in 8 bits each would be a single grey."""
     folder = tmp_path_factory.mktemp("scans")
     for i in range(20):
         values = (np.arange(SIDE * SIDE).reshape(SIDE, SIDE) + 257 * 12 * i).astype(np.uint16)
@@ -43,20 +43,20 @@ def deep(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_depth_follows_the_images(deep: Path, model: Path) -> None:
+def test_the_bit_depth_follows_the_images(deep: Path, model: Path) -> None:
     config = Tokenizer.from_pretrained(deep / "tokenizer").config
     assert (config.channels, config.bit_depth) == (1, 16)
-    assert "16-bit grey" in (deep / "README.md").read_text()
+    assert "16-bit greyscale" in (deep / "README.md").read_text()
     assert Tokenizer.from_pretrained(model / "tokenizer").config.bit_depth == 8
 
 
-def test_reconstruct_writes_16_bits_and_the_source_unchanged(
+def test_reconstruct_writes_16_bits_and_keeps_the_original_values(
     scans: Path, deep: Path, tmp_path: Path, capsys: Any
 ) -> None:
     assert run("tokenizer", "reconstruct", scans / "3.png", "--model", deep, "--out", tmp_path) == 0
-    with Image.open(tmp_path / "3.png") as sheet, Image.open(scans / "3.png") as source:
-        assert sheet.mode == "I;16"
-        pixels, expected = np.asarray(sheet), np.asarray(source)
+    with Image.open(tmp_path / "3.png") as grid, Image.open(scans / "3.png") as original:
+        assert grid.mode == "I;16"
+        pixels, expected = np.asarray(grid), np.asarray(original)
     scale = (pixels.shape[0] - 4) // SIDE
     left = pixels[2 : 2 + scale * SIDE : scale, 2 : 2 + scale * SIDE : scale]
     assert (left == expected).all()
@@ -65,32 +65,32 @@ def test_reconstruct_writes_16_bits_and_the_source_unchanged(
     assert (right % 257 != 0).any()  # an 8-bit value v is 257 * v in 16
 
 
-def test_samples_are_of_16_bits_and_so_is_their_sheet(deep: Path, tmp_path: Path) -> None:
+def test_samples_and_their_grid_have_16_bits(deep: Path, tmp_path: Path) -> None:
     assert Pipeline.from_pretrained(deep).sample(n=1)[0].mode == "I;16"
     assert run("sample", "--model", deep, "--n", "2", "--out", tmp_path / "s") == 0
     with (
-        Image.open(tmp_path / "s" / "000001.png") as picture,
-        Image.open(tmp_path / "s" / "grid.png") as sheet,
+        Image.open(tmp_path / "s" / "000001.png") as image,
+        Image.open(tmp_path / "s" / "grid.png") as grid,
     ):
-        assert (picture.mode, sheet.mode) == ("I;16", "I;16")
+        assert (image.mode, grid.mode) == ("I;16", "I;16")
 
 
-def test_a_grey_tokenizer_of_8_bits_keeps_the_range_of_a_deep_image(
+def test_an_8_bit_tokenizer_keeps_the_range_of_a_16_bit_image(
     scans: Path, deep: Path, tmp_path: Path
 ) -> None:
     config = json.loads((deep / "tokenizer" / "config.json").read_text())
     (tmp_path / "t").mkdir()
-    del config["bit_depth"]  # as a version before this setting wrote it
+    del config["bit_depth"]  # the default is 8
     (tmp_path / "t" / "config.json").write_text(json.dumps(config))
     (tmp_path / "t" / "model.safetensors").symlink_to(deep / "tokenizer" / "model.safetensors")
     shallow = Tokenizer.from_pretrained(tmp_path / "t")
     assert shallow.config.bit_depth == 8
-    with Image.open(reconstruct(shallow, [scans / "1.png"], tmp_path, "white")[0]) as sheet:
-        assert sheet.mode == "I;16"
+    with Image.open(reconstruct(shallow, [scans / "1.png"], tmp_path, "white")[0]) as grid:
+        assert grid.mode == "I;16"
 
 
 class OneStepOff(torch.nn.Module):
-    """Stands in for a tokenizer whose reconstructions are one 16-bit step too bright."""
+    """A tokenizer whose reconstructions are one 16-bit step too bright."""
 
     config = None
 
@@ -112,15 +112,15 @@ class OneStepOff(torch.nn.Module):
         return Reconstruction(self.decode(images), codes, torch.zeros(()))
 
 
-def test_psnr_is_that_of_the_16_bit_range(scans: Path, deep: Path) -> None:
-    """One step of 65,535 is 20 log10(65535) = 96.3 dB; in 8 bits it would be nothing or 48 dB."""
+def test_psnr_uses_the_16_bit_range(scans: Path, deep: Path) -> None:
+    """An error of one step of 65,535 is 20 log10(65535) = 96.3 dB; in 8 bits it would be no error or 48 dB."""
     config = Tokenizer.from_pretrained(deep / "tokenizer").config
     data = DataConfig(data=str(scans))
-    figures = evaluate_tokenizer(OneStepOff(config), open_source(data)[1], data)  # type: ignore[arg-type]
-    assert figures["psnr"] == pytest.approx(96.33, abs=0.1)
+    metrics = evaluate_tokenizer(OneStepOff(config), open_source(data)[1], data)  # type: ignore[arg-type]
+    assert metrics["psnr"] == pytest.approx(96.33, abs=0.1)
 
 
-def test_every_16_bit_value_survives_the_way_in_and_out() -> None:
+def test_every_16_bit_value_survives_reading_and_writing() -> None:
     values = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
     pixels = transform(Image.fromarray(values), 256, 1)
     assert (np.asarray(to_pil(pixels, 16)) == values).all()
@@ -128,16 +128,16 @@ def test_every_16_bit_value_survives_the_way_in_and_out() -> None:
     assert worst.item() == pytest.approx(20 * np.log10(255 * np.sqrt(12)), abs=0.1)
 
 
-def test_16_bits_are_for_grey_images_only() -> None:
+def test_16_bits_need_greyscale_images() -> None:
     with pytest.raises(ValueError, match="grey"):
         to_pil(torch.zeros(3, 4, 4), 16)
 
 
-def test_a_sheet_of_mixed_depths_is_of_8_bits_with_the_same_greys() -> None:
+def test_a_grid_of_mixed_depths_has_8_bits_and_the_same_greys() -> None:
     deep = Image.fromarray(np.full((64, 64), 128 * 257, np.uint16))
-    sheet = draw_grid([deep, Image.new("L", (64, 64), 128)], columns=2)
-    assert sheet.mode == "L"
-    assert set(np.unique(np.asarray(sheet))) == {128, 255}
+    grid = draw_grid([deep, Image.new("L", (64, 64), 128)], columns=2)
+    assert grid.mode == "L"
+    assert set(np.unique(np.asarray(grid))) == {128, 255}
     captioned = draw_grid([deep, deep], captions=["a", "b"])
     assert captioned.mode == "I;16"
     assert np.asarray(captioned).min() < 128 * 257  # the caption is dark

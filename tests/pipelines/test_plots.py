@@ -1,4 +1,4 @@
-"""Pictures of a run: drawn from its log, whole or resumed; and nothing worse than a line without matplotlib."""
+"""Plots of a run: from its log, after a resume, and a log line instead without matplotlib."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from imgtf.pipelines import plots
 from .conftest import SMALL_TOKENIZER, run
 
 
-def picture(path: Path) -> np.ndarray:
+def pixels_of(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))
 
 
-def test_both_stages_leave_their_curves_and_the_tokenizer_its_codebook(model: Path) -> None:
+def test_both_stages_plot_their_metrics_and_the_tokenizer_its_codebook(model: Path) -> None:
     for name in ("tokenizer/curves.png", "prior/curves.png", "tokenizer/usage.png"):
-        pixels = picture(model / "training" / name)
+        pixels = pixels_of(model / "training" / name)
         assert pixels.shape[0] > 200
-        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20  # not a blank sheet
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20  # not a blank plot
     assert not (model / "training" / "prior" / "usage.png").exists()
 
 
-def test_curves_come_from_the_log_alone(model: Path, tmp_path: Path) -> None:
+def test_curves_need_only_the_log(model: Path, tmp_path: Path) -> None:
     shutil.copy(model / "training" / "tokenizer" / "log.jsonl", tmp_path)
     plots.draw_curves(tmp_path / "log.jsonl", tmp_path / "again.png")
-    assert (picture(tmp_path / "again.png") == picture(model / "training/tokenizer/curves.png")).all()
+    assert (pixels_of(tmp_path / "again.png") == pixels_of(model / "training/tokenizer/curves.png")).all()
 
 
 def test_events_of_the_discriminator_and_the_monitor_are_marked(tmp_path: Path) -> None:
@@ -48,29 +48,31 @@ def test_events_of_the_discriminator_and_the_monitor_are_marked(tmp_path: Path) 
     assert {name: steps for name, (steps, _, _) in events.items()} == {
         "discriminator starts": [4], "rollback": [6], "best weights": [8],
     }  # fmt: skip
-    shown = [
-        panel.title for panel in plots.PANELS if plots._lines(panel, [plots._with_psnr(r) for r in rows])
+    titles = [
+        panel.title
+        for panel in plots.PANELS
+        if plots._panel_series(panel, [plots._with_psnr(r) for r in rows])
     ]
-    assert shown[:2] == ["Loss (weighted sum)", "Reconstruction"]
+    assert titles[:2] == ["Loss (weighted sum)", "Reconstruction"]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     plots.draw_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
 
 
 @pytest.mark.parametrize("counts", [[5, 0, 3, 1], [1] * 4, [7, 0, 0, 0], [0] * 4])
-def test_usage_of_any_kind_can_be_drawn(counts: list[int], tmp_path: Path) -> None:
+def test_any_code_usage_can_be_plotted(counts: list[int], tmp_path: Path) -> None:
     plots.draw_usage(np.array(counts), tmp_path / "usage.png")
-    assert picture(tmp_path / "usage.png").any()
+    assert pixels_of(tmp_path / "usage.png").any()
 
 
-def test_training_draws_again_after_a_resume(model: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_plots_again(model: Path, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "m")
     (tmp_path / "m" / "training" / "tokenizer" / "curves.png").unlink()
     assert run("tokenizer", "train", "--resume", "--steps", "10", "--model", tmp_path / "m") == 0
     assert (tmp_path / "m" / "training" / "tokenizer" / "curves.png").exists()
 
 
-def test_without_matplotlib_a_line_says_how_to_get_it(
+def test_without_matplotlib_the_log_says_how_to_install_it(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
@@ -83,7 +85,7 @@ def test_without_matplotlib_a_line_says_how_to_get_it(
     logging.getLogger("imgtf").handlers.clear()
 
 
-def test_matplotlib_is_not_loaded_before_something_is_drawn() -> None:
+def test_matplotlib_is_imported_only_to_plot() -> None:
     program = "import sys, imgtf.pipelines.train; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""Samples as files: threads that write, a disk that is full, several processes."""
+"""Samples as files: threads, a full disk, interruptions, several processes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def noise(side: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def write_all(folder: Path, pictures: dict[str, Image.Image], taken: Iterator[int] | None = None) -> None:
-    """Writes them all; `taken` is asked for a number before each."""
+def write_all(folder: Path, images: dict[str, Image.Image], taken: Iterator[int] | None = None) -> None:
+    """Write all images, and take a number from `taken` before each."""
     with PngWriter() as writer:
-        for name, picture in pictures.items():
+        for name, image in images.items():
             if taken is not None:
                 next(taken)
-            writer.save(picture, folder / name)
+            writer.save(image, folder / name)
 
 
 def interrupted_after(n: int) -> Iterator[int]:
@@ -49,7 +49,7 @@ def interrupted_after(n: int) -> Iterator[int]:
 
 @contextmanager
 def disk_of(size: int) -> Iterator[None]:
-    """Files end at so many bytes, which the system reports as it reports a full disk."""
+    """Limit files to this many bytes: the system reports that like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -58,54 +58,54 @@ def disk_of(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_all_pictures_are_there_when_the_block_ends(tmp_path: Path) -> None:
+def test_all_images_are_written_at_the_end_of_the_block(tmp_path: Path) -> None:
     with PngWriter() as writer:
         for i in range(100):
             writer.save(noise(8, i), tmp_path / f"{i}.png")
     for i in range(100):
-        with Image.open(tmp_path / f"{i}.png") as picture:
-            assert np.array_equal(np.asarray(picture), np.asarray(noise(8, i)))
+        with Image.open(tmp_path / f"{i}.png") as image:
+            assert np.array_equal(np.asarray(image), np.asarray(noise(8, i)))
     assert len(list(tmp_path.iterdir())) == 100
 
 
-def test_a_full_disk_is_one_line_and_leaves_whole_files(tmp_path: Path) -> None:
-    pictures = {"small.png": noise(8), "large.png": noise(100)}
+def test_a_full_disk_is_a_one_line_error_and_leaves_complete_files(tmp_path: Path) -> None:
+    images = {"small.png": noise(8), "large.png": noise(100)}
     with disk_of(2000), pytest.raises(ImgtfError, match=r"large\.png: cannot be written"):
-        write_all(tmp_path, pictures)
+        write_all(tmp_path, images)
     assert [p.name for p in tmp_path.iterdir()] == ["small.png"]
-    with Image.open(tmp_path / "small.png") as picture:
-        assert np.array_equal(np.asarray(picture), np.asarray(noise(8)))
+    with Image.open(tmp_path / "small.png") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(noise(8)))
 
 
-def test_an_error_surfaces_before_all_pictures_are_made(
+def test_an_error_is_raised_before_all_images_are_sampled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(png, "MOST_WAITING", 4)
+    monkeypatch.setattr(png, "MAX_WAITING", 4)
     taken = iter(range(100))
     with pytest.raises(ImgtfError):
         write_all(tmp_path / "nowhere", {f"{i}.png": noise(4) for i in range(100)}, taken)
     assert next(taken) < 6
 
 
-def test_an_interruption_keeps_what_is_whole_and_drops_what_waits(tmp_path: Path) -> None:
+def test_an_interruption_completes_started_files_and_drops_waiting_ones(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_all(tmp_path, {f"{i}.png": noise(200, i) for i in range(50)}, interrupted_after(49))
     left = list(tmp_path.iterdir())
     assert len(left) < 50
     for path in left:
-        with Image.open(path) as picture:
-            picture.load()
+        with Image.open(path) as image:
+            image.load()
 
 
-def test_writing_over_a_picture_that_fails_keeps_the_old_one(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     write_png(noise(8), tmp_path / "a.png")
     with disk_of(100), pytest.raises(ImgtfError):
         write_png(noise(8, 1), tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as picture:
-        assert np.array_equal(np.asarray(picture), np.asarray(noise(8)))
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(noise(8)))
 
 
-def test_sample_on_a_full_disk_is_one_line(model: Path, tmp_path: Path, capsys: Any) -> None:
+def test_sample_on_a_full_disk_is_a_one_line_error(model: Path, tmp_path: Path, capsys: Any) -> None:
     with disk_of(300):
         assert run("sample", "--model", model, "--n", "3", "--out", tmp_path / "out") == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error")]
@@ -115,7 +115,7 @@ def test_sample_on_a_full_disk_is_one_line(model: Path, tmp_path: Path, capsys: 
 
 
 def launched(processes: int, *command: str) -> subprocess.CompletedProcess[str]:
-    """The command line under torchrun."""
+    """Run the command line under torchrun."""
     launch = [
         sys.executable,
         "-m",
@@ -132,7 +132,7 @@ def launched(processes: int, *command: str) -> subprocess.CompletedProcess[str]:
 
 def test_two_processes_write_the_files_of_one(model: Path, tmp_path: Path) -> None:
     pipeline = Pipeline.from_pretrained(model)
-    write_samples(pipeline, tmp_path / "one", 22, seed=4, first=3, batch_size=4, top_k=8)
+    write_samples(pipeline, tmp_path / "one", 22, seed=4, first=3, batch_size=4, settings={"top_k": 8})
     command = ["sample", "--model", str(model), "-n", "22", "--seed", "4", "--first", "3", "--top-k", "8"]
     done = launched(2, *command, "--batch-size", "4", "--out", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
@@ -144,8 +144,8 @@ def test_two_processes_write_the_files_of_one(model: Path, tmp_path: Path) -> No
     assert [row["index"] for row in record["images"]] == list(range(3, 25))
 
 
-def test_a_process_that_fails_ends_the_others(model: Path, tmp_path: Path) -> None:
-    """Without a launcher that would kill them: the first process notices by itself."""
+def test_a_failed_process_ends_the_others(model: Path, tmp_path: Path) -> None:
+    """There is no launcher that would kill them: the first process notices by itself."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -175,14 +175,14 @@ def test_a_process_that_fails_ends_the_others(model: Path, tmp_path: Path) -> No
         )
         for rank in range(2)
     ]  # fmt: skip
-    said = [process.communicate(timeout=120)[1] for process in started]
+    errors = [process.communicate(timeout=120)[1] for process in started]
     assert [process.returncode for process in started] == [1, 1]
-    assert "the disk is gone" in said[1]
-    assert "process 0 of 2 waited for one that is gone" in said[0]
+    assert "the disk is gone" in errors[1]
+    assert "process 0 of 2: another process has ended" in errors[0]
     assert not (tmp_path / "out" / "samples.json").exists()
 
 
-def test_ctrl_c_leaves_whole_files_only(model: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_complete_files_only(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ["sample", "--model", str(model), "--n", "100000", "--batch-size", "2", "--out", str(out)]
     process = subprocess.Popen(
@@ -193,12 +193,12 @@ def test_ctrl_c_leaves_whole_files_only(model: Path, tmp_path: Path) -> None:
     while len(list(out.glob("*.png"))) < 6 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "Interrupted."
+    assert stderr.splitlines()[-1] == "Interrupted."
     left = list(out.iterdir())
     assert len(left) >= 6
     assert {p.suffix for p in left} == {".png"}
     for path in left:
-        with Image.open(path) as picture:
-            picture.load()
+        with Image.open(path) as image:
+            image.load()
