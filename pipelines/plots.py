@@ -186,7 +186,7 @@ def _plot_panel(axes: Any, panel: Panel, rows: list[Row]) -> None:
     elif panel.keys == ("loss",) and len(values) > 10:
         _limit_y(axes, values)
     axes.set(title=panel.title, xlabel="step", ylabel=panel.unit)
-    if len(axes.get_panel_series()) > 1:
+    if len(axes.get_lines()) > 1:
         axes.legend(frameon=False, fontsize=8)
     _style(axes)
 
