@@ -6,6 +6,7 @@ Shapes: B images, T = h*w tokens, h, w grid.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -37,11 +38,7 @@ from .request import (
     Texts,
     sampling_precision,
     sampling_settings,
-    whole,
 )
-
-MAX_SEED = 2**64 - 1
-MAX_IMAGES = 2**31
 
 
 class Pipeline:
@@ -106,8 +103,7 @@ class Pipeline:
             ConfigError: for a device or precision that is not available.
             CheckpointError: for a model that is missing, damaged, or whose two parts do not belong together.
         """
-        place = pick_device(device) if isinstance(device, str) else device
-        folder = Path(folder)
+        folder, place = Path(folder), pick_device(device)
         tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", place)
         prior = Prior.from_pretrained(folder / "prior", place)
         pipeline = cls(tokenizer, prior, folder=folder)
@@ -124,7 +120,7 @@ class Pipeline:
 
     def to(self, device: str | torch.device) -> Self:
         """Move both models to a device."""
-        place = pick_device(device) if isinstance(device, str) else device
+        place = pick_device(device)
         for model in (self.tokenizer, self.prior):
             model.to(place)
         for loader in self.loaders:
@@ -255,16 +251,9 @@ class Pipeline:
             confidence_noise=confidence_noise,
         )  # fmt: skip
         given = {"label": label, "text": text, "features": features, "image": image}
-        n = whole("n", n, 1, MAX_IMAGES)
-        size = batch_size if batch_size is not None else self.auto_batch_size(n, settings)
-        request = Request(
-            n,
-            given_values(self.loaders, given),
-            whole("seed", seed, 0, MAX_SEED),
-            whole("first", first, 0, MAX_SEED - n),
-            whole("batch_size", size, 1, MAX_IMAGES),
-            shard,
-        )
+        request = Request.checked(n, given_values(self.loaders, given), seed, first, batch_size, shard)
+        if batch_size is None:
+            request = replace(request, batch_size=self.auto_batch_size(request.n, settings))
         return self._stream(request, settings, progress)
 
     def _stream(

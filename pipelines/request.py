@@ -24,6 +24,7 @@ Images = Image.Image | str | Path | Sequence[Image.Image | str | Path] | None
 Progress = Callable[[int], object]
 """Called with the number of codes drawn since the last call."""
 
+MAX_SEED, MAX_IMAGES = 2**64 - 1, 2**31
 MIN_BF16_WIDTH = {"cpu": 512, "cuda": 0}
 """Model width from which `auto` samples in bf16: below it the conversions cost more than the products save."""
 
@@ -53,6 +54,22 @@ class Request:
     batch_size: int
     shard: tuple[int, int]
     """(k, m): every m-th batch from the k-th on. The batches are the same for every m."""
+
+    @classmethod
+    def checked(
+        cls,
+        n: Any,
+        values: Mapping[str, list[Any]],
+        seed: Any,
+        first: Any,
+        batch_size: Any,
+        shard: tuple[int, int],
+    ) -> Request:
+        """A request whose numbers are whole and within their bounds (NumPy's count too), or a ConfigError."""
+        n = whole("n", n, 1, MAX_IMAGES)
+        seed, first = whole("seed", seed, 0, MAX_SEED), whole("first", first, 0, MAX_SEED - n)
+        size = n if batch_size is None else whole("batch_size", batch_size, 1, MAX_IMAGES)
+        return cls(n, values, seed, first, size, shard)
 
     def batches(self) -> list[range]:
         """Numbers of the images of each batch in the sequence of the seed."""
