@@ -122,6 +122,7 @@ class ImageLoader(ConditionLoader):
         return read(self._source(source), self.image_tokenizer)
 
     def encode(self, texts: Sequence[str], batch: Any, encode_crops: EncodeCrops) -> dict[str, np.ndarray]:
+        assert self.codec is not None  # `batches` came first
         encode = partial(encode_reduced, self.codec, size=self.config.reduced_size)
         return encode_crops("image", encode, batch["image"])
 

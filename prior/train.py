@@ -127,7 +127,8 @@ class PriorStage(Stage):
         draw_grid([image for row in rows for image in row], columns=n, captions=captions).save(path)
 
     def _samples(self, n: int, condition: Condition) -> Tensor:
-        return self.model.sample(n, **condition).flatten(1)  # (n, T)
+        values: dict[str, Any] = dict(condition)
+        return self.model.sample(n, **values).flatten(1)  # (n, T)
 
 
 def condition_of(batch: Batch, config: PriorConfig) -> Condition:

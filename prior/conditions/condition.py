@@ -6,6 +6,7 @@ Shapes: B images, S prefix tokens, L encoder states, T grid positions, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,8 +50,8 @@ class EncodedCondition:
 
     def rows(self, start: int, end: int) -> EncodedCondition:
         """Rows `start` to `end` of the batch."""
-        own = {name: getattr(self, name) for name in BATCHED}
-        return replace(self, **{name: None if t is None else t[start:end] for name, t in own.items()})
+        own: dict[str, Any] = {name: getattr(self, name) for name in BATCHED}
+        return replace(self, **{name: t if t is None else t[start:end] for name, t in own.items()})
 
     def cat(self, other: EncodedCondition) -> EncodedCondition:
         """The rows of both, these first."""
