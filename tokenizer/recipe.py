@@ -73,7 +73,7 @@ class TokenizerRecipe:
         1000, "Step at which the discriminator starts.", minimum=0, group="discriminator"
     )
     discriminator_ramp: int = option(
-        1000, "Steps over which its weight then rises.", minimum=0, group="discriminator"
+        1000, "Steps over which the weight of its loss then rises.", minimum=0, group="discriminator"
     )
     discriminator_loss: str = option(
         "hinge",
