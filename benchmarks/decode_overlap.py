@@ -1,8 +1,9 @@
-"""Whether decoding a batch while the next one is sampled is faster than one after the other. Random weights.
+"""Is it faster to decode a batch while the next one is sampled? Random weights.
 
-    python benchmarks/decode_overlap.py [--preset tiny] [--batch 64] [--batches 4] [--rounds 5]
+    python benchmarks/decode_overlap.py [--preset tiny] [--batch-size 64] [--batches 4] [--rounds 5]
 
-Both take turns; medians. It prints one JSON object.
+Sampling and decoding one after the other is compared with decoding in a thread; both are measured in turn. Prints one
+JSON object with the median seconds.
 """
 
 from __future__ import annotations
@@ -15,52 +16,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imgtf.bench.config import BenchConfig
 from imgtf.bench.machine import describe_machine
-from imgtf.bench.run import random_networks
-from imgtf.bench.sampling import drawer
-from imgtf.bench.timing import Measurement, ratio_of, take_turns
+from imgtf.bench.networks import random_networks
+from imgtf.bench.sampling import sampler
+from imgtf.bench.timing import Measurement, measure_in_turn, speedup
 from imgtf.pipelines.pipeline import Pipeline
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--preset", default="tiny")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline = Pipeline(*random_networks(given.preset, device))
-    draw = drawer(pipeline.prior, BenchConfig())
+    pipeline = Pipeline(*random_networks(args.preset, device))
+    sample = sampler(pipeline.decoder, top_k=100)
 
-    def codes() -> Tensor:
-        return draw(given.batch, 1.0)  # type: ignore[return-value]
+    def sample_batch() -> Tensor:
+        return sample(args.batch_size, 1.0)
 
-    def one_after_the_other() -> None:
-        for _ in range(given.batches):
-            pipeline.decode(codes())
+    def sequential() -> None:
+        for _ in range(args.batches):
+            pipeline.decode(sample_batch())
 
     def overlapping() -> None:
         decoding: Future[Any] | None = None
         with ThreadPoolExecutor(1) as thread:
-            for _ in range(given.batches):
-                drawn = codes()
+            for _ in range(args.batches):
+                codes = sample_batch()
                 if decoding is not None:
                     decoding.result()
-                decoding = thread.submit(pipeline.decode, drawn)
+                decoding = thread.submit(pipeline.decode, codes)
 
-    drawn = codes()
-    acts = [
-        Measurement("one after the other", one_after_the_other),
+    codes = sample_batch()
+    measurements = [
+        Measurement("one after the other", sequential),
         Measurement("overlapping", overlapping),
-        Measurement("sampling alone", codes),
-        Measurement("decoding alone", lambda: pipeline.decode(drawn)),
+        Measurement("sampling one batch", sample_batch),
+        Measurement("decoding one batch", lambda: pipeline.decode(codes)),
     ]
-    timings = take_turns(acts, given.rounds, device)
-    seconds = {act.name: timing.median for act, timing in zip(acts, timings, strict=True)}
-    gain = {"gain of overlapping": ratio_of(timings[0], timings[1])}
-    print(json.dumps({"machine": describe_machine(device), **vars(given), **seconds, **gain}, indent=2))
+    timings = measure_in_turn(measurements, args.rounds, device)
+    seconds = {one.name: timing.median for one, timing in zip(measurements, timings, strict=True)}
+    report = {"machine": describe_machine(device), **vars(args), "seconds": seconds}
+    print(json.dumps(report | {"speedup of overlapping": speedup(timings[0], timings[1])}, indent=2))
 
 
 if __name__ == "__main__":
