@@ -105,11 +105,16 @@ def _training(folder: Path, stage: str) -> list[str]:
         return [f"Imported from {(folder / stage / ORIGIN_FILE).read_text().strip()}."]
     path = folder / stage / "train.toml"
     settings = tomllib.loads(path.read_text()) if path.exists() else {}
-    facts = [f"- data: `{settings.pop('data', 'unknown')}`", *_metrics(folder, stage)]
-    sections = [f"### Training the {stage}", "\n".join(facts)]
+    command = f"imgtf {stage} train --config {stage}/train.toml --model NEW_FOLDER"
+    facts = [
+        f"- data: `{settings.get('data', 'unknown')}`",
+        *_metrics(folder, stage),
+        f"- train it again: `{command}`",
+    ]
+    sections = [f"### Training the {stage}", "\n".join(facts if settings else facts[:-1])]
     if settings:
-        again = f"`imgtf {stage} train --config {stage}/train.toml --model NEW_FOLDER` trains it again."
-        sections += [f"Settings; {again}", _toml(settings)]
+        folded = f"<details>\n<summary>All settings</summary>\n\n{_toml(settings)}\n\n</details>"
+        sections.append(folded)
     return sections
 
 
