@@ -17,8 +17,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from .errors import ConfigError
 
 T = TypeVar("T")
-MAX_INT = 2**31 - 1
-"""Largest value of a whole-number option that sets no maximum of its own."""
+MAX_INT, MAX_FLOAT = 2**31 - 1, 1e12
+"""Largest value of an option that sets no maximum of its own. A tensor of float32 holds it."""
 
 
 def option(
@@ -36,7 +36,7 @@ def option(
 
     Args:
         help: one line of at most about 80 characters.
-        minimum, maximum: bounds, inclusive. The maximum of a whole number is `MAX_INT` unless given.
+        minimum, maximum: bounds, inclusive. The default maximum is `MAX_INT` or `MAX_FLOAT`.
         auto: what a default of None stands for, in words.
         group: heading under which the command line lists the option.
         common: whether `--help` shows it; `--help-all` shows every option.
@@ -58,8 +58,8 @@ def bounds(cls: type, name: str) -> tuple[Any, Any]:
     """The smallest and the largest value of a field; None where it has no such bound."""
     metadata = _field(cls, name).metadata
     maximum = metadata.get("maximum")
-    if maximum is None and "help" in metadata and field_types(cls)[name][0] is int:
-        maximum = MAX_INT
+    if maximum is None and "help" in metadata:
+        maximum = {int: MAX_INT, float: MAX_FLOAT}.get(field_types(cls)[name][0])
     return metadata.get("minimum"), maximum
 
 
@@ -172,8 +172,9 @@ def _to_float(value: int) -> float:
 
 def _check_range(minimum: float | None, maximum: float | None, value: Any, where: str) -> None:
     """ConfigError for a value below the minimum or above the maximum."""
-    both = f"; the range is {minimum} to {maximum}" if None not in (minimum, maximum) else ""
+    low, high = (f"{bound:.12g}" if isinstance(bound, float) else bound for bound in (minimum, maximum))
+    both = f"; the range is {low} to {high}" if None not in (minimum, maximum) else ""
     if minimum is not None and value < minimum:
-        raise ConfigError(f"{where} must be at least {minimum}, got {value}{both}")
+        raise ConfigError(f"{where} must be at least {low}, got {value}{both}")
     if maximum is not None and value > maximum:
-        raise ConfigError(f"{where} must be at most {maximum}, got {value}{both}")
+        raise ConfigError(f"{where} must be at most {high}, got {value}{both}")

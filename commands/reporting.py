@@ -93,7 +93,7 @@ def failure(error: BaseException) -> tuple[str, int] | None:
         where = f"{error.filename}: " if error.filename else ""
         return f"Error: {where}{error.strerror or error}", FAILED
     if _is_out_of_memory(error):
-        return "Error: out of memory; lower --batch-size", FAILED
+        return "Error: out of memory; lower --batch-size or the size of the network", FAILED
     return None
 
 

@@ -132,11 +132,11 @@ def test_wrong_input_exits_with_one_and_one_line(
         (Interrupted("saved"), 130, "Interrupted: saved; continue with the same command and --resume"),
         (KeyboardInterrupt(), 130, "Interrupted."),
         (PermissionError(13, "Permission denied", "x"), 1, "Error: x: Permission denied"),
-        (MemoryError(), 1, "Error: out of memory; lower --batch-size"),
+        (MemoryError(), 1, "Error: out of memory; lower --batch-size or the size of the network"),
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
             1,
-            "Error: out of memory; lower --batch-size",
+            "Error: out of memory; lower --batch-size or the size of the network",
         ),
     ],
 )

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from imgtf.errors import ConfigError
-from imgtf.options import MAX_INT, bounds, build, check, option, to_dict
+from imgtf.options import MAX_FLOAT, MAX_INT, bounds, build, check, option, to_dict
 
 
 @dataclass(frozen=True)
 class Sizes:
     count: int = option(1, "A number.", minimum=1)
     ratio: float = option(0.5, "A ratio.", minimum=0, maximum=1)
+    weight: float = option(1.0, "A weight.", minimum=0)
     seed: int | None = option(None, "A seed.", minimum=0, maximum=2**64 - 1)
     deep: bool = option(False, "A switch.")
     name: str = option("a", "A name.")
@@ -67,6 +68,7 @@ def test_numbers_of_any_library_become_python_values(name: str, value: Any, expe
         ("ratio", np.float64("inf"), "ratio must be a finite number"),
         pytest.param("ratio", 10**400, "ratio must be a finite number", id="10**400"),
         ("ratio", 1.5, "ratio must be at most 1, got 1.5; the range is 0 to 1"),
+        ("weight", 1e308, "weight must be at most 1e\\+12, got 1e\\+308; the range is 0 to 1e\\+12"),
         ("seed", 2**64, "seed must be at most"),
         ("seed", -1, "seed must be at least 0"),
         ("kind", "z", "kind must be one of x, y"),
@@ -82,8 +84,9 @@ def test_an_error_names_option_value_and_range(name: str, value: Any, message: s
         check(Sizes, name, value)
 
 
-def test_whole_numbers_have_a_maximum() -> None:
+def test_every_number_has_a_maximum() -> None:
     assert bounds(Sizes, "count") == (1, MAX_INT)
+    assert bounds(Sizes, "weight") == (0, MAX_FLOAT)
     assert bounds(Sizes, "seed") == (0, 2**64 - 1)
     assert bounds(Sizes, "ratio") == (0, 1)
     assert bounds(Sizes, "name") == (None, None)
