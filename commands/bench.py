@@ -39,7 +39,7 @@ FILES = "bench"
     help="Folder of a trained model to measure.",
 )
 @preset_option("prior")
-@settings_options(BenchConfig, DataConfig)
+@settings_options(BenchConfig, DataConfig, defaults={"data": "none"})
 @option(
     "--out",
     type=folder_type,

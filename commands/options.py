@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,7 +74,7 @@ def preset_option(stage: str) -> Callable[[F], F]:
     about = {name: preset["about"] for name, preset in load_presets(stage).items()}
     return option(
         "--preset", type=Preset(about), metavar="NAME", group="run", default_text="tiny",
-        help="Sizes and training settings, see below.",
+        help="Sizes and settings, see below.",
     )  # fmt: skip
 
 
@@ -96,13 +96,18 @@ def run_options(stage: str) -> Callable[[F], F]:
 
 
 def settings_options(
-    *classes: type, stage: str | None = None, owner: str | None = None, common: bool = True
+    *classes: type,
+    stage: str | None = None,
+    owner: str | None = None,
+    defaults: Mapping[str, str] = {},
+    common: bool = True,
 ) -> Callable[[F], F]:
     """Add an option for every field of the configuration classes.
 
     Args:
         stage: whose presets set defaults; the help then says "preset".
         owner: where the defaults come from, such as "the model's".
+        defaults: defaults in words, by option, where the command has its own.
         common: False leaves all of them to `--help-all`.
     """
     preset_keys = {key for preset in load_presets(stage).values() for key in preset} if stage else set()
@@ -112,8 +117,8 @@ def settings_options(
             names = option_names(cls)
             for field in reversed([f for f in dataclasses.fields(cls) if f.name in names]):
                 default = "preset" if field.name in preset_keys else _default(field)
-                default = FOLLOWS_DATA.get(field.name, default) if stage else default
-                function = _setting(cls, field, owner or default, common)(function)
+                text = defaults.get(field.name, owner or default)
+                function = _setting(cls, field, text, common)(function)
         return function
 
     return decorate

@@ -19,6 +19,7 @@ from ..pipelines.settings import (
 from ..prior.recipe import CacheRecipe
 from .command import Group
 from .options import (
+    FOLLOWS_DATA,
     device_option,
     file_type,
     folder_type,
@@ -49,7 +50,7 @@ def tokenizer() -> None:
 
 @tokenizer.command()
 @run_options("tokenizer")
-@settings_options(*TOKENIZER_CLASSES, stage="tokenizer")
+@settings_options(*TOKENIZER_CLASSES, stage="tokenizer", defaults=FOLLOWS_DATA)
 def train(model: Path, resume: bool, force: bool, as_json: bool, **given: Any) -> None:
     """Train the tokenizer on images."""
     run = model / "tokenizer" / "train.toml"
