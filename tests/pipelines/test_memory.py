@@ -201,17 +201,17 @@ def test_dry_run_states_memory_without_weights_and_writes_nothing(
         "sample", "--model", tmp_path, "--dry-run", "--json", "--n", "40", "--cfg-scale", "2", "--precision", "fp32",
     ]  # fmt: skip
     assert run(*command, "--batch-size", "8") == 0
-    figures = json.loads(capsys.readouterr().out)
-    assert (figures["batch_size"], figures["rows_per_batch"], figures["steps"]) == (8, 16, 5 * 64)
+    stated = json.loads(capsys.readouterr().out)
+    assert (stated["batch_size"], stated["rows_per_batch"], stated["steps"]) == (8, 16, 5 * 64)
     prior = Prior.from_pretrained(model / "prior")
-    assert figures["parameters"]["prior"] == prior.parameter_count()
-    assert figures["memory_mib"]["cache"] == round(cache_bytes(prior.config, 16) / 2**20, 3)
-    assert figures["memory_mib"]["peak"] > figures["memory_mib"]["weights"]
+    assert stated["parameters"]["prior"] == prior.parameter_count()
+    assert stated["memory_mib"]["cache"] == round(cache_bytes(prior.config, 16) / 2**20, 3)
+    assert stated["memory_mib"]["peak"] > stated["memory_mib"]["weights"]
     assert run(*command, "--batch-size", "8", "--precision", "bf16") == 0
     half = json.loads(capsys.readouterr().out)["memory_mib"]
-    assert half["cache"] * 2 == pytest.approx(figures["memory_mib"]["cache"], abs=2e-3)
-    assert half["weights"] < figures["memory_mib"]["weights"]
-    assert half["loading"] == figures["memory_mib"]["loading"]
+    assert half["cache"] * 2 == pytest.approx(stated["memory_mib"]["cache"], abs=2e-3)
+    assert half["weights"] < stated["memory_mib"]["weights"]
+    assert half["loading"] == stated["memory_mib"]["loading"]
     assert run(*command, "--batch-size", "auto") == 0
     assert json.loads(capsys.readouterr().out)["batch_size"] == 40
     assert run(*command, "--temperature", "1e-9") == 2
