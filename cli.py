@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import Any
 
 import click
 
 from .commands.reporting import FAILED, failure
 
 COMMANDS = {
-    "tokenizer": "tokenizer.tokenizer",
-    "prior": "prior.prior",
-    "sample": "sample.sample",
-    "import": "exchange.import_command",
-    "export": "exchange.export_command",
-    "bench": "bench.bench",
-    "info": "info.info",
+    "tokenizer": ("tokenizer.tokenizer", "Stage one: encode images to grids of tokens and decode them."),
+    "prior": ("prior.prior", "Stage two: learn the distribution of the token grids."),
+    "sample": ("sample.sample", "Sample images."),
+    "import": ("exchange.import_command", "Convert published weights into a model folder."),
+    "export": ("exchange.export_command", "Write a model with the tensor names of a published code base."),
+    "bench": ("bench.bench", "Measure the speed of this machine."),
+    "info": ("info.info", "Describe a model folder."),
 }
-"""Command -> module in `commands/` and the name of the command in it."""
+"""Command -> module in `commands/` with the command's name in it, and a line for `imgtf --help`."""
 
 
 class CommandList(click.Group):
-    """A group that imports its commands when they are used."""
+    """A group that imports a command when it is used, so that `imgtf --help` imports none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -34,9 +33,13 @@ class CommandList(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[name].split(".")
-        command: Any = getattr(import_module(f".commands.{module}", __package__), attribute)
+        module, attribute = COMMANDS[name][0].split(".")
+        command: click.Command = getattr(import_module(f".commands.{module}", __package__), attribute)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
 @click.group(

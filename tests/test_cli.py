@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from imgtf.bench.config import BenchConfig
@@ -62,6 +63,12 @@ def test_commands_are_listed_in_the_order_of_use(capsys: Any) -> None:
     assert exit_code("--help") == 0
     text = capsys.readouterr().out.split("Commands:")[1]
     assert re.findall(r"^  (\w+)", text, flags=re.MULTILINE) == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_in_the_list_exists(name: str) -> None:
+    assert cli.get_command(click.Context(cli), name) is not None
+    assert COMMANDS[name][1].endswith(".")
 
 
 def test_module_and_command_are_the_same() -> None:
