@@ -179,7 +179,9 @@ def _plot_panel(axes: Any, panel: Panel, rows: list[Row]) -> None:
         if name == "held-out":
             axes.plot(steps, values, color=HELD_OUT_COLOUR, marker="o", markersize=3, label="held-out")
         else:
-            axes.plot(steps, values, color=COLOURS[number], linewidth=1.2, label=name.replace("_", " "))
+            marker = "." if len(steps) == 1 else None  # a line of one point is invisible
+            label = name.replace("_", " ")
+            axes.plot(steps, values, color=COLOURS[number], linewidth=1.2, marker=marker, label=label)
     values = [v for _, series in _panel_series(panel, rows).values() for v in series]
     if panel.log_scale and max(values) > 20 * min(values) > 0:
         axes.set_yscale("log")
