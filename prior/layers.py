@@ -12,19 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn import norms
-from ..nn.attention import AttentionInputs, CrossAttention, EncoderInputs, LayerCache, SelfAttention
+from ..nn.attention import AttentionInputs, CrossAttention, SelfAttention
 from ..nn.feed_forward import GeluMLP, SwiGLU
 from .config import PriorConfig
-
-__all__ = [
-    "AttentionInputs",
-    "Block",
-    "EncoderInputs",
-    "LayerCache",
-    "make_feed_forward",
-    "make_norm",
-    "prefix_mask",
-]
 
 
 class AttentionOptions(TypedDict):

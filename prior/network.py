@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import DataError
-from ..nn.attention import CrossAttention, SelfAttention
+from ..nn.attention import AttentionInputs, CrossAttention, EncoderInputs, SelfAttention
 from ..nn.feed_forward import GeluMLP, SwiGLU
 from ..nn.rotary import Rotary
 from ..pretrained import PretrainedModel
@@ -22,7 +22,7 @@ from .conditions.embedding import ConditionEmbedding
 from .conditions.encoder import ConditionEncoder
 from .conditions.image import aligned_at
 from .config import PriorConfig
-from .layers import AttentionInputs, Block, EncoderInputs, make_norm, prefix_mask
+from .layers import Block, make_norm, prefix_mask
 from .positions import Positions, TokenPositions
 
 

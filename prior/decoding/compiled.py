@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ...nn.attention import AttentionInputs
 from ..config import SamplingConfig
-from ..layers import AttentionInputs
 from .filters import draw_codes
 from .step import StepFunctions, run_blocks, run_head
 

@@ -13,17 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...nn.attention import AttentionInputs, EncoderInputs
 from ...runtime.compiler import check_compiler
 from ..conditions.condition import Condition, EncodedCondition
 from ..config import PriorConfig, SamplingConfig
-from ..layers import AttentionInputs, EncoderInputs, prefix_mask
+from ..layers import prefix_mask
 from ..network import PriorNetwork, add_embeddings, cross_rotary
 from ..positions import TokenPositions
 from .cache import KVCache
 from .captured import CapturedBatch, CudaGraphs, Recorder
 from .compiled import COMPILED
 from .filters import guide
-from .packed import decoding_layers, decoding_view
+from .packed import PackedLinear, decoding_layers, decoding_view
 from .step import EAGER, DecodingBatch, DecodingState, Rows
 
 
@@ -72,7 +73,8 @@ class Decoder:
         if modules != self._modules:
             self._modules, self._view, self._captured = modules, decoding_view(self.network), None
         for layer in decoding_layers(self._view):
-            layer.refresh()
+            if isinstance(layer, PackedLinear):
+                layer.refresh()
 
     def encode(self, condition: Condition, rows: int, grid: tuple[int, int]) -> EncodedCondition:
         """Encode the condition of `rows` images."""

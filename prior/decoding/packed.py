@@ -62,7 +62,8 @@ class PackedLinear(nn.Linear):
 def decoding_layers(network: PriorNetwork) -> list[nn.Linear]:
     """Return the linear layers that every decoding step runs: those of the blocks, and the head."""
     modules = (*network.blocks.modules(), network.head)
-    return [module for module in modules if type(module) in (nn.Linear, PackedLinear)]
+    linear = (module for module in modules if isinstance(module, nn.Linear))
+    return [layer for layer in linear if type(layer) in (nn.Linear, PackedLinear)]
 
 
 def decoding_view(network: PriorNetwork) -> PriorNetwork:

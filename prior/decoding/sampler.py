@@ -9,6 +9,7 @@ Shapes: B images, T tokens.
 from __future__ import annotations
 
 from operator import index
+from typing import SupportsIndex
 
 import numpy as np
 import torch
@@ -41,10 +42,10 @@ def image_uniforms(seed: int, first: int, n: int, tokens: int) -> Tensor:
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, 2, tokens, dtype=torch.float64)
 
 
-def check_seed(name: str, value: object) -> int:
+def check_seed(name: str, value: SupportsIndex) -> int:
     """Return an integer from 0 to 2**64 - 1, NumPy's included, or raise ConfigError."""
     try:
-        number = index(value)  # type: ignore[call-overload]
+        number = index(value)
     except TypeError:
         raise ConfigError(f"{name} must be an integer, got {value!r}") from None
     if not 0 <= number < SEED_END:

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...nn.attention import AttentionInputs
 from ..conditions.condition import EncodedCondition
 from ..config import SamplingConfig
-from ..layers import AttentionInputs
 from ..positions import TokenPositions
 from .cache import KVCache
 from .filters import draw_codes
