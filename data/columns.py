@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from .config import ConditionDataConfig, DataConfig
+from .config import DataConfig
 from .decode import load_image, open_image
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ class Columns:
     text: str | None
 
 
-def find_columns(
-    features: Mapping[str, Any], data: DataConfig, conditions: ConditionDataConfig, where: str
-) -> Columns:
+def find_columns(features: Mapping[str, Any], data: DataConfig, where: str) -> Columns:
     """Return the columns that the settings name; choose the others by type and name.
 
     Raises:
@@ -43,8 +41,8 @@ def find_columns(
     """
     named = {
         "image": data.image_column,
-        "label": conditions.label_column,
-        "text": conditions.text_column,
+        "label": data.label_column,
+        "text": data.text_column,
     }
     for option, name in named.items():
         if name is not None and name not in features:

@@ -36,6 +36,10 @@ class DataConfig:
         group="data",
     )
     image_column: str | None = option(None, "Column of the images.", auto="found by its type", group="data")
+    label_column: str | None = option(
+        None, "Column of the class labels.", auto="found by its type", group="data"
+    )
+    text_column: str | None = option(None, "Column of the captions.", auto="found by its name", group="data")
     background: str = option(
         "white", "Colour behind transparent pixels: a colour name or #rrggbb.", group="data"
     )
@@ -57,14 +61,8 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ConditionDataConfig:
-    """Which columns of the data a prior can be conditioned on."""
+    """Which conditioning images a prior is trained on."""
 
-    label_column: str | None = option(
-        None, "Column of the class labels.", auto="found by its type", group="conditions"
-    )
-    text_column: str | None = option(
-        None, "Column of the captions.", auto="found by its name", group="conditions"
-    )
     conditioning_column: str | None = option(
         None, "Column of the conditioning images (image-to-image).", auto="none", group="conditions"
     )

@@ -12,13 +12,12 @@ from PIL import Image
 
 from ..errors import DataError
 from .columns import TableRows, find_columns, label_classes
-from .config import DIGITS, ConditionDataConfig, DataConfig
+from .config import DIGITS, DataConfig
 from .digits import CLASS_NAMES, open_digits
 from .folder import HELD_OUT_NAMES, TRAIN_NAMES
 from .image import check_background
 from .tables import open_tables
 
-FOUND_COLUMNS = ConditionDataConfig()  # no column is named: labels and captions are found by type and name
 MAX_HELD_OUT = 5000  # more images only make evaluation slower
 
 
@@ -85,9 +84,7 @@ class ImageSource:
         return int(self.chosen[i])
 
 
-def open_source(
-    data: DataConfig, conditions: ConditionDataConfig = FOUND_COLUMNS
-) -> tuple[ImageSource, ImageSource]:
+def open_source(data: DataConfig) -> tuple[ImageSource, ImageSource]:
     """Return the training images and the held-out images.
 
     Without a held-out split, a fraction of the training split is held out (`data.held_out`; 0 for no images).
@@ -97,7 +94,7 @@ def open_source(
         ConfigError: the background is not a colour.
     """
     check_background(data.background)
-    splits = _open_splits(data, conditions)
+    splits = _open_splits(data)
     whole = splits[0]
     if not len(whole):
         raise DataError(f"{data.data}: the split {whole.split!r} has no images")
@@ -132,7 +129,7 @@ def hold_out(count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[size:]).astype(np.int64), np.sort(order[:size]).astype(np.int64)
 
 
-def _open_splits(data: DataConfig, conditions: ConditionDataConfig) -> list[ImageSource]:
+def _open_splits(data: DataConfig) -> list[ImageSource]:
     """The training split, and the held-out split if there is one."""
     if data.data == DIGITS:
         digits = open_digits()
@@ -141,7 +138,7 @@ def _open_splits(data: DataConfig, conditions: ConditionDataConfig) -> list[Imag
     tables, identity = open_tables(data.data)
     used = choose_splits(list(tables), data)
     chosen = {name: tables[name] for name in used if name}
-    found = [find_columns(t.features, data, conditions, f"{data.data} {n}") for n, t in chosen.items()]
+    found = [find_columns(t.features, data, f"{data.data} {n}") for n, t in chosen.items()]
     columns = found[0]
     if columns != found[-1]:
         raise DataError(

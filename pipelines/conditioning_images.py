@@ -106,7 +106,7 @@ class ImageLoader(ConditionLoader):
             )
         # The same rows, with the conditioning images in the images' place.
         data = dataclasses.replace(data, image_column=columns.conditioning_column)
-        self.sources = {source.split: source for source in open_source(data, columns)}
+        self.sources = {source.split: source for source in open_source(data)}
 
     def _source(self, source: ImageSource) -> ImageSource:
         """The conditioning images alongside the images of a source."""

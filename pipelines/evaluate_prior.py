@@ -48,7 +48,7 @@ def evaluate_prior(
     Raises:
         DataError: for data without held-out images.
     """
-    held_out = open_source(data, conditions)[1]
+    held_out = open_source(data)[1]
     if not len(held_out):
         raise DataError(
             f"{data.data}: no held-out images to evaluate on; see --held-out and --held-out-split"

@@ -59,7 +59,7 @@ def open_prior_data(settings: Settings, tokenizer: Tokenizer) -> PriorData:
         DataError: for data that cannot be opened.
     """
     data, columns = settings.part(DataConfig), settings.part(ConditionDataConfig)
-    train, held_out = open_source(data, columns)
+    train, held_out = open_source(data)
     if len(train.class_names) == 1:
         logger.warning("only one class (%s): the prior is not conditioned on labels", train.class_names[0])
     run = RunData(data, columns, settings.part(CacheRecipe), train, tokenizer)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgtf.data.config import AugmentationConfig, ConditionDataConfig, DataConfig, flips, worker_count
+from imgtf.data.config import AugmentationConfig, DataConfig, flips, worker_count
 from imgtf.data.decode import BadImage
 from imgtf.data.probe import count_channels, smallest_side
 from imgtf.data.source import hold_out, open_source
@@ -16,9 +16,8 @@ from imgtf.errors import ConfigError, DataError
 from imgtf.options import build
 
 
-def opened(data, label_column=None, text_column=None, **options):
-    conditions = ConditionDataConfig(label_column=label_column, text_column=text_column)
-    return open_source(DataConfig(data=str(data), **options), conditions)
+def opened(data, **options):
+    return open_source(DataConfig(data=str(data), **options))
 
 
 def png(colour="red") -> bytes:
