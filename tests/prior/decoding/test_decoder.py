@@ -186,12 +186,12 @@ def test_every_precision_samples_every_kind_of_prior(dtype: torch.dtype, changes
 def test_compiled_steps_give_the_same_codes_and_the_second_batch_compiles_nothing(
     changes: dict[str, object], settings: SamplingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In float32, at several capacities of the cache; also with a second decoder of the same network."""
+    """In float32. The second batch has a larger grid, so larger capacities of the cache, and another decoder."""
     monkeypatch.setattr(cache, "CPU_STRIDE", 2)
     monkeypatch.setattr(compiled, "GROUP_SIZE", 1)
-    prior, condition = tiny(**changes), some_condition(tiny(**changes), 2)
-    for seed, stance in enumerate(("default", "fail_on_recompile")):
-        uniforms = image_uniforms(seed, 0, 2, 6)
+    for grid, stance in (((2, 3), "default"), ((3, 4), "fail_on_recompile")):
+        prior = tiny(grid=grid, **changes)
+        condition, uniforms = some_condition(prior, 2), image_uniforms(1, 0, 2, prior.config.tokens)
         expected = sample(prior, condition, uniforms, settings)
         decoder = Decoder(prior, compile=True)
         with torch.compiler.set_stance(stance):
