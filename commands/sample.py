@@ -117,7 +117,7 @@ def sample(
 
     from ..pipelines.info import describe_sampling
     from ..pipelines.pipeline import Pipeline
-    from ..pipelines.processes import joined
+    from ..pipelines.processes import process_group
     from ..pipelines.write import check_out, free_folder, write_samples
 
     settings = named(given)
@@ -126,7 +126,7 @@ def sample(
         return
     _stop_on_terminate()
     conditions = {"label": label or None, "text": text or None, "image": image or None}
-    with joined() as processes:
+    with process_group() as processes:
         if out and processes.is_first:
             check_out(out, force)
         pipeline = Pipeline.from_pretrained(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ..tokenizer.inception import Inception
 from ..tokenizer.metrics import MetricInputs, Metrics
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.perceptual import Perceptual
+from .files import reconstruction_files
 
 BATCH_SIZE = 64
 
@@ -63,15 +63,10 @@ def reconstruct(
     """
     codec = Codec(tokenizer, precision)
     out.mkdir(parents=True, exist_ok=True)
-    written = []
-    used: Counter[str] = Counter()
-    for path in paths:
-        used[path.stem] += 1
-        number = f"-{used[path.stem]}" if used[path.stem] > 1 else ""
-        target = out / f"{path.stem}{number}.png"
-        draw_grid(_with_reconstruction(codec, path, background), columns=2).save(target)
-        written.append(target)
-    return written
+    files = reconstruction_files(paths, out)
+    for path, file in zip(paths, files, strict=True):
+        draw_grid(_with_reconstruction(codec, path, background), columns=2).save(file)
+    return files
 
 
 def _with_reconstruction(codec: Codec, path: Path, background: str) -> list[Image.Image]:

@@ -89,6 +89,3 @@ def process_group() -> Iterator[Processes]:
         yield Processes(rank, world, local_rank, local_world)
     finally:
         dist.destroy_process_group()
-
-
-joined = process_group

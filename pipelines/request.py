@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..options import build, check
-from ..prior.config import PriorConfig, SamplingConfig
-from ..prior.decoding.sampler import check_sampling
+from ..prior.config import PriorConfig, SamplingConfig, check_sampling
 from ..runtime.precision import as_precision, pick_precision
 
 Labels = str | int | Sequence[str | int] | Tensor | None

@@ -197,7 +197,7 @@ class PriorConfig:
         kinds = self.condition_kinds
         if len(set(kinds)) < len(kinds):
             raise ConfigError(f"conditions must differ, got {', '.join(kinds)}")
-        check_order(self.objective, self.sampling.order)
+        check_sampling(self, self.sampling)
 
     @property
     def tokens(self) -> int:
@@ -261,8 +261,13 @@ class PriorConfig:
         return self.intermediate_size or default
 
 
-def check_order(objective: str, order: str | None) -> None:
-    """ConfigError for an order that priors of this objective cannot sample in."""
-    if order not in (None, *ORDERS[objective]):
+def check_sampling(config: PriorConfig, settings: SamplingConfig) -> None:
+    """Raise ConfigError for settings that do not work with a prior's objective."""
+    objective = config.objective
+    if settings.order not in (None, *ORDERS[objective]):
         known = ", ".join(ORDERS[objective])
-        raise ConfigError(f"order {order} does not work with objective {objective}; use one of {known}")
+        raise ConfigError(f"order {settings.order} does not work with objective {objective}; use one of {known}")
+    if objective == "raster" and settings.sampling_steps not in (None, config.tokens):
+        raise ConfigError(
+            "sampling_steps: a raster prior samples one code per step; train one with objective random or masked"
+        )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...errors import ConfigError, DataError
 from ..conditions.condition import Condition
-from ..config import PriorConfig, SamplingConfig, check_order
+from ..config import SamplingConfig, check_sampling
 from ..network import PriorNetwork
 from .causal import sample_causal
 from .decoder import Decoder
@@ -92,15 +92,6 @@ def sample(
         condition, uniforms.to(decoder.device), settings, codes, grid, progress or (lambda _: None)
     )
     return (sample_masked if decoder.config.objective == "masked" else sample_causal)(decoder, request)
-
-
-def check_sampling(config: PriorConfig, settings: SamplingConfig) -> None:
-    """Raise ConfigError for settings that do not work with a prior's objective."""
-    check_order(config.objective, settings.order)
-    if config.objective == "raster" and settings.sampling_steps not in (None, config.tokens):
-        raise ConfigError(
-            "sampling_steps: a raster prior samples one code per step; train one with objective random or masked"
-        )
 
 
 def _initial_codes(known: Tensor | None, shape: tuple[int, int]) -> Tensor:

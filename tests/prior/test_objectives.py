@@ -354,3 +354,8 @@ def test_orders_by_row_without_learned_positions_are_guided_too() -> None:
     label, uniforms = torch.arange(4) % 3, image_uniforms(0, 0, 4, 6)
     codes = sample(prior, Condition(label=label), uniforms, SamplingConfig(cfg_scale=2.0, sampling_steps=3))
     assert codes.min() >= 0
+
+
+def test_a_raster_prior_with_several_codes_per_step_is_refused_before_training() -> None:
+    with pytest.raises(ConfigError, match="sampling_steps: a raster prior samples one code per step"):
+        tiny(sampling=SamplingConfig(sampling_steps=3))
