@@ -51,7 +51,8 @@ class EncodedCondition:
     def rows(self, start: int, end: int) -> EncodedCondition:
         """Rows `start` to `end` of the batch."""
         own: dict[str, Any] = {name: getattr(self, name) for name in BATCHED}
-        return replace(self, **{name: t if t is None else t[start:end] for name, t in own.items()})
+        rows: dict[str, Any] = {name: t if t is None else t[start:end] for name, t in own.items()}
+        return replace(self, **rows)
 
     def cat(self, other: EncodedCondition) -> EncodedCondition:
         """The rows of both, these first."""
