@@ -57,13 +57,15 @@ class Quantizer(nn.Module, ABC):
 
     vq: Any
     """The library's module."""
+    frozen = False
+    """Whether training leaves the codebooks as they are (see `CodebookAccumulator`)."""
 
     @abstractmethod
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Quantize latents (B, d, h, w). In training mode the moving averages of a codebook are updated."""
+        """Quantize latents (B, d, h, w). In training mode the codebooks are updated, unless they are `frozen`."""
         if self.training:
             self._synchronise_statistics()
         with torch.autocast(latents.device.type, enabled=False):
@@ -124,7 +126,7 @@ class VectorQuantizer(Quantizer):
         )
 
     def _quantize(self, latents: Tensor) -> Quantized:
-        quantized, codes, commitment = self.vq(latents)
+        quantized, codes, commitment = self.vq(latents, freeze_codebook=self.frozen)
         return Quantized(quantized, codes, {"commitment": commitment})
 
     def _vectors(self, codes: Tensor) -> Tensor:
@@ -220,7 +222,7 @@ class ResidualQuantizer(Quantizer):
     def _quantize(self, latents: Tensor) -> Quantized:
         h, w = latents.shape[2:]
         x = latents.flatten(2).mT  # (B, h*w, d)
-        vectors, codes, commitment = self.vq(x)
+        vectors, codes, commitment = self.vq(x, freeze_codebook=self.frozen)
         quantized = self.pass_gradient(x, vectors.detach()).mT.reshape(latents.shape)
         codes = codes.reshape(-1, h, w * self.stages)  # from (B, h*w, q)
         return Quantized(quantized, codes, {"commitment": commitment.mean()})

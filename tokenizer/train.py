@@ -18,6 +18,7 @@ from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches, train_batches
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, MonitorAction, OptimizedNetwork, Stage, mean_over
+from .accumulation import CodebookAccumulator
 from .codec import CHANNELS_LAST_WIDTH
 from .discriminator import DiscriminatorTrainer, adaptive_weight, ramp
 from .divergence import MARGIN, DivergenceMonitor
@@ -55,6 +56,9 @@ class TokenizerStage(Stage):
         self.counts = CodeCounts(model.config.codebook_size)
         self.dead = torch.zeros(model.config.codebook_size, dtype=torch.bool)
         """(V,) codes without any use in the last window."""
+        self.accumulator: CodebookAccumulator | None = None
+        if config.gradient_accumulation_steps > 1:
+            self.accumulator = CodebookAccumulator(model.quantizer)
         self.memory_format = memory_format(model.config.width)
         model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
@@ -115,6 +119,8 @@ class TokenizerStage(Stage):
         self.bad_images.note(batch["bad"])
         images = self._images(batch)
         result = self.network(images)
+        if self.accumulator is not None and self.accelerator.sync_gradients:
+            self.accumulator.update()
         with self.accelerator.autocast():
             losses = reconstruction_losses(images, result.images, self.weights, self.backbone)
         losses |= result.losses
