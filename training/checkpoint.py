@@ -7,6 +7,7 @@ keeps the previous one.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from ..errors import CheckpointError
 from ..pretrained import load_tensors, read_json, write_tensors, write_text
 from .ema import EMA
 from .stage import Stage
+
+logger = logging.getLogger("imgtf")
 
 FORMAT = 3
 HEADER = ("format", "processes", "scaler", "stage", "step", "best", "counts")
@@ -82,10 +85,13 @@ def save_state(
 def load_state(state: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator) -> Progress:
     """Restore everything from a state folder.
 
+    With another number of processes than the one that saved it, weights, optimizers and the order of the data are
+    the same; random numbers and the metrics since the last log line are not.
+
     Raises:
-        CheckpointError: a file is damaged, or does not fit this model or this number of processes.
+        CheckpointError: a file is damaged, or does not fit this model.
     """
-    header = _read_header(state, accelerator.num_processes)
+    header = _read_header(state)
     for name, module in stage.trained_modules().items():
         load_tensors(module, state / f"{name}.safetensors")
     for name, optimizer in stage.optimizers().items():
@@ -96,12 +102,27 @@ def load_state(state: Path, stage: Stage, ema: EMA | None, accelerator: Accelera
             average.copy_(averages[name])
     if accelerator.scaler is not None and header["scaler"]:
         accelerator.scaler.load_state_dict(header["scaler"])
-    rank = accelerator.process_index
-    stage.load_state(header["stage"], _load(state / f"stage-{rank}.safetensors"))
-    sums = {k: v.to(accelerator.device) for k, v in _load(state / f"sums-{rank}.safetensors").items()}
+    counts, sums = _load_process(state, stage, accelerator, header)
     snapshot = _load(state / "snapshot.safetensors")
-    set_random_state(_load(state / f"random-{rank}.safetensors"))
-    return Progress(header["step"], header["best"], header["counts"], sums, snapshot)
+    return Progress(header["step"], header["best"], counts, sums, snapshot)
+
+
+def _load_process(
+    state: Path, stage: Stage, accelerator: Accelerator, header: dict[str, Any]
+) -> tuple[dict[str, int], dict[str, Tensor]]:
+    """Restore what differs between the processes; return counts and sums of the metrics since the last log line."""
+    rank, saved = accelerator.process_index, header["processes"]
+    stage.load_state(header["stage"], _load(state / f"stage-{min(rank, saved - 1)}.safetensors"))
+    if rank < saved:  # further processes keep the random state that their seed gave them
+        set_random_state(_load(state / f"random-{rank}.safetensors"))
+    if saved != accelerator.num_processes:
+        logger.info(
+            "%s: saved by %d processes, resumed with %d: the same batches, other random numbers",
+            state, saved, accelerator.num_processes,
+        )  # fmt: skip
+        return {}, {}
+    sums = _load(state / f"sums-{rank}.safetensors")
+    return header["counts"], {name: total.to(accelerator.device) for name, total in sums.items()}
 
 
 def take_snapshot(stage: Stage, ema: EMA | None) -> dict[str, Tensor]:
@@ -151,7 +172,7 @@ def set_random_state(state: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _read_header(state: Path, processes: int) -> dict[str, Any]:
+def _read_header(state: Path) -> dict[str, Any]:
     header = read_json(state / "progress.json")
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{state}: saved by another version of imgtf; start the run again with --force")
@@ -159,8 +180,6 @@ def _read_header(state: Path, processes: int) -> dict[str, Any]:
         raise CheckpointError(
             f"{state / 'progress.json'}: damaged ({', '.join(missing)} is missing); start the run again with --force"
         )
-    if header["processes"] != processes:
-        raise CheckpointError(f"{state}: saved by {header['processes']} processes, resumed with {processes}")
     return header
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,7 +109,6 @@ def test_a_snapshot_is_restored_any_number_of_times(accelerator: Accelerator) ->
     ("change", "message"),
     [
         ({"format": 1}, "saved by another version of imgtf"),
-        ({"processes": 2}, "saved by 2 processes, resumed with 1"),
         ({"best": None}, "best is missing"),
     ],
 )
@@ -122,6 +122,34 @@ def test_a_state_that_does_not_fit_is_refused(
     file.write_text(json.dumps({k: v for k, v in values.items() if v is not None or k == "scaler"}))
     with pytest.raises(CheckpointError, match=message):
         load_state(tmp_path / "step-00000003", stage, ema, accelerator)
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_a_state_of_more_processes_restores_weights_and_step(
+    accelerator: Accelerator, tmp_path: Path, processes: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage, ema = trained(accelerator)
+    save_state(tmp_path, stage, ema, accelerator, progress(3))
+    saved, file = take_snapshot(stage, ema), tmp_path / "step-00000003" / "progress.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"processes": processes}))
+    other, other_ema = trained(accelerator, steps=5)
+    with caplog.at_level("INFO", "imgtf"):
+        loaded = load_state(file.parent, other, other_ema, accelerator)
+    assert (loaded.step, loaded.counts, loaded.sums) == (3, {}, {})
+    restored = take_snapshot(other, other_ema)
+    assert [name for name in saved if not torch.equal(saved[name], restored[name])] == []
+    assert f"saved by {processes} processes, resumed with 1" in caplog.text
+
+
+def test_a_further_process_keeps_its_own_random_numbers(accelerator: Accelerator, tmp_path: Path) -> None:
+    stage, ema = trained(accelerator)
+    save_state(tmp_path, stage, ema, accelerator, progress(3))
+    second = SimpleNamespace(process_index=1, num_processes=2, scaler=None, device=accelerator.device)
+    torch.manual_seed(1)
+    load_state(tmp_path / "step-00000003", stage, ema, second)  # type: ignore[arg-type]
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), drawn)
 
 
 def test_damaged_files_are_named(accelerator: Accelerator, tmp_path: Path) -> None:
