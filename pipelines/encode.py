@@ -32,7 +32,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Which pictures of each image a cache holds, and the arithmetic that encodes them."""
+    """Which crops and flips of each image a cache holds, and the precision that encodes them."""
 
     data: DataConfig
     augmentation: AugmentationConfig
