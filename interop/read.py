@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from .shards import shard_files
+from .unwrap import unwrap
 
 INERT = ("argparse.Namespace", "lightning.", "numpy.", "omegaconf.", "pytorch_lightning.")
 """Classes, and prefixes of classes, whose objects are replaced by `Placeholder`."""
-WRAPPERS = ("ema", "model", "module", "state_dict")
-"""Keys under which training scripts save the weights; averaged weights first."""
-PREFIXES = ("_orig_mod.", "module.")
-"""Prefixes that torch.compile and data-parallel training add to every name."""
 
 
 class Placeholder:
@@ -42,11 +39,22 @@ class Placeholder:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .safetensors, .pt, .pth or .ckpt file by name, memory-mapped where the format allows.
+    """Return the tensors of a weight file by name, memory-mapped where the format allows.
+
+    Args:
+        path: a .safetensors, .pt, .pth, .bin or .ckpt file, one of several shards, or the index of the shards.
 
     Raises:
-        CheckpointError: the file is missing, truncated, contains code, or is not a weight file.
+        CheckpointError: a file is missing, truncated, contains code, or is not a weight file.
     """
+    files = shard_files(path)
+    if len(files) == 1:
+        return unwrap(_read(files[0]), path)
+    return unwrap({name: tensor for file in files for name, tensor in _read(file).items()}, path)
+
+
+def _read(path: Path) -> Any:
+    """Return the content of one file."""
     try:
         with path.open("rb") as file:
             start = file.read(16)
@@ -54,10 +62,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     # A safetensors file starts with the length of its header, whose first byte may equal that of a pickle.
     if start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**32:
-        return unwrap(_read_safetensors(path), path)
+        return _read_safetensors(path)
     zipped = start[:4] == b"PK\x03\x04"
     if zipped or start[:1] == b"\x80":
-        return unwrap(_read_pickle(path, zipped), path)
+        return _read_pickle(path, zipped)
     raise CheckpointError(f"{path}: neither a PyTorch checkpoint nor a safetensors file")
 
 
@@ -102,28 +110,10 @@ def _contains_code(path: Path, names: list[str]) -> str:
     )
 
 
-def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    """Return the state dict inside the content of a training checkpoint."""
-    tensors = _weights(content)
-    if not tensors:
-        raise CheckpointError(f"{path}: contains no named tensors")
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def _weights(content: Any) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping):
-        return {}
-    wrapped = (_weights(content.get(key)) for key in WRAPPERS)
-    return next(filter(None, wrapped), {k: v for k, v in content.items() if isinstance(v, Tensor)})
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the `model` section of a training configuration; raise CheckpointError if it cannot be read."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path}: not readable as YAML ({reason})") from error

@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..interop.families import WeightFile, to_family
 from ..interop.read import read_tensors, read_yaml
+from ..interop.shards import one_per_model
 from ..interop.stage import IMAGE_SIZE, STAGES, Hints, StageWeights, meta_model
 from ..options import build
 from ..pretrained import CONFIG_FILE, WEIGHTS_FILE, read_json, write_tensors, write_text
@@ -95,7 +96,7 @@ def export_weights(
 
 def _with_yaml(files: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
     """Return each weight file with the contents of its YAML file."""
-    weights = [f for f in files if f.suffix.lower() not in YAML]
+    weights = one_per_model([f for f in files if f.suffix.lower() not in YAML])
     if not weights:
         raise CheckpointError("only YAML files were given: name a file of weights too")
     yaml_of: dict[Path, dict[str, Any]] = {}
