@@ -43,7 +43,7 @@ class EncoderInputs:
 
 @dataclass(frozen=True)
 class AttentionInputs:
-    """Everything that attention reads besides the tokens themselves."""
+    """Everything that attention reads in addition to the tokens."""
 
     rotary: Rotary | None = None
     mask: Tensor | None = None

@@ -163,7 +163,7 @@ class Decoder:
             step()
 
     def _step(self, batch: DecodingBatch, guided: bool) -> None:
-        state, B = batch.state, len(batch.state.codes)
+        state = batch.state
         last, target = (state.order.index_select(1, i) for i in (state.done - 1, state.done))  # (B, 1)
         x = self.embed(state.codes.gather(1, last))  # (B, 1, D)
         x = x.repeat(2, 1, 1) if guided else x
@@ -174,7 +174,6 @@ class Decoder:
             logits = guide(logits, state.guidance.index_select(0, state.done))
         temperature = state.temperatures.index_select(0, state.done) if batch.tempered else None
         uniform = state.uniforms.gather(1, target)
-        assert logits.shape[0] == B
         state.write(target, self._functions.draw(logits, uniform, batch.settings, temperature))
 
     def _step_logits(self, x: Tensor, positions: TokenPositions, rows: Rows, position: Tensor) -> Tensor:

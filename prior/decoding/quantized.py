@@ -53,7 +53,7 @@ class Int8Linear(nn.Module):
 
 
 def cast(module: Module, dtype: torch.dtype) -> Module:
-    """Cast a network in place and return it; int8 rounds the weights of its linear layers, the rest is bfloat16."""
+    """Cast a network in place and return it; int8 rounds the weights of linear layers and makes the rest bfloat16."""
     if dtype == torch.int8:
         for parent in list(module.modules()):
             for name, child in parent.named_children():
