@@ -21,8 +21,8 @@ from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.prior.model import Prior
 from imgtf.prior.objectives import (
     log_likelihood,
-    random_mask,
     random_fraction,
+    random_mask,
     training_loss,
     training_orders,
 )
