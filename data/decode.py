@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
+from .image_bytes import TAIL, looks_truncated, without_text
+
+HEAD = 2**16
+"""Bytes that hold the header of most files."""
+TRUNCATED = "imgtf_truncated"
+"""Key in `Image.info`: the file may be truncated (see `looks_truncated`)."""
+PACKAGES = {"pillow-heif": (b"ftyphei", b"ftypmif1"), "pillow-jxl-plugin": (b"\xff\x0a", b"JXL ")}
+"""Packages of Pillow's plugins -> how their files start, some after a length of four bytes."""
 
 
 class BadImage(DataError):
@@ -25,7 +36,9 @@ class BadImage(DataError):
 
 
 def open_image(cell: Any, where: str) -> Image.Image:
-    """Open an image without decoding its pixels: mode and size are known, the pixels may be damaged.
+    """Read the header of an image: mode, size, format and number of frames are known, the pixels are not read.
+
+    `info[TRUNCATED]` tells whether the file may be truncated.
 
     Args:
         cell: encoded bytes, a path, or the mapping {bytes, path} that `datasets` stores.
@@ -34,16 +47,17 @@ def open_image(cell: Any, where: str) -> Image.Image:
         BadImage: missing, empty, not an image, or too large (Pillow's bomb limit, 179 million pixels).
     """
     try:
-        data = _encoded(cell)
-        if not data:
-            raise BadImage(where, "the file is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns above half the bomb limit and at unusual metadata
-            return Image.open(io.BytesIO(data))
+        head, tail, size = _ends(cell)
+        try:
+            image = _open(head, where)
+        except Exception:  # a longer header, or a format whose header is at the end
+            image = _open(_encoded(cell), where)
+        image.info[TRUNCATED] = looks_truncated(image.format, size, head, tail)
     except BadImage:
         raise
     except Exception as error:
         raise BadImage(where, _why(error)) from error
+    return image
 
 
 def load_image(cell: Any, where: str, at_least: int | None = None) -> Image.Image:
@@ -56,16 +70,49 @@ def load_image(cell: Any, where: str, at_least: int | None = None) -> Image.Imag
     Raises:
         BadImage: the image cannot be read, or is truncated.
     """
-    image = open_image(cell, where)
     try:
+        image = _open(_encoded(cell), where)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if at_least is not None and image.format == "JPEG":
                 image.draft(None, (2 * at_least, 2 * at_least))
             image.load()
+    except BadImage:
+        raise
     except Exception as error:
         raise BadImage(where, _why(error)) from error
     return image
+
+
+def _open(data: bytes, where: str) -> Image.Image:
+    if not data:
+        raise BadImage(where, "the file is empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns above half the bomb limit and at unusual metadata
+        try:
+            return Image.open(io.BytesIO(without_text(data)))
+        except UnidentifiedImageError:
+            _register_plugins()
+            package = next(
+                (n for n, s in PACKAGES.items() if data.startswith(s) or data[4:].startswith(s)), None
+            )
+            try:
+                return Image.open(io.BytesIO(data))
+            except UnidentifiedImageError:
+                if package is None:
+                    raise
+                raise BadImage(where, f"Pillow reads it with a plugin only: pip install {package}") from None
+
+
+@cache
+def _register_plugins() -> None:
+    """Register the installed plugins for HEIC and JPEG XL, which are imported when a file needs one."""
+    for name in ("pillow_heif", "pillow_jxl"):
+        try:
+            plugin = import_module(name)
+        except ImportError:
+            continue
+        getattr(plugin, "register_heif_opener", lambda: None)()
 
 
 def _encoded(cell: Any) -> bytes:
@@ -74,6 +121,20 @@ def _encoded(cell: Any) -> bytes:
     if isinstance(cell, (str, Path)):
         return Path(cell).read_bytes()  # an open file would have to be closed
     return bytes(cell or b"")
+
+
+def _ends(cell: Any) -> tuple[bytes, bytes, int]:
+    """The first `HEAD` and the last `TAIL` bytes of an image, and its size in bytes."""
+    if isinstance(cell, Mapping):
+        cell = cell.get("bytes") or cell.get("path") or b""
+    if not isinstance(cell, (str, Path)):
+        data = bytes(cell or b"")
+        return data[:HEAD], data[-TAIL:], len(data)
+    with open(cell, "rb") as file:
+        head = file.read(HEAD)
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - TAIL))
+        return head, file.read(), size
 
 
 def _why(error: Exception) -> str:
