@@ -30,6 +30,8 @@ PATHS = {
     "lpips_file": "FILE",
 }
 """Settings that can be a path, and how the help shows their values."""
+SHORT_NAMES = {"gradient_accumulation_steps": "--accumulate"}
+"""Second names of options."""
 
 command = partial(click.command, cls=Command)
 option = partial(click.option, cls=Option)
@@ -132,6 +134,7 @@ def named(given: dict[str, Any]) -> dict[str, Any]:
 def _setting(cls: type, field: dataclasses.Field[Any], default: str, common: bool) -> Callable[[F], F]:
     plain, many, _ = field_types(cls)[field.name]
     flag = "--" + field.name.replace("_", "-")
+    names = [flag, SHORT_NAMES[field.name]] if field.name in SHORT_NAMES else [flag]
     known: dict[str, Any] = {
         "help": field.metadata["help"], "default": None, "default_text": default, "field": (cls, field.name),
         "group": field.metadata["group"], "common": common and field.metadata["common"],
@@ -142,7 +145,7 @@ def _setting(cls: type, field: dataclasses.Field[Any], default: str, common: boo
     if many:
         item = value.get("metavar", "NAME")
         value = {"type": CommaSeparated(value["type"]), "metavar": f"{item},..."}
-    return option(flag, field.name, **value, **known)
+    return option(*names, field.name, **value, **known)
 
 
 def _value(cls: type, field: dataclasses.Field[Any], plain: type) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def test_encode_takes_what_a_token_cache_depends_on() -> None:
 
 
 def test_old_names_are_gone() -> None:
-    old = {"dtype", "mirrored", "source", "views", "accumulate", "clip", "final_lr", "guidance"}
+    old = {"dtype", "mirrored", "source", "views", "clip", "final_lr", "guidance"}
     assert {(path, o.name) for path in COMMANDS for o in options(path) if o.name in old} == set()
 
 
@@ -167,3 +167,8 @@ def test_capture_is_off_and_not_among_the_common_options() -> None:
     (capture,) = [o for o in options(("sample",)) if o.name == "capture"]
     assert capture.get_default(click.Context(COMMANDS[("sample",)])) is not True
     assert not capture.common
+
+
+def test_micro_batches_have_a_short_name() -> None:
+    (option,) = [p for p in COMMANDS["tokenizer", "train"].params if p.name == "gradient_accumulation_steps"]
+    assert option.opts == ["--gradient-accumulation-steps", "--accumulate"]
