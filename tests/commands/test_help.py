@@ -134,10 +134,10 @@ def test_precision_defaults_to_auto_everywhere() -> None:
 @pytest.mark.parametrize(
     ("path", "absent"),
     [
-        ("tokenizer eval", {"flip", "crop", "crop_scale", "label_column", "crops_per_image", "conditions"}),
+        ("tokenizer eval", {"flip", "crop", "crop_scale", "crops_per_image", "conditions"}),
         ("prior eval", {"flip", "crop", "crops_per_image", "conditions"}),
-        ("bench", {"flip", "crop", "label_column"}),
-        ("tokenizer train", {"label_column", "text_column", "conditioning_column", "conditions"}),
+        ("bench", {"flip", "crop", "conditions"}),
+        ("tokenizer train", {"conditioning_column", "conditions", "crops_per_image"}),
         ("sample", {"data"}),
     ],
 )

@@ -190,7 +190,7 @@ def test_no_held_out_images_still_train(images: Path, tmp_path: Path) -> None:
         (["--image-size", "15"], "not a multiple of 2"),
         (["--norm-groups", "3"], "groups"),
         (["--precision", "fp16"], "GPU"),
-        (["--lr", "1e30", "--grad-clip", "0"], "the loss is not finite"),
+        (["--lr", "1e12", "--grad-clip", "0"], "the loss is not finite"),
         (["--resume"], "no tokenizer run to resume"),
     ],
 )
