@@ -45,7 +45,7 @@ class Duplicates:
     groups: tuple[tuple[str, ...], ...] = ()
     """Files or rows with the same content, at most 100 groups."""
     across_splits: int = 0
-    """Images of the training split that repeat a held-out image. They are left out of training."""
+    """Images of a given held-out split that are also in the training split."""
     pixels_compared: bool = False
     """Whether decoded pixels were compared. Otherwise only the bytes of the files were."""
 

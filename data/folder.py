@@ -7,235 +7,228 @@ without a row of metadata are dropped silently; symlinks and names with [ ] * ar
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
-import logging
-import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import DataError
+from .captions import TEXT_NAMES, Sidecars, read_sidecars
+from .files import ARCHIVE_SUFFIXES, OTHER_IMAGE_SUFFIXES, PLUGINS, File, advice, image_suffixes
+from .findings import Notes, some
+from .folder_labels import folder_labels, parts_of
+from .folder_table import ImageRow, build_tables
+from .labels import LABEL_NAMES, in_order
+from .metadata import Metadata, read_metadata
+from .metadata_files import SUFFIXES as METADATA_SUFFIXES
+from .metadata_files import plain
+from .splits import is_train, split_level, split_word
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-logger = logging.getLogger("imgtf")
-
-IMAGE_KINDS = (
-    "png jpg jpeg jpe jfif bmp dib gif webp tif tiff ppm pgm pbm pnm tga ico avif jp2 j2k pcx sgi qoi"
-)
-IMAGE_SUFFIXES = frozenset("." + kind for kind in IMAGE_KINDS.split())
-OTHER_IMAGE = "_file_name"
-"""Suffix of a metadata column with paths of other images: `edges_file_name` becomes the image column `edges`."""
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-TRAIN_NAMES = ("train", "training")
-HELD_OUT_NAMES = ("validation", "val", "valid", "test", "testing")
-SPLIT_NAMES = TRAIN_NAMES + HELD_OUT_NAMES
+_SHARD = re.compile(r"(.*\d{3,})(_stats)?\.(json|parquet)")
+"""Files that img2dataset writes next to the folder of a shard: 00000.parquet, 00000_stats.json."""
 
 
-@dataclass(frozen=True)
-class File:
-    """One file in a folder: its relative path with '/', its size and its modification time."""
-
-    path: str
-    size: int
-    changed: int
-
-    @property
-    def suffix(self) -> str:
-        return os.path.splitext(self.path)[1].lower()
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-
-def list_files(root: Path) -> list[File]:
-    """Return every file in a folder and its sub-folders, sorted. Follows symlinks, ignores hidden files."""
-    files, seen = [], set()
-    for folder, subs, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a parent folder would never end
-            subs.clear()
-            continue
-        seen.add(real)
-        subs[:] = sorted(s for s in subs if not s.startswith(".") and s != "__MACOSX")
-        prefix = "" if folder == str(root) else os.path.relpath(folder, root).replace(os.sep, "/") + "/"
-        files += [_file(root, prefix + name) for name in names if not name.startswith(".")]
-    return sorted(files, key=lambda file: file.path)
-
-
-def _file(root: Path, relative: str) -> File:
-    try:
-        relative.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{root}: the file name {relative!r} is not UTF-8; rename it") from None
-    try:
-        stat = os.stat(os.path.join(root, relative))
-    except OSError:  # a broken link: kept, so that it is reported as an unreadable image
-        return File(relative, 0, 0)
-    return File(relative, stat.st_size, stat.st_mtime_ns)
-
-
-def fingerprint(files: Iterable[File]) -> str:
-    """Return a hash that changes if a file is added, removed, renamed or modified, but not if the folder is moved."""
-    lines = "\n".join(f"{file.path}\t{file.size}\t{file.changed}" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()[:16]
-
-
-def open_folder(root: Path, files: list[File]) -> dict[str, Dataset]:
-    """Return the tables of an image folder: column `image`, `label` from sub-folders, and the metadata columns.
+def open_folder(root: Path, files: list[File], notes: Notes) -> dict[str, Dataset]:
+    """Return the tables of an image folder: columns `image`, `label`, `text` and those of the metadata.
 
     Raises:
-        DataError: no images, or metadata that cannot be read or names a file that does not exist.
+        DataError: no images, or metadata that cannot be read with certainty; names the file and the row.
     """
-    images = [file.path for file in files if file.suffix in IMAGE_SUFFIXES]
-    metadata = [file.path for file in files if file.name in METADATA]
+    images = images_of(root, files, notes)
+    sidecars = read_sidecars(root, files, images, notes)
+    shards = _shards(files, images)
+    candidates = _metadata_candidates(files, sidecars, shards)
+    metadata = read_metadata(root, candidates, images, notes)
+    _note_other_files(root, files, {*sidecars.files, *metadata.files, *shards}, notes)
+    images = _without_conditioning_images(root, images, metadata, notes)
+    splits = _splits(root, images, metadata, notes)
+    kept = [path for members in splits.values() for path in members]
+    captions = _captions(root, kept, metadata, sidecars, notes)
+    rows = {name: _rows(members, metadata, captions) for name, members in splits.items()}
+    labels = _labels(root, splits, metadata, sidecars, shards, notes)
+    _note_images_without_row(root, kept, metadata, notes)
+    return build_tables(root, rows, labels, in_order(labels.values()))
+
+
+def images_of(root: Path, files: Sequence[File], notes: Notes) -> list[str]:
+    """Return the image files that can be read; note the others.
+
+    Raises:
+        DataError: there are none; says what to do about what is there instead.
+    """
+    readable = image_suffixes()
+    images = [file.path for file in files if file.suffix in readable]
+    others = [
+        f for f in files if f.suffix not in readable and f.suffix in OTHER_IMAGE_SUFFIXES | set(PLUGINS)
+    ]
+    notes.found += len(images) + len(others)
+    for suffix, count in Counter(file.suffix for file in others).items():
+        names = [file.path for file in others if file.suffix == suffix]
+        why = f"{count} of {notes.found} files are {suffix}, which cannot be read: {advice(suffix)}"
+        if not images:
+            raise DataError(f"{root}: {why}")
+        notes.leave_out(f"{suffix} files: {advice(suffix)}", names)
+        notes.warn(f"{root}: {why}")
     if not images:
-        raise DataError(
-            f"{root}: no images (such as .png, .jpg or .webp) and no parquet or arrow files in it"
+        raise DataError(_no_images(root, files))
+    return images
+
+
+def _no_images(root: Path, files: Sequence[File]) -> str:
+    archives = [file.path for file in files if file.suffix in ARCHIVE_SUFFIXES]
+    if archives:
+        return (
+            f"{root}: {len(archives)} archives and no images: unpack them first, {unpack(root / archives[0])}"
         )
-    splits = _splits(root, images)
-    rows = _metadata_rows(root, metadata, set(images)) if metadata else None
-    labels: dict[str, str] = {}
-    for members in splits.values():
-        labels |= _labels(root, members)
-    names = sorted(set(labels.values()))
-    tables = {}
-    for split, members in splits.items():
-        chosen = _with_metadata(root, members, rows)
-        # Labels are used only if all splits have them: a split without labels would fail later.
-        use = labels if all(path in labels for group in splits.values() for path in group) else {}
-        tables[split] = _table(root, chosen, use, names)
-    return tables
+    return f"{root}: no images (such as .png, .jpg or .webp) and no parquet or arrow files in it"
 
 
-def _splits(root: Path, images: list[str]) -> dict[str, list[str]]:
-    """Group the images by their first folder if those are names of splits; else all images are 'train'."""
+def unpack(archive: Path) -> str:
+    """Return the command that unpacks an archive, as part of an error."""
+    target = archive.with_name(archive.name.split(".")[0] or "unpacked")
+    if archive.suffix.lower() == ".zip":
+        return f"for example `unzip '{archive}' -d '{target}'`"
+    if archive.suffix.lower() in (".7z", ".rar"):
+        return f"for example `7z x '{archive}' -o'{target}'`"
+    return f"for example `mkdir '{target}' && tar -xf '{archive}' -C '{target}'`"
+
+
+def _shards(files: Sequence[File], images: Sequence[str]) -> dict[str, str]:
+    """Files in which img2dataset describes a shard -> the folder of the shard."""
+    folders = {path.rpartition("/")[0] for path in images}
+    matches = {file.path: _SHARD.fullmatch(file.path) for file in files}
+    return {path: match[1] for path, match in matches.items() if match and match[1] in folders}
+
+
+def _metadata_candidates(files: Sequence[File], sidecars: Sidecars, shards: dict[str, str]) -> list[File]:
+    """Files that may name images. The tables of img2dataset only if no captions lie next to the images."""
+    known = sidecars.files | {path for path in shards if sidecars.captions or path.endswith(".json")}
+    return [file for file in files if file.suffix in METADATA_SUFFIXES and file.path not in known]
+
+
+def _note_other_files(root: Path, files: Sequence[File], used: set[str], notes: Notes) -> None:
+    images = image_suffixes() | OTHER_IMAGE_SUFFIXES | set(PLUGINS)
+    others = [file for file in files if file.suffix not in images and file.path not in used]
+    notes.other_files = dict(Counter(file.suffix or file.name for file in others))
+    if notes.other_files:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in notes.other_files.items())
+        notes.info(f"{root}: other files are not read: {kinds}")
+
+
+def _without_conditioning_images(
+    root: Path, images: list[str], metadata: Metadata, notes: Notes
+) -> list[str]:
+    """Leave out conditioning images without a row, and images without a row if the others have conditioning images."""
+    others = metadata.other_images()
+    if not others:
+        return images
+    alone = [path for path in images if path not in metadata.rows]
+    conditioning = [path for path in alone if path in others]
+    rest = [path for path in alone if path not in others]
+    notes.leave_out("conditioning images of other images", conditioning)
+    notes.leave_out("no row in the metadata, so no conditioning image", rest)
+    if rest:
+        notes.warn(
+            f"{root}: {len(rest)} of {len(images)} images have no row in the metadata, so no conditioning image, and "
+            f"are left out: {some(rest)}"
+        )
+    return [path for path in images if path in metadata.rows]
+
+
+def _splits(root: Path, images: list[str], metadata: Metadata, notes: Notes) -> dict[str, list[str]]:
+    """Group the images by split: by their folders, else by the metadata; else all are 'train'."""
+    level = split_level(map(parts_of, images))
+    if level is not None:
+        return _folder_splits(root, images, level, notes)
+    words = {word for path in images for word in metadata.splits.get(path, ())}
+    if len(words) < 2 or not any(map(is_train, words)):
+        return {"train": images}
+    notes.info(f"{root}: the metadata gives the splits {', '.join(sorted(words))}")
+    groups: dict[str, list[str]] = {}
+    train = next(filter(is_train, sorted(words)))
+    for path in images:
+        found = metadata.splits.get(path, {train})
+        if len(found) > 1:
+            raise DataError(
+                f"{root / path}: the metadata puts it in several splits ({', '.join(sorted(found))})"
+            )
+        groups.setdefault(next(iter(found)), []).append(path)
+    return groups
+
+
+def _folder_splits(root: Path, images: list[str], level: int, notes: Notes) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for path in images:
-        groups.setdefault(path.split("/")[0] if "/" in path else "", []).append(path)
-    known = {name for name in groups if name.lower() in SPLIT_NAMES}
-    train = any(name.lower() in TRAIN_NAMES for name in known)
-    if not known or (known != set(groups) and not (train and len(known) > 1)):
-        return {"train": images}  # also classes with the name of a split: train, car, bus
-    if other := sorted(set(groups) - known):
-        ignored = ", ".join(f"'{o}/'" for o in other)
-        logger.warning(
-            "%s: %s ignored, because the other folders are splits: %s", root, ignored, sorted(known)
+        parts = parts_of(path)
+        groups.setdefault(parts[level] if level < len(parts) else "", []).append(path)
+    splits = {name: members for name, members in groups.items() if split_word(name)}
+    others = [path for name, members in groups.items() if name not in splits for path in members]
+    if others:
+        notes.leave_out(f"outside the split folders {', '.join(splits)}", others)
+        notes.warn(
+            f"{root}: {len(others)} images outside the split folders {', '.join(splits)} are left out: {some(others)}"
         )
-    return {name: groups[name] for name in groups if name in known}
+    return splits
 
 
-def _labels(root: Path, images: list[str]) -> dict[str, str]:
-    """Path -> class: the first folder level with different names. {} if images are on different levels."""
-    folders = {path.rpartition("/")[0] for path in images}
-    common = os.path.commonpath(folders) if "" not in folders else ""
-    if folders == {common}:
-        name = common.rpartition("/")[2]
-        return {} if name.lower() in ("", *SPLIT_NAMES) else dict.fromkeys(images, name)
-    if common in folders:
-        logger.warning(
-            "%s: images both in '%s' and in its sub-folders: the images have no labels", root, common or "."
+def _captions(
+    root: Path, images: Iterable[str], metadata: Metadata, sidecars: Sidecars, notes: Notes
+) -> dict[str, list[str]]:
+    """Path -> captions next to the image, where the metadata has none."""
+
+    def has_text(path: str) -> bool:
+        rows = metadata.rows.get(path, [])
+        return any(value for row in rows for key, value in row.items() if plain(key) in TEXT_NAMES)
+
+    both = [path for path in images if path in sidecars.captions and has_text(path)]
+    if both:
+        notes.info(
+            f"{root}: {len(both)} captions are read from the metadata, not from the files next to the images"
         )
-        return {}
-    start = len(common) + 1 if common else 0
-    return {path: path[start:].split("/")[0] for path in images}
+        notes.alternatives.append("captions from the files next to the images")
+    return {path: lines for path, lines in sidecars.captions.items() if path not in set(both)}
 
 
-def _metadata_rows(root: Path, metadata: list[str], images: set[str]) -> dict[str, list[dict[str, Any]]]:
-    """Path of an image -> its rows (one per caption)."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for file in metadata:
-        folder = file.rpartition("/")[0]
-        for number, row in enumerate(_read_rows(root / file), start=1):
-            name = row.pop("file_name", None)
-            if not isinstance(name, str):
-                raise DataError(f"{root / file}: row {number} has no file_name")
-            path = os.path.normpath(os.path.join(folder, name)).replace(os.sep, "/")
-            if path not in images:
-                raise DataError(f"{root / file}: row {number}: no image {name}")
-            for key in [key for key in row if key.endswith(OTHER_IMAGE) and row[key] is not None]:
-                row[key] = os.path.normpath(os.path.join(folder, str(row[key]))).replace(os.sep, "/")
-            found.setdefault(path, []).append(row)
-    return found
+def _rows(images: Iterable[str], metadata: Metadata, captions: dict[str, list[str]]) -> list[ImageRow]:
+    return [
+        ImageRow(path, {**values, **({"text": caption} if caption else {})})
+        for path in images
+        for values in metadata.rows.get(path, [{}])
+        for caption in captions.get(path, [None])
+    ]
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            return pq.read_table(path).to_pylist()
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            if path.suffix == ".csv":
-                return [{k: v or None for k, v in row.items() if k} for row in csv.DictReader(lines)]
-            return [_json_row(path, n, line) for n, line in enumerate(lines, start=1) if line.strip()]
-    except (ValueError, OSError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
-
-
-def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}: line {number} is not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{path}: line {number} is not a JSON object")
-    return row
-
-
-Row = tuple[str, dict[str, Any]]
-
-
-def _with_metadata(root: Path, images: list[str], rows: dict[str, list[dict[str, Any]]] | None) -> list[Row]:
-    if rows is None:
-        return [(path, {}) for path in images]
-    if missing := [path for path in images if path not in rows]:
-        logger.warning(
-            "%s: %d of %d images have no row in the metadata and are ignored; the first is %s",
-            root, len(missing), len(images), missing[0],
-        )  # fmt: skip
-    return [(path, row) for path in images for row in rows.get(path, [])]
-
-
-def _table(root: Path, rows: list[Row], labels: dict[str, str], names: list[str]) -> Dataset:
-    import pyarrow as pa
-    from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image
-
-    keys = sorted({key for _, row in rows for key in row} - {"image"})
-    columns: dict[str, Any] = {key: _column([row.get(key) for _, row in rows]) for key in keys}
-    paths = pa.array([str(root / path) for path, _ in rows], pa.string())
-    blank = pa.nulls(len(rows), pa.binary())
-    columns["image"] = pa.StructArray.from_arrays([blank, paths], ["bytes", "path"])
-    image_columns = ["image"]
-    for key in [key for key in keys if key.endswith(OTHER_IMAGE)]:
-        files = pa.array(
-            [None if row.get(key) is None else str(root / row[key]) for _, row in rows], pa.string()
+def _labels(
+    root: Path,
+    splits: dict[str, list[str]],
+    metadata: Metadata,
+    sidecars: Sidecars,
+    shards: dict[str, str],
+    notes: Notes,
+) -> dict[str, str]:
+    """Path -> class: from .cls files, else from the folders. {} if the metadata has labels."""
+    labels = sidecars.labels or folder_labels(root, splits, set(shards.values()), notes)
+    columns = {key for rows in metadata.rows.values() for row in rows for key in row if row[key] is not None}
+    column = next((key for key in columns if plain(key) in LABEL_NAMES), None)
+    if column is None:
+        if len(set(labels.values())) > 1:
+            notes.read_as("class folders" if not sidecars.labels else "labels in .cls files")
+        return labels
+    if len(set(labels.values())) > 1:
+        notes.info(
+            f"{root}: labels are read from the column '{column}' of the metadata, not from the folders"
         )
-        image_columns.append(key.removesuffix(OTHER_IMAGE))
-        columns[image_columns[-1]] = pa.StructArray.from_arrays([blank, files], ["bytes", "path"])
-        del columns[key]
-    features = Features.from_arrow_schema(pa.table(columns).schema)
-    for name in image_columns:
-        features[name] = Image(decode=False)
-    if labels and "label" not in keys:
-        index = {name: i for i, name in enumerate(names)}
-        columns["label"] = pa.array([index[labels[path]] for path, _ in rows], pa.int64())
-        features["label"] = ClassLabel(names=names)
-    return Dataset(pa.table(columns), info=DatasetInfo(features=features))
+        notes.alternatives.append("labels from the folders")
+    return {}
 
 
-def _column(values: list[Any]) -> Any:
-    """An Arrow column: whole numbers if all values are (CSV has only text), else as given, else text."""
-    import pyarrow as pa
-
-    if all(v is None or (isinstance(v, str) and v.lstrip("-").isdecimal()) for v in values):
-        values = [None if v is None else int(v) for v in values]
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError):
-        return pa.array([None if v is None else str(v) for v in values], pa.string())
+def _note_images_without_row(root: Path, images: list[str], metadata: Metadata, notes: Notes) -> None:
+    if metadata.files and (alone := [path for path in images if path not in metadata.rows]):
+        notes.warn(
+            f"{root}: {len(alone)} of {len(images)} images have no row in {some(metadata.files)}: they are used "
+            f"without its labels and captions; the first is {alone[0]}"
+        )

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from .columns import TableRows, find_columns, label_classes
+from .columns import Columns, TableRows, find_columns
 from .config import DIGITS, DataConfig
 from .digits import CLASS_NAMES, open_digits
-from .folder import HELD_OUT_NAMES, TRAIN_NAMES
+from .duplicates import Contents, note_duplicates
+from .findings import Duplicates, Findings, Notes, SplitFindings
 from .image import check_background
+from .splits import choose_splits
+from .splits import hold_out as hold_out
+from .table_labels import table_labels
 from .tables import open_tables
 
-MAX_HELD_OUT = 5000  # more images only make evaluation slower
+NO_FINDINGS = Findings("", "", 0)
 
 
 class Rows(Protocol):
     """The rows of one split; see the methods of `ImageSource`."""
 
+    labels: np.ndarray | None
+
     def __len__(self) -> int: ...
+    def captioned(self) -> np.ndarray: ...
     def header(self, row: int) -> Image.Image: ...
     def image(self, row: int, at_least: int | None = None) -> Image.Image: ...
     def label(self, row: int) -> int | None: ...
@@ -47,6 +54,8 @@ class ImageSource:
     rows: Rows
     chosen: np.ndarray
     """(N,) int64: rows of the split that belong to this source."""
+    findings: Findings = NO_FINDINGS
+    """What was found in the whole data set, and how it was read."""
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -84,74 +93,134 @@ class ImageSource:
         return int(self.chosen[i])
 
 
-def open_source(data: DataConfig) -> tuple[ImageSource, ImageSource]:
+def open_source(data: DataConfig, column: str | None = None) -> tuple[ImageSource, ImageSource]:
     """Return the training images and the held-out images.
 
-    Without a held-out split, a fraction of the training split is held out (`data.held_out`; 0 for no images).
+    Without a held-out split, a fraction of the training split is held out (`data.held_out`; 0 for no images). All rows
+    of an image, and images with the same content, are on the same side.
+
+    Args:
+        column: another image column, for example of conditioning images. Its rows are those of the images. Nothing is
+            logged then.
 
     Raises:
         DataError: the data set, a split or a column does not exist, or there are no images.
         ConfigError: the background is not a colour.
     """
     check_background(data.background)
-    splits = _open_splits(data)
+    notes = Notes()
+    sources = _open_digits(data, notes) if data.data == DIGITS else _open_tables(data, column, notes)
+    if column is None:
+        notes.log()
+    return sources
+
+
+def _open_digits(data: DataConfig, notes: Notes) -> tuple[ImageSource, ImageSource]:
+    digits = open_digits()
+    notes.found = sum(map(len, digits.values()))
+    notes.read_as("built-in digits")
+    used = choose_splits(list(digits), data)
+    splits = [_source(data.data, name, digits[name], CLASS_NAMES, "digits-1") for name in used if name]
+    _note_unused(digits, used, notes)
+    return _with_findings(_divided(splits, data, None), [None] * len(splits), notes)
+
+
+def _open_tables(data: DataConfig, column: str | None, notes: Notes) -> tuple[ImageSource, ImageSource]:
+    tables, identity = open_tables(data.data, notes)
+    used = choose_splits(list(tables), data)
+    _note_unused(tables, used, notes)
+    chosen = {name: tables[name] for name in used if name}
+    columns = _columns(chosen, data, notes)
+    named = data.label_column is not None
+    classes, labels = table_labels(chosen, [own.label for own in columns], named, data.data, notes)
+    rows = [
+        TableRows(table, own, ids, name)
+        for (name, table), own, ids in zip(chosen.items(), columns, labels, strict=True)
+    ]
+    if not len(rows[0]):
+        raise DataError(f"{data.data}: the split {used[0]!r} has no images")
+    contents = Contents(rows, data.data, notes)
+    found = contents.summary(len(rows[0]))
+    note_duplicates(found, len(rows) == 2, data.data, notes)
+    shown = (
+        rows
+        if column is None
+        else [own.with_column(chosen[n], column) for n, own in zip(chosen, rows, strict=True)]
+    )
+    splits = [
+        _source(data.data, name, own, classes, f"{identity} {own.columns}")
+        for name, own in zip(chosen, shown, strict=True)
+    ]
+    files = np.split(contents.files, np.cumsum([len(own) for own in rows])[:-1])
+    return _with_findings(_divided(splits, data, contents.groups()), files, notes, found)
+
+
+def _columns(tables: dict[str, Any], data: DataConfig, notes: Notes) -> list[Columns]:
+    """The columns of each split. A held-out split may lack labels and captions."""
+    train, *rest = tables
+    first = find_columns(tables[train].features, data, f"{data.data} {train}", notes)
+    found = [first]
+    for name in rest:
+        features = tables[name].features
+        if first.image not in features:
+            raise DataError(f"{data.data}: the split {name!r} has no column {first.image!r}")
+        own = replace(
+            first,
+            label=first.label if first.label in features else None,
+            text=first.text if first.text in features else None,
+        )
+        for kind, wanted, has in (("label", first.label, own.label), ("text", first.text, own.text)):
+            if wanted and not has:
+                notes.warn(f"{data.data}: the split {name!r} has no {kind} column {wanted!r}")
+        found.append(own)
+    return found
+
+
+def _note_unused(splits: Mapping[str, Sized], used: Sequence[str | None], notes: Notes) -> None:
+    for name, split in splits.items():
+        if name not in used:
+            notes.leave_out(f"the split {name!r} is not used", count=len(split))
+            notes.info(f"the split {name!r} ({len(split)} rows) is not used")
+
+
+def _divided(
+    splits: list[ImageSource], data: DataConfig, groups: np.ndarray | None
+) -> tuple[ImageSource, ImageSource]:
+    """The training and the held-out source: the given splits, or a split into two of the only one."""
     whole = splits[0]
-    if not len(whole):
-        raise DataError(f"{data.data}: the split {whole.split!r} has no images")
     if len(splits) == 2:
         return whole, splits[1]
-    kept, held_out = hold_out(len(whole), data.held_out)
+    kept, held_out = hold_out(len(whole), data.held_out, groups)
     if not len(held_out):
         return whole, _subset(whole, held_out, "[held-out]")
     return _subset(whole, kept, ""), _subset(whole, held_out, "[held-out]")
 
 
-def choose_splits(names: Sequence[str], config: DataConfig) -> tuple[str, str | None]:
-    """Return (training split, held-out split or None): as configured, else by their usual names."""
-    known = ", ".join(names)
-    for option, wanted in (("--split", config.split), ("--held-out-split", config.held_out_split)):
-        if wanted is not None and wanted not in names:
-            raise DataError(f"{config.data}: no split {wanted!r} ({option}); splits are {known}")
-    train = config.split or _first(TRAIN_NAMES, names) or (names[0] if len(names) == 1 else None)
-    if train is None:
-        raise DataError(f"{config.data}: no split is named train; select one of {known} with --split")
-    rest = [name for name in names if name != train]
-    return train, config.held_out_split or _first(HELD_OUT_NAMES, rest)
+def _with_findings(
+    sources: tuple[ImageSource, ImageSource],
+    files: Sequence[np.ndarray | None],
+    notes: Notes,
+    duplicates: Duplicates = Duplicates(),  # noqa: B008
+) -> tuple[ImageSource, ImageSource]:
+    """The sources with the account of the data set. `files`: per split, the first row with the same file."""
+    splits = tuple(_split_findings(source, files[min(i, len(files) - 1)]) for i, source in enumerate(sources))
+    train, held_out = sources
+    findings = Findings(
+        train.name, notes.layout, notes.found, splits, train.class_names, tuple(notes.left_out),
+        tuple(notes.missing), notes.other_files, duplicates, tuple(notes.alternatives),
+        tuple(line for _, line in notes.lines),
+    )  # fmt: skip
+    return replace(train, findings=findings), replace(held_out, findings=findings)
 
 
-def hold_out(count: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows 0 to count-1 at random into (kept, held out), each ascending, the same on every machine.
-
-    At least one row is kept. At most 5,000 rows are held out, and at least one unless `fraction` is 0.
-    """
-    size = min(max(1, round(count * fraction)), MAX_HELD_OUT, count - 1) if fraction > 0 else 0
-    order = np.random.RandomState(0).permutation(count)  # NumPy guarantees this generator never changes
-    return np.sort(order[size:]).astype(np.int64), np.sort(order[:size]).astype(np.int64)
-
-
-def _open_splits(data: DataConfig) -> list[ImageSource]:
-    """The training split, and the held-out split if there is one."""
-    if data.data == DIGITS:
-        digits = open_digits()
-        used = choose_splits(list(digits), data)
-        return [_source(data.data, name, digits[name], CLASS_NAMES, "digits-1") for name in used if name]
-    tables, identity = open_tables(data.data)
-    used = choose_splits(list(tables), data)
-    chosen = {name: tables[name] for name in used if name}
-    found = [find_columns(t.features, data, f"{data.data} {n}") for n, t in chosen.items()]
-    columns = found[0]
-    if columns != found[-1]:
-        raise DataError(
-            f"{data.data}: the splits {' and '.join(chosen)} have different columns: {columns}, {found[-1]}"
-        )
-    classes, ids = label_classes(list(chosen.values()), columns.label)
-    return [
-        _source(
-            data.data, name, TableRows(tables[name], columns, ids, name), classes, f"{identity} {columns}"
-        )
-        for name in used
-        if name
-    ]
+def _split_findings(source: ImageSource, files: np.ndarray | None) -> SplitFindings:
+    images = len(source) if files is None else len(np.unique(files[source.chosen]))
+    labels = np.full(len(source), -1) if source.rows.labels is None else source.rows.labels[source.chosen]
+    counts = np.bincount(labels[labels >= 0], minlength=len(source.class_names))
+    captions = int(source.rows.captioned()[source.chosen].sum())
+    return SplitFindings(
+        source.split, len(source), images, tuple(counts.tolist()), int((labels < 0).sum()), captions
+    )
 
 
 def _source(name: str, split: str, rows: Rows, classes: tuple[str, ...], identity: str) -> ImageSource:
@@ -166,7 +235,3 @@ def _subset(whole: ImageSource, chosen: np.ndarray, suffix: str) -> ImageSource:
 
 def _hash(identity: str, split: str, chosen: np.ndarray) -> str:
     return hashlib.sha256(f"{identity}\n{split}\n".encode() + chosen.tobytes()).hexdigest()[:16]
-
-
-def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
-    return next((name for want in wanted for name in names if name.lower() == want), None)

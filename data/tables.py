@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from .folder import SPLIT_NAMES, File, fingerprint, list_files, open_folder
+from ..runtime.hub import cached_if_unreachable, datasets_cache
+from .files import ARCHIVE_SUFFIXES, File, fingerprint, image_suffixes, list_files
+from .findings import Notes
+from .folder import images_of, open_folder, unpack
+from .metadata_files import SUFFIXES as METADATA_SUFFIXES
+from .splits import split_word
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,20 +28,29 @@ OTHER_SUFFIXES = (".csv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".h5", ".npz
 SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}")  # train-00000-of-00001.parquet, the layout of the Hub
 
 
-def open_tables(src: str) -> tuple[dict[str, Dataset], str]:
+def open_tables(src: str, notes: Notes) -> tuple[dict[str, Dataset], str]:
     """Return the splits of a data set by name, and a fingerprint that changes with its content.
+
+    `notes` gets the layout that was taken, the images found, and those left out.
 
     Raises:
         DataError: no such data set, no usable files in it, or the Hub does not provide it.
     """
     path = Path(src).expanduser()
     if path.is_file():
-        return _open_file(path)
+        return _counted(_open_file(path), notes)
     if path.is_dir():
-        return _open_directory(path)
+        return _open_directory(path, notes)
     if looks_like_path(src):
         raise DataError(f"{src}: no such file or folder")
-    return _open_hub(src)
+    return _counted(_open_hub(src), notes)
+
+
+def _counted(opened: tuple[dict[str, Dataset], str], notes: Notes) -> tuple[dict[str, Dataset], str]:
+    """Count the rows of tables as the images found."""
+    notes.found += sum(map(len, opened[0].values()))
+    notes.read_as("table")
+    return opened
 
 
 def looks_like_path(src: str) -> bool:
@@ -49,25 +63,81 @@ _SUFFIXES = TABLE_SUFFIXES + OTHER_SUFFIXES
 
 
 def _open_file(path: Path) -> tuple[dict[str, Dataset], str]:
-    if path.suffix.lower() not in TABLE_SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix in ARCHIVE_SUFFIXES:
+        raise DataError(f"{path}: archives are not read: unpack it first, {unpack(path)}")
+    if suffix in METADATA_SUFFIXES and suffix not in TABLE_SUFFIXES:
+        raise DataError(f"{path}: metadata of images; give the folder of the images, with this file in it")
+    if suffix not in TABLE_SUFFIXES:
         raise DataError(
             f"{path}: not a data set; give a folder of images, or a .parquet or .arrow file or folder"
         )
     stat = path.stat()
     file = File(path.name, stat.st_size, stat.st_mtime_ns)
-    return _load_files(path.parent, path.suffix.lower(), [file]), fingerprint([file])
+    return _load_files(path.parent, suffix, [file]), fingerprint([file])
 
 
-def _open_directory(path: Path) -> tuple[dict[str, Dataset], str]:
+def _open_directory(path: Path, notes: Notes) -> tuple[dict[str, Dataset], str]:
     files = list_files(path)
-    names = {file.path for file in files}
-    if names & {"dataset_dict.json", "state.json"}:
-        return _load_saved(path), fingerprint(files)
+    if {file.path for file in files} & {"dataset_dict.json", "state.json"}:
+        return _counted((_load_saved(path), fingerprint(files)), notes)
     for suffix in TABLE_SUFFIXES:
-        chosen = [f for f in files if f.suffix == suffix and f.name != "metadata.parquet"]
-        if chosen:
-            return _load_files(path, suffix, chosen), fingerprint(chosen)
-    return open_folder(path, files), fingerprint(files)
+        if chosen := _tables_to_read(path, suffix, files, notes):
+            return _counted((_load_files(path, suffix, chosen), fingerprint(chosen)), notes)
+    notes.read_as("image files")
+    return open_folder(path, files, notes), fingerprint(files)
+
+
+def _tables_to_read(path: Path, suffix: str, files: list[File], notes: Notes) -> list[File]:
+    """The tables of a folder; [] if it is rather a folder of image files, because it has more of these."""
+    tables = [file for file in files if file.suffix == suffix and file.name != "metadata.parquet"]
+    suffixes = image_suffixes()
+    images = [file.path for file in files if file.suffix in suffixes]
+    if not tables or not images:
+        return tables
+    tables = [file for file in tables if _has_images(path / file.path)]
+    rows = sum(_row_count(path / file.path) for file in tables)
+    if not tables:
+        return []
+    kinds = f"{rows} rows in {len(tables)} {suffix} files", f"{len(images)} image files"
+    read, other = kinds if rows > len(images) else kinds[::-1]
+    notes.warn(f"{path}: {read} are read; {other} in the same folder are left out")
+    notes.alternatives.append(other)
+    if rows > len(images):
+        notes.leave_out(f"image files beside {suffix} files", images_of(path, files, notes))
+        return tables
+    notes.found += rows
+    notes.leave_out(f"rows of {suffix} files beside image files", count=rows)
+    return []
+
+
+def _has_images(path: Path) -> bool:
+    """Whether a table has a column of encoded images."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix.lower() != ".parquet":
+        return True
+    try:
+        types = pq.read_schema(path).types
+    except (pa.ArrowException, OSError):  # reported where it is read as metadata
+        return False
+    return any(
+        pa.types.is_binary(t)
+        or pa.types.is_large_binary(t)
+        or (pa.types.is_struct(t) and t.get_field_index("bytes") >= 0)
+        for t in types
+    )
+
+
+def _row_count(path: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.suffix.lower() == ".parquet":
+        return pq.read_metadata(path).num_rows
+    with pa.memory_map(str(path)) as source:
+        return sum(batch.num_rows for batch in pa.ipc.open_stream(source))
 
 
 def _load_files(root: Path, suffix: str, files: list[File]) -> dict[str, Dataset]:
@@ -80,7 +150,7 @@ def _load_files(root: Path, suffix: str, files: list[File]) -> dict[str, Dataset
         path = glob.escape(str((root / file.path).absolute()))
         splits.setdefault(_split_of(file) if len(files) > 1 else "train", []).append(path)
     with _quiet(f"{root}: the {suffix} files cannot be read"):
-        return dict(load_dataset(suffix[1:], data_files=splits))
+        return dict(load_dataset(suffix[1:], data_files=splits, cache_dir=datasets_cache()))
 
 
 def _split_of(file: File) -> str:
@@ -88,7 +158,7 @@ def _split_of(file: File) -> str:
     if match := SHARD.fullmatch(stem):
         return re.sub(r"\W", "_", match[1])
     folders = file.path.split("/")[:-1]
-    return next((name for name in (stem, *reversed(folders)) if name.lower() in SPLIT_NAMES), "train")
+    return next((name for name in (stem, *reversed(folders)) if split_word(name)), "train")
 
 
 def _load_saved(path: Path) -> dict[str, Dataset]:
@@ -103,10 +173,13 @@ def _open_hub(src: str) -> tuple[dict[str, Dataset], str]:
     from datasets import load_dataset
 
     name, _, config = src.partition(":")
-    # Logged before the request: without a network huggingface_hub retries for about 25 s, which cannot be changed.
     logger.info("%s: no such file or folder; requesting a data set of this name from the Hub", src)
-    with _quiet(f"{src}: no such file or folder, and the Hub does not provide it"):
-        tables = dict(load_dataset(name, config or None))
+    with cached_if_unreachable() as reason_offline:
+        problem = "the Hub does not provide it"
+        if reason_offline:
+            problem = f"the Hub cannot be reached ({reason_offline}), and its cache does not have it"
+        with _quiet(f"{src}: no such file or folder, and {problem}"):
+            tables = dict(load_dataset(name, config or None, cache_dir=datasets_cache()))
     # `datasets` derives fingerprints from the revision and the files, so they are the same in every process.
     return tables, "-".join(table._fingerprint for table in tables.values())
 

@@ -5,7 +5,6 @@ Shapes: B batch, C channels, H, W image, T codes per conditioning image.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -105,8 +104,7 @@ class ImageLoader(ConditionLoader):
                 "this prior reads conditioning images: name their column with --conditioning-column"
             )
         # The same rows, with the conditioning images in the images' place.
-        data = dataclasses.replace(data, image_column=columns.conditioning_column)
-        self.sources = {source.split: source for source in open_source(data)}
+        self.sources = {source.split: source for source in open_source(data, columns.conditioning_column)}
 
     def _source(self, source: ImageSource) -> ImageSource:
         """The conditioning images alongside the images of a source."""
