@@ -33,7 +33,21 @@ def folder_labels(root: Path, splits: dict[str, list[str]], shards: set[str], no
     if shards:
         notes.info(f"{root}: the folders {some(sorted(shards))} are shards of img2dataset, not classes")
     _note_deeper_folders(root, labels, level, notes)
-    return labels
+    return _of_training_classes(root, splits, labels, notes)
+
+
+def _of_training_classes(
+    root: Path, splits: dict[str, list[str]], labels: dict[str, str], notes: Notes
+) -> dict[str, str]:
+    """The labels without classes that only held-out images have."""
+    train = {labels[path] for name in splits if is_train(name) for path in splits[name] if path in labels}
+    unknown = {path for path, name in labels.items() if train and name not in train}
+    if unknown:
+        notes.warn(
+            f"{root}: {len(unknown)} held-out images have classes without training images "
+            f"({some(in_order(labels[path] for path in unknown))}); they count as unlabelled"
+        )
+    return {path: name for path, name in labels.items() if path not in unknown}
 
 
 def _without(parts: Parts, level: int | None) -> Parts:

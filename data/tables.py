@@ -150,7 +150,11 @@ def _load_files(root: Path, suffix: str, files: list[File]) -> dict[str, Dataset
         path = glob.escape(str((root / file.path).absolute()))
         splits.setdefault(_split_of(file) if len(files) > 1 else "train", []).append(path)
     with _quiet(f"{root}: the {suffix} files cannot be read"):
-        return dict(load_dataset(suffix[1:], data_files=splits, cache_dir=datasets_cache()))
+        # One by one, because a held-out split may lack columns.
+        return {
+            name: load_dataset(suffix[1:], data_files={name: paths}, split=name, cache_dir=datasets_cache())
+            for name, paths in splits.items()
+        }
 
 
 def _split_of(file: File) -> str:

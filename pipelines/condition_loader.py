@@ -6,6 +6,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -101,7 +102,7 @@ def as_list(given: Any, name: str) -> list[Any]:
     """One value or several, as a list; nothing at all is an empty list. Raises ConfigError for an empty one."""
     if given is None:
         return []
-    if isinstance(given, (str, bytes, int, np.generic, Path, Image.Image)):
+    if isinstance(given, (str, bytes, int, float, Enum, np.generic, Path, Image.Image)):
         return [given]
     if isinstance(given, (Tensor, np.ndarray)) and given.ndim == 0:
         return [given.item()]

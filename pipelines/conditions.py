@@ -6,6 +6,7 @@ To add a condition, write its loader here and list it in `LOADERS`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..data.codes import CacheColumn
+from ..data.labels import class_name, number_of
 from ..data.source import ImageSource
 from ..errors import ConfigError
 from ..prior.conditions.features import FeaturesConfig
@@ -49,10 +51,16 @@ class LabelLoader(ConditionLoader):
 
     def _number(self, label: Any) -> int:
         names = self.config.class_names
-        if isinstance(label, str) and label in names:
-            return names.index(label)
-        if isinstance(label, (int, np.integer)) and not isinstance(label, bool) and 0 <= label < len(names):
-            return int(label)
+        label = label.value if isinstance(label, Enum) else label
+        whole = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
+        if whole or (isinstance(label, (float, np.floating)) and float(label).is_integer()):
+            number = number_of(names, int(label))
+        else:
+            known = isinstance(label, (str, bytes, bool, np.bool_))
+            name = label if label in names else class_name(label) if known else None
+            number = names.index(name) if name in names else None
+        if number is not None:
+            return number
         shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise ConfigError(f"no label {label!r}; this prior knows {shown}")
 
