@@ -210,7 +210,7 @@ def test_categories_of_pandas(tmp_path):
 
 def test_a_column_of_measurements_is_not_a_label(tmp_path, caplog):
     path = parquet(tmp_path / "x.parquet", [1, 2], target=[0.5, 0.25])
-    with pytest.raises(DataError, match="'target' does not hold class labels: 0.* is not a whole number"):
+    with pytest.raises(DataError, match=r"'target' does not hold class labels: 0.* is not a whole number"):
         opened(path, label_column="target")
     assert opened(path)[0].class_names == ("1", "2")
     path = parquet(tmp_path / "y.parquet", [0.5, 0.25])
