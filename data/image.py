@@ -89,6 +89,14 @@ def upright(image: Image.Image) -> Image.Image:
         return image
 
 
+def is_rotated(image: Image.Image) -> bool:
+    """Return whether `upright` exchanges width and height."""
+    try:
+        return image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    except Exception:  # as in `upright`
+        return False
+
+
 def square(image: Image.Image, size: int, crop: Crop = CENTRE) -> Image.Image:
     """Return the crop resized to (size, size), in one step. Does not flip."""
     side = max(1, round(crop.scale * min(image.size)))

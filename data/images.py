@@ -136,11 +136,16 @@ class BadImages:
         count = len(self.seen)
         if count and self.policy == "fail":
             raise DataError(f"{next(iter(self.seen))}: repair or remove it, or use --bad-images skip")
-        if count > max(1, MAX_BAD_FRACTION * self.total):
+        if count > most_bad(self.total):
             raise DataError(
                 f"{count} of {self.total} images cannot be read, more than 1 %: repair or remove them; "
                 f"the first is {next(iter(self.seen))}"
             )
+
+
+def most_bad(total: int) -> float:
+    """Return how many of `total` images may be unreadable: one, or 1 %."""
+    return max(1, MAX_BAD_FRACTION * total)
 
 
 def draw_crop(stream: np.random.Generator, augmentation: AugmentationConfig, flip: bool) -> Crop:

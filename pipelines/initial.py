@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from ..data.probe import bit_depth, count_channels, smallest_side
-from ..data.source import ImageSource
+from ..data.probe import Headers, bit_depth, count_channels
+from ..data.sizes import fitting_size, typical_side
 from ..errors import CheckpointError, ConfigError, DataError
 from ..options import build, to_dict
 from ..pretrained import PretrainedModel, describe_mismatch
@@ -22,27 +22,36 @@ from .conditions import describe_conditions
 from .settings import Settings, option_names
 
 
-def new_tokenizer(settings: Settings, source: ImageSource) -> Tokenizer:
+def new_tokenizer(settings: Settings, headers: Headers) -> Tokenizer:
     """A tokenizer with random weights; what the user did not set follows the data.
 
-    Channels and bit depth are those of the images. The image size is the preset's, or the images' own where they are
-    smaller: enlarging them would only cost time.
+    Channels and bit depth are those of the images. The image size is the preset's, or the typical side of the images
+    where that is smaller: enlarging most images would only cost time.
+
+    Raises:
+        DataError: the typical side is below the downsampling factor of the network.
     """
     fixed: dict[str, int] = {}
     if "channels" not in settings.explicit:
-        fixed["channels"] = count_channels(source)
+        fixed["channels"] = count_channels(headers)
     channels = fixed.get("channels", settings.values.get("channels"))
     if "bit_depth" not in settings.explicit and channels == 1:
-        fixed["bit_depth"] = bit_depth(source)
+        fixed["bit_depth"] = bit_depth(headers)
     config = settings.part(TokenizerConfig, **fixed)
     if "image_size" not in settings.explicit:
-        own = smallest_side(source) // config.factor * config.factor
-        if own < config.factor:
-            raise DataError(
-                f"{source.name}: has images of less than {config.factor} px; pass --image-size to enlarge them"
-            )
-        fixed["image_size"] = min(config.image_size, own)
+        fixed["image_size"] = _image_size(config, headers)
     return Tokenizer(settings.part(TokenizerConfig, **fixed))
+
+
+def _image_size(config: TokenizerConfig, headers: Headers) -> int:
+    side = typical_side(headers)
+    own = fitting_size(side, config.factor)
+    if own < config.factor:
+        raise DataError(
+            f"{headers.source.name}: most images have a side of {side} px, less than the network's factor "
+            f"{config.factor}; pass --image-size to enlarge them"
+        )
+    return min(config.image_size, own)
 
 
 def new_prior(settings: Settings, tokenizer: Tokenizer, loaders: Sequence[ConditionLoader] = ()) -> Prior:

@@ -37,9 +37,11 @@ from ..training.report import LOG_FILE
 from .card import write_card
 from .conditioning_images import IMAGE_TOKENIZER, ImageLoader
 from .conditions import describe_conditions
+from .data_lines import data_lines
 from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
 from .plots import CURVES_FILE, USAGE_FILE, can_draw, draw_curves, draw_usage
 from .prior_data import CODES_FOLDER, PriorData, open_prior_data
+from .readable import read_images
 from .settings import Settings
 
 logger = logging.getLogger("imgtf")
@@ -61,14 +63,18 @@ def train_tokenizer(
     augmentation, recipe = settings.part(AugmentationConfig), settings.part(TokenizerRecipe)
     _check_free(folder, "tokenizer", resume, force)
     accelerator = make_accelerator(training, folder / "training" / "tokenizer")
-    train, held_out = open_source(data)
+    headers = read_images(*open_source(data), data, folder if accelerator.is_main_process else None)
+    train, held_out = (one.readable() for one in headers)
     check_batch(len(train), training.batch_size)
     set_seed(training.seed)
     if training.init_from and not resume:
         model = continued_tokenizer(Path(training.init_from), settings)
     else:
-        model = new_tokenizer(settings, train)
+        model = new_tokenizer(settings, headers[0])
     config = model.config
+    preset = "" if training.init_from or "image_size" in settings.explicit else settings.preset
+    for line in data_lines(headers, config.image_size, config.channels, preset):
+        logger.info("%s", line)
     with accelerator.main_process_first():  # which may download what LPIPS needs
         stage = TokenizerStage(
             model,

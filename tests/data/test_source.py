@@ -199,7 +199,10 @@ def test_metadata_with_class_folders(tmp_path, save):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"file_name": "9.png"}', r"metadata.jsonl: none of its 1 rows names an image .* line 1: no image 9.png"),
+        (
+            '{"file_name": "9.png"}',
+            r"metadata.jsonl: none of its 1 rows names an image .* line 1: no image 9.png",
+        ),
         ('{"text": "x"}', r"metadata.jsonl: no column of file names such as file_name; columns are text"),
         ("{", r"line 1 is not JSON"),
         ("[1]", r"line 1 is not a JSON object"),

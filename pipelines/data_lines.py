@@ -1,0 +1,141 @@
+"""What a data set is and how a run reads it, in at most five lines: for the start of training and the model card."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from ..data.findings import Findings
+from ..data.image import GREY_MODES
+from ..data.probe import Header, Headers, colour_fraction
+from ..data.sizes import MAX_ASPECT, extreme_shapes, smaller_than, typical_side
+from .settings import load_presets
+
+NAMED = 3
+"""Images named per line."""
+FAR = 2
+"""A preset is named where the images have at least this many times the side that they are trained at."""
+
+
+def data_lines(headers: Sequence[Headers], size: int, channels: int, preset: str = "") -> list[str]:
+    """Return at most five lines about the images of a run.
+
+    Args:
+        headers: of the training images, then of the held-out images.
+        size: side of the images in training, in pixels.
+        channels: channels in training.
+        preset: preset whose size the run uses; "" if the user set the size.
+    """
+    train, findings = headers[0], headers[0].source.findings
+    lines = [
+        _files(findings, headers),
+        _labels(findings),
+        _sizes(train, size),
+        _unusual(headers, size, channels),
+        preset and other_preset(typical_side(train), size, preset),
+    ]
+    return [line for line in lines if line]
+
+
+def other_preset(side: int, size: int, preset: str) -> str:
+    """Return a line that names the preset for images of a side, or "" if the run's size fits them."""
+    fitting = fitting_preset(side)
+    if side < FAR * size or preset_size(fitting) <= size:
+        return ""
+    return (
+        f"data: the images have {side} px, the preset {preset} trains at {size} px; "
+        f"--preset {fitting} ({preset_size(fitting)} px) fits"
+    )
+
+
+def fitting_preset(side: int) -> str:
+    """Return the largest preset whose images are no larger than a side, or the smallest preset."""
+    sizes = {name: preset_size(name) for name in load_presets("tokenizer")}
+    return max(
+        (name for name in sizes if sizes[name] <= side), key=sizes.__getitem__, default=next(iter(sizes))
+    )
+
+
+def preset_size(name: str) -> int:
+    """Return the image size of a tokenizer preset, in pixels."""
+    return int(load_presets("tokenizer")[name]["image_size"])
+
+
+def shorten(where: str, source: str) -> str:
+    """Return the path of an image inside its folder; other names are returned as they are."""
+    prefix = os.path.join(source, "")
+    return where.removeprefix(prefix)
+
+
+def named(names: Iterable[str], count: int | None = None) -> str:
+    """Return the first names, and how many more there are."""
+    names = list(names)
+    more = (len(names) if count is None else count) - min(len(names), NAMED)
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _files(findings: Findings, headers: Sequence[Headers]) -> str:
+    train, held_out = (len(one.readable()) for one in headers)
+    text = f"data: {findings.source or headers[0].source.name}"
+    text += f" ({findings.layout})" if findings.layout else ""
+    text += f": {findings.found or train + held_out:,} images, {train:,} for training, {held_out:,} held out"
+    reasons = [f"{one.count:,} {one.why}" for one in findings.left_out]
+    broken = sum(len(one.broken) for one in headers)
+    reasons += [f"{broken:,} cannot be read"] if broken else []
+    return text + (f"; left out: {', '.join(reasons)}" if reasons else "")
+
+
+def _labels(findings: Findings) -> str:
+    rows = sum(split.rows for split in findings.splits)
+    captions = sum(split.captions for split in findings.splits)
+    parts = []
+    if findings.class_names:
+        sizes = [sum(counts) for counts in zip(*(s.class_counts for s in findings.splits), strict=True)]
+        unlabelled = sum(split.unlabelled for split in findings.splits)
+        each = (
+            f"{min(sizes):,} to {max(sizes):,} images"
+            if min(sizes) < max(sizes)
+            else f"{min(sizes):,} images"
+        )
+        parts.append(f"{len(sizes):,} classes of {each}")
+        parts += [f"{unlabelled:,} unlabelled"] if unlabelled else []
+    if captions:
+        parts.append(f"{captions:,} captions" + (f", {rows - captions:,} without" if rows > captions else ""))
+    return f"data: {', '.join(parts)}" if parts else ""
+
+
+def _sizes(headers: Headers, size: int) -> str:
+    low, high = (pick(headers.found, key=lambda h: h.width * h.height) for pick in (min, max))
+    sizes = f"{low.width}x{low.height}"
+    if (low.width, low.height) != (high.width, high.height):
+        sizes += f" to {high.width}x{high.height}, typical side {typical_side(headers)}"
+    read = "" if headers.complete else f" in {headers.total:,} of {len(headers.source):,} headers"
+    return f"data: {sizes} px{read}, trained at {size}x{size} px"
+
+
+def _unusual(headers: Sequence[Headers], size: int, channels: int) -> str:
+    """Images that the run changes: enlarged, cut, first frame only, converted."""
+    grey = channels == 1 and colour_fraction(headers[0]) > 0
+    parts = [
+        _some(headers, lambda one: smaller_than(one, size), f"smaller than {size} px are enlarged"),
+        _some(headers, extreme_shapes, f"longer than {MAX_ASPECT:g}:1 lose all but the centre square"),
+        _some(headers, _animated, "have several frames, only the first is used"),
+        _some(headers, _coloured, "in colour become grey") if grey else "",
+    ]
+    parts = [part for part in parts if part]
+    return f"data: {'; '.join(parts)}" if parts else ""
+
+
+def _some(headers: Sequence[Headers], choose: Callable[[Headers], list[Header]], what: str) -> str:
+    chosen = [(one, header) for one in headers for header in choose(one)]
+    names = [shorten(one.where(header), one.source.name) for one, header in chosen[:NAMED]]
+    total = sum(one.total for one in headers)
+    return f"{len(chosen):,} of {total:,} {what}: {named(names, len(chosen))}" if chosen else ""
+
+
+def _animated(headers: Headers) -> list[Header]:
+    return [header for header in headers.found if header.animated]
+
+
+def _coloured(headers: Headers) -> list[Header]:
+    return [header for header in headers.found if header.mode not in GREY_MODES]

@@ -1,0 +1,153 @@
+"""What `tokenizer train` says about its images, the size that it takes, and broken images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from imgtf.pipelines.data_lines import fitting_preset, other_preset
+from imgtf.pipelines.readable import LIST_FILE
+
+from .conftest import run
+
+TINY = ["--steps", "1", "--batch-size", "8", "--width", "8", "--latent-width", "16", "--norm-groups", "4"]
+
+
+def write(
+    folder: Path, count: int, size: tuple[int, int], name: str = "{:03}.png", mode: str = "RGB"
+) -> Path:
+    folder.mkdir(exist_ok=True, parents=True)
+    for i in range(count):
+        pixels = np.random.RandomState(i).randint(0, 256, (size[1], size[0], 3), np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / name.format(i))
+    return folder
+
+
+def trained(folder: Path, data: Path, capsys: Any, *options: str) -> tuple[dict[str, Any], list[str]]:
+    """The configuration of a tokenizer trained for a step, and the lines about the data."""
+    assert run("tokenizer", "train", "--data", data, "--model", folder, *TINY, *options) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("data: ")]
+    return json.loads((folder / "tokenizer" / "config.json").read_text()), lines
+
+
+@pytest.mark.parametrize(("outlier", "count"), [((5, 5), 1), ((3, 90), 2), ((1, 1), 3)])
+def test_a_few_small_images_do_not_decide_the_size(
+    outlier: tuple[int, int], count: int, tmp_path: Path, capsys: Any
+) -> None:
+    data = write(tmp_path / "d", 40, (64, 64))
+    write(data, count, outlier, "icon{}.png")
+    config, lines = trained(tmp_path / "m", data, capsys)
+    assert config["image_size"] == 32
+    assert len(lines) <= 5
+    text = "\n".join(lines)
+    assert f"{count} of {40 + count} smaller than 32 px are enlarged: icon" in text
+    assert ("longer than 4:1" in text) == (outlier == (3, 90))
+
+
+def test_images_smaller_than_the_preset_are_not_enlarged(tmp_path: Path, capsys: Any) -> None:
+    config, lines = trained(tmp_path / "m", write(tmp_path / "d", 20, (22, 19)), capsys)
+    assert config["image_size"] == 16
+    assert "22x19 px, trained at 16x16 px" in lines[-1]
+
+
+def test_images_below_the_factor_of_the_network_are_refused(tmp_path: Path, capsys: Any) -> None:
+    data = write(tmp_path / "d", 20, (3, 9))
+    assert run("tokenizer", "train", "--data", data, "--model", tmp_path / "m", *TINY) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "most images have a side of 3 px, less than the network's factor 4; pass --image-size" in error
+
+
+def test_the_preset_that_fits_is_named(tmp_path: Path, capsys: Any) -> None:
+    data = write(tmp_path / "d", 12, (128, 150))
+    _, lines = trained(tmp_path / "m", data, capsys)
+    assert "--preset small (64 px) fits" in lines[-1]
+    _, lines = trained(tmp_path / "n", data, capsys, "--image-size", "32")
+    assert "--preset" not in "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "preset", "named"),
+    [
+        (128, 32, "tiny", "--preset small (64 px)"),
+        (600, 32, "tiny", "--preset base (256 px)"),
+        (600, 64, "small", "--preset base (256 px)"),
+        (128, 64, "small", ""),
+        (40, 32, "tiny", ""),
+        (64, 32, "tiny", "--preset small (64 px)"),
+    ],
+)
+def test_presets_by_the_side_of_the_images(side: int, size: int, preset: str, named: str) -> None:
+    line = other_preset(side, size, preset)
+    assert named in line
+    assert bool(line) == bool(named)
+
+
+def test_the_smallest_preset_fits_the_smallest_images() -> None:
+    assert [fitting_preset(side) for side in (8, 32, 63, 64, 1000)] == [
+        "tiny",
+        "tiny",
+        "tiny",
+        "small",
+        "base",
+    ]
+
+
+def test_labels_captions_and_animations_are_counted(tmp_path: Path, capsys: Any) -> None:
+    for name in ("cat", "dog"):
+        write(tmp_path / "d" / name, 8, (16, 16), name + "{}.png")
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "d" / "cat" / "a.gif", save_all=True, append_images=frames[1:])
+    _, lines = trained(tmp_path / "m", tmp_path / "d", capsys)
+    assert "(class folders): 17 images" in lines[0]
+    assert lines[1] == "data: 2 classes of 8 to 9 images"
+    assert "1 of 17 have several frames, only the first is used: cat/a.gif" in lines[-1]
+
+
+def break_images(data: Path, count: int) -> None:
+    for file in sorted(data.iterdir())[:count]:
+        file.write_bytes(file.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_all_broken_images_are_named_before_the_first_step(count: int, tmp_path: Path, capsys: Any) -> None:
+    data = write(tmp_path / "d", 40, (16, 16))
+    break_images(data, count)
+    assert run("tokenizer", "train", "--data", data, "--model", tmp_path / "m", *TINY) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{count} of 40 images cannot be read, more than 1 %" in error
+    listed = error if count <= 5 else (tmp_path / "m" / LIST_FILE).read_text()
+    assert all(f"{number:03}.png: " in listed for number in range(count))
+    assert (str(tmp_path / "m" / LIST_FILE) in error) == (count > 5)
+
+
+def test_one_broken_image_is_left_out_and_named_once(tmp_path: Path, capsys: Any) -> None:
+    data = write(tmp_path / "d", 40, (16, 16))
+    break_images(data, 1)
+    assert run("tokenizer", "train", "--data", data, "--model", tmp_path / "m", *TINY, "--steps", "8") == 0
+    log = capsys.readouterr().err
+    assert log.count("000.png") == 1
+    assert "1 of 40 images cannot be read and are left out: " in log
+    assert "left out: 1 cannot be read" in log
+    command = ["tokenizer", "train", "--data", data, "--model", tmp_path / "n", "--bad-images", "fail", *TINY]
+    assert run(*command) == 1
+    assert "000.png" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_grey_data_set_with_one_colour_image_stays_grey(tmp_path: Path, capsys: Any) -> None:
+    data = write(tmp_path / "d", 120, (16, 16), mode="L")
+    write(data, 1, (16, 16), "logo{}.png")
+    config, lines = trained(tmp_path / "m", data, capsys)
+    assert config["channels"] == 1
+    assert "1 of 121 in colour become grey: logo0.png" in lines[-1]
+
+
+def test_a_resumed_run_does_not_advise_another_preset(tmp_path: Path, capsys: Any) -> None:
+    data = write(tmp_path / "d", 12, (64, 64))
+    trained(tmp_path / "m", data, capsys)
+    assert run("tokenizer", "train", "--model", tmp_path / "m", "--resume", "--steps", "2") == 0
+    assert "--preset" not in capsys.readouterr().err
