@@ -114,6 +114,8 @@ def _note_other_files(root: Path, files: Sequence[File], used: set[str], notes: 
     images = image_suffixes() | OTHER_IMAGE_SUFFIXES | set(PLUGINS)
     others = [file for file in files if file.suffix not in images and file.path not in used]
     notes.other_files = dict(Counter(file.suffix or file.name for file in others))
+    if archives := [file.path for file in others if file.suffix in ARCHIVE_SUFFIXES]:
+        notes.warn(f"{root}: {len(archives)} archives are not read: {some(archives)}")
     if notes.other_files:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in notes.other_files.items())
         notes.info(f"{root}: other files are not read: {kinds}")

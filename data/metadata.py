@@ -115,9 +115,9 @@ class _FileReader:
     def _file_column(self, rows: list[Row]) -> str | None:
         """The column of file names: the first by name whose values are images, else the first by name."""
         columns = dict.fromkeys(key for _, row in rows for key in row)
-        known = sorted(
-            (c for c in columns if plain(c) in FILE_COLUMNS), key=lambda c: FILE_COLUMNS.index(plain(c))
-        )
+        known = [c for c in columns if plain(c) in FILE_COLUMNS]
+        known = [c for c in known if not any(isinstance(row.get(c), (dict, list, bytes)) for _, row in rows)]
+        known.sort(key=lambda column: FILE_COLUMNS.index(plain(column)))
         matching = (c for c in known if any(self._names_image(row.get(c)) for _, row in rows))
         return next(matching, known[0] if known else None)
 
