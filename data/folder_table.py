@@ -63,7 +63,7 @@ def _columns(root: Path, rows: Sequence[ImageRow]) -> tuple[Any, Features]:
 
     keys = sorted({key for row in rows for key in row.values} - {"image"})
     columns: dict[str, Any] = {}
-    images = {"image": [str(root / row.path) for row in rows]}
+    images: dict[str, list[str | None]] = {"image": [str(root / row.path) for row in rows]}
     for key in keys:
         values = [row.values.get(key) for row in rows]
         if key.endswith(OTHER_IMAGE):

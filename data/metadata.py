@@ -12,7 +12,7 @@ from ..errors import DataError
 from .files import File
 from .findings import Notes, some
 from .image_index import Ambiguous, ImageIndex
-from .labels import LABEL_NAMES
+from .labels import LABEL_NAMES, NotALabel, class_name
 from .metadata_files import FILE_COLUMNS, SUFFIXES, Row, names_files, plain, read_rows
 from .splits import split_in_stem, split_word
 
@@ -107,10 +107,11 @@ class _FileReader:
             self.unused.append(str(error))
             return []
 
-    def _no_metadata(self, reason: str) -> None:
+    def _no_metadata(self, reason: str) -> list[Entry] | None:
         if is_metadata(self.file):
             raise DataError(f"{self.path}: {reason}")
         self.unused.append(f"{self.file.path} ({reason})")
+        return None
 
     def _file_column(self, rows: list[Row]) -> str | None:
         """The column of file names: the first by name whose values are images, else the first by name."""
@@ -201,14 +202,21 @@ def _merge(earlier: list[Values], values: Values) -> bool:
 
 def _check_label(path: Path, metadata: Metadata, entry: Entry) -> None:
     """Raise DataError if an image has two labels."""
-    for key, value in entry.values.items():
-        if plain(key) in LABEL_NAMES and value is not None:
-            others = [row[key] for row in metadata.rows[entry.path] if row.get(key) is not None]
-            if differing := [other for other in others if str(other) != str(value)]:
-                raise DataError(
-                    f"{path}: {entry.where}: {entry.path} has the {key} {value!r}, another row says {differing[0]!r}; "
-                    f"give each image one, or move the file out of the folder"
-                )
+    for key in (key for key in entry.values if plain(key) in LABEL_NAMES):
+        label = _label(entry.values[key])
+        others = {_label(row.get(key)) for row in metadata.rows[entry.path]} - {None, label}
+        if label is not None and others:
+            raise DataError(
+                f"{path}: {entry.where}: {entry.path} has the {key} {label!r}, another row says {others.pop()!r}; "
+                f"give each image one, or move the file out of the folder"
+            )
+
+
+def _label(value: Any) -> str | None:
+    try:
+        return class_name(value)
+    except NotALabel:
+        return str(value)
 
 
 def _agree(one: Values, other: Values) -> bool:

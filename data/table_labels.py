@@ -56,7 +56,7 @@ def table_labels(
         assert len(names) == len(table)
     if not classes:
         return (), [None] * len(tables)
-    return classes, [np.array([index.get(n, -1) for n in names], np.int64) for names in splits]  # type: ignore[arg-type]
+    return classes, [np.array([index.get(n, -1) for n in names], np.int64) for names in splits]
 
 
 def _names(table: Dataset, column: str | None) -> list[str | None]:
