@@ -16,7 +16,7 @@ from .metadata_files import read_text
 
 TEXT_NAMES = (
     "text", "caption", "captions", "prompt", "description", "texts", "prompts", "sentence", "sentences",
-    "descriptions",
+    "descriptions", "comment",
 )  # fmt: skip
 """Columns and keys that hold captions, in order of preference."""
 SUFFIXES = (".txt", ".caption", ".json", ".cls")

@@ -51,6 +51,8 @@ def find_columns(features: Mapping[str, Any], data: DataConfig, where: str, note
         named["label"] or _label_column(features, where, notes),
         named["text"] or _text_column(features, where, notes),
     )
+    if columns.text and _is_list(features[columns.text]):
+        notes.info(f"{where}: of several captions in {columns.text!r}, the first is used")
     used = {columns.image, columns.label, columns.text}
     if unused := [name for name in features if name not in used and not _is_image(name, features[name])]:
         notes.info(f"{where}: columns that are not used: {', '.join(unused)}")
@@ -226,6 +228,10 @@ def _text_column(features: Mapping[str, Any], where: str, notes: Notes) -> str |
         if _dtype(feature, NUMBERS + TEXTS) or _dtype(getattr(feature, "feature", None), TEXTS)
     ]
     return _first(_by_name(known, TEXT_NAMES), "text", where, notes)
+
+
+def _is_list(feature: Any) -> bool:
+    return isinstance(feature, list) or hasattr(feature, "feature")
 
 
 def _by_name(names: Iterable[str], order: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ from .folder_table import ImageRow, build_tables
 from .labels import LABEL_NAMES, in_order
 from .metadata import Metadata, read_metadata
 from .metadata_files import SUFFIXES as METADATA_SUFFIXES
-from .metadata_files import plain
+from .metadata_files import names_files, plain
 from .splits import is_train, split_level, split_word
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def open_folder(root: Path, files: list[File], notes: Notes) -> dict[str, Datase
     images = images_of(root, files, notes)
     sidecars = read_sidecars(root, files, images, notes)
     shards = _shards(files, images)
-    candidates = _metadata_candidates(files, sidecars, shards)
+    candidates = _metadata_candidates(root, files, sidecars, shards)
     metadata = read_metadata(root, candidates, images, notes)
     _note_other_files(root, files, {*sidecars.files, *metadata.files, *shards}, notes)
     images = _without_conditioning_images(root, images, metadata, notes)
@@ -51,6 +51,8 @@ def open_folder(root: Path, files: list[File], notes: Notes) -> dict[str, Datase
     rows = {name: _rows(members, metadata, captions) for name, members in splits.items()}
     labels = _labels(root, splits, metadata, sidecars, shards, notes)
     _note_images_without_row(root, kept, metadata, notes)
+    notes.layout += "".join(f", {file}" for file in metadata.files[:3])
+    notes.layout += ", captions next to the images" if captions else ""
     return build_tables(root, rows, labels, in_order(labels.values()))
 
 
@@ -104,10 +106,14 @@ def _shards(files: Sequence[File], images: Sequence[str]) -> dict[str, str]:
     return {path: match[1] for path, match in matches.items() if match and match[1] in folders}
 
 
-def _metadata_candidates(files: Sequence[File], sidecars: Sidecars, shards: dict[str, str]) -> list[File]:
+def _metadata_candidates(
+    root: Path, files: Sequence[File], sidecars: Sidecars, shards: dict[str, str]
+) -> list[File]:
     """Files that may name images. The tables of img2dataset only if no captions lie next to the images."""
     known = sidecars.files | {path for path in shards if sidecars.captions or path.endswith(".json")}
-    return [file for file in files if file.suffix in METADATA_SUFFIXES and file.path not in known]
+    others = [file for file in files if file.path not in known]
+    tables = [file for file in others if file.suffix == ".txt" and names_files(root / file.path)]
+    return [file for file in others if file.suffix in METADATA_SUFFIXES] + tables
 
 
 def _note_other_files(root: Path, files: Sequence[File], used: set[str], notes: Notes) -> None:

@@ -59,7 +59,7 @@ def read_metadata(root: Path, files: Sequence[File], images: Iterable[str], note
     Raises:
         DataError: a file or a row cannot be read with certainty.
     """
-    index, metadata, unused = ImageIndex(images), Metadata(), []
+    index, metadata, unused = ImageIndex(images if files else ()), Metadata(), []
     for file in sorted(files, key=lambda file: not is_metadata(file)):
         reader = _FileReader(root, file, index, notes)
         if entries := reader.entries():
@@ -159,7 +159,7 @@ class _FileReader:
         if self.missing:
             self.notes.missing += self.missing
             self.notes.warn(
-                f"{len(self.missing)} of {count} rows name files that do not exist and are left out: "
+                f"{self.path}: {len(self.missing)} of {count} rows name files that do not exist and are left out: "
                 f"{some(self.missing)}"
             )
 

@@ -45,11 +45,13 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def names_files(path: Path) -> bool:
-    """Return whether the first line of a CSV file has a column of file names."""
-    if path.suffix.lower() not in (".csv", ".tsv"):
+    """Return whether the first line of a CSV file, which may be called .txt, has a column of file names."""
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return False
-    first = path.read_bytes().partition(b"\n")[0].decode("utf-8", "replace")
-    return _has_file_column(first.lstrip("\ufeff").strip().split(_delimiter(first, ",")))
+    with path.open("rb") as file:
+        first = file.readline(4096).decode("utf-8-sig", "replace").strip()
+    names = first.split(_delimiter(first, ","))
+    return len(names) > 1 and _has_file_column(names)
 
 
 def read_text(path: Path) -> str:
@@ -202,6 +204,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 _READERS = {
     ".csv": _csv_rows,
     ".tsv": _csv_rows,
+    ".txt": _csv_rows,
     ".json": _json_rows,
     ".jsonl": _jsonl_rows,
     ".parquet": _parquet_rows,

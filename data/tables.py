@@ -93,12 +93,12 @@ def _tables_to_read(path: Path, suffix: str, files: list[File], notes: Notes) ->
     tables = [file for file in files if file.suffix == suffix and file.name != "metadata.parquet"]
     suffixes = image_suffixes()
     images = [file.path for file in files if file.suffix in suffixes]
-    if not tables or not images:
+    if not images and not any(file.suffix in ARCHIVE_SUFFIXES for file in files):
         return tables
     tables = [file for file in tables if _has_images(path / file.path)]
     rows = sum(_row_count(path / file.path) for file in tables)
-    if not tables:
-        return []
+    if not tables or not images:
+        return tables
     kinds = f"{rows} rows in {len(tables)} {suffix} files", f"{len(images)} image files"
     read, other = kinds if rows > len(images) else kinds[::-1]
     notes.warn(f"{path}: {read} are read; {other} in the same folder are left out")

@@ -79,8 +79,12 @@ class TextLoader(ConditionLoader):
 
     @classmethod
     def missing(cls, run: RunData) -> str:
-        found = any(run.train.text(i) for i in range(min(100, len(run.train))))
-        return "" if found else "the images have no captions; see --text-column"
+        if any(split.captions for split in run.train.findings.splits[:1]):
+            return ""
+        return (
+            "the images have no captions: name their column with --text-column, or add a metadata.csv, or .txt files "
+            "next to the images"
+        )
 
     @classmethod
     def from_run(cls, run: RunData) -> TextLoader:

@@ -312,6 +312,44 @@ def test_archives_among_images_are_said(images, caplog):
     assert train.findings.other_files == {".zip": 1}
 
 
+def test_tar_shards_with_their_tables_are_refused(tmp_path):
+    for i in range(2):
+        (tmp_path / f"0000{i}.tar").write_bytes(b"")
+        datasets.Dataset.from_dict({"key": ["a"], "caption": ["b"]}).to_parquet(tmp_path / f"0000{i}.parquet")
+    with pytest.raises(DataError, match="2 archives and no images: unpack them first"):
+        opened(tmp_path)
+
+
+def test_a_table_in_a_txt_file(images):
+    root = images("Images/a.jpg", "Images/b.jpg")
+    (root / "captions.txt").write_text('image,caption\na.jpg,one\na.jpg,"two, three"\nb.jpg,four\n')
+    (root / "readme.txt").write_text("images, captions and more")
+    train, _ = opened(root)
+    assert texts(train) == ["one", "two, three", "four"]
+    assert train.findings.layout == "image files, captions.txt"
+    (root / "results.csv").write_text("image_name| comment_number| comment\na.jpg| 0| x\nb.jpg| 0| y\n")
+    (root / "captions.txt").unlink()
+    assert texts(opened(root)[0]) == ["x", "y"]
+
+
+def test_a_list_of_captions_in_a_table(tmp_path, caplog):
+    table = rows_of_images(2).add_column("captions", [["a", "b"], []])
+    table.to_parquet(tmp_path / "x.parquet")
+    with caplog.at_level("INFO", "imgtf"):
+        train, _ = opened(tmp_path / "x.parquet")
+    assert texts(train) == ["a", None]
+    assert "of several captions in 'captions', the first is used" in caplog.text
+
+
+def test_metadata_in_each_split(images, caplog):
+    root = images("train/0.png", "train/1.png", "test/0.png")
+    (root / "train" / "metadata.csv").write_text("file_name,label\n0.png,a\n1.png,b\n2.png,b\n")
+    (root / "test" / "metadata.csv").write_text("file_name\n0.png\n")
+    train, held_out = opened(root)
+    assert (named(train), named(held_out)) == (["a", "b"], [None])
+    assert train.findings.missing == ("train/metadata.csv line 4: no image 2.png",)
+
+
 def test_a_metadata_file_as_the_data_set(images):
     root = images("0.png")
     (root / "metadata.csv").write_text("file_name,text\n0.png,x\n")
