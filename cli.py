@@ -13,6 +13,7 @@ import click
 from .commands.reporting import FAILED, failure
 
 COMMANDS = {
+    "data": ("data.data", "Show what would be trained on, before any training."),
     "tokenizer": ("tokenizer.tokenizer", "Stage one: encode images to grids of tokens and decode them."),
     "prior": ("prior.prior", "Stage two: learn the distribution of the token grids."),
     "sample": ("sample.sample", "Sample images."),

@@ -103,6 +103,7 @@ def settings_options(
     owner: str | None = None,
     defaults: Mapping[str, str] = {},
     common: bool = True,
+    but: tuple[str, ...] = (),
 ) -> Callable[[F], F]:
     """Add an option for every field of the configuration classes.
 
@@ -111,12 +112,13 @@ def settings_options(
         owner: where the defaults come from, such as "the model's".
         defaults: defaults in words, by option, where the command has its own.
         common: False leaves all of them to `--help-all`.
+        but: fields that are no options of the command.
     """
     preset_keys = {key for preset in load_presets(stage).values() for key in preset} if stage else set()
 
     def decorate(function: F) -> F:
         for cls in reversed(classes):
-            names = option_names(cls)
+            names = set(option_names(cls)) - set(but)
             for field in reversed([f for f in dataclasses.fields(cls) if f.name in names]):
                 default = "preset" if field.name in preset_keys else _default(field)
                 text = defaults.get(field.name, owner or default)

@@ -6,10 +6,10 @@ N: images whose headers were read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,11 +19,13 @@ from .decode import TRUNCATED, BadImage
 from .image import GREY_MODES, is_deep, is_rotated
 from .source import ImageSource
 
+T, R = TypeVar("T"), TypeVar("R")
 MOST_HEADERS = 20_000
 """Headers read of a larger data set: evenly spaced images."""
 DECODED_PIXELS = 20e6
 """A data set of fewer pixels is decoded whole, which finds every broken image (about 0.3 s)."""
-THREADS = 8
+THREADS, BLOCK = 8, 32
+"""Threads that read files, and files per task."""
 MIN_FRACTION = 0.01
 """Fewer colour or 16-bit images than this do not decide about channels and bit depth."""
 
@@ -104,18 +106,25 @@ def read_headers(source: ImageSource, everything: bool = False) -> Headers:
     """
     count = len(source) if everything else min(len(source), MOST_HEADERS)
     rows = (np.arange(count) * len(source) // max(count, 1)).tolist()
-    with ThreadPoolExecutor(THREADS) as threads:
-        results = list(threads.map(lambda row: _header(source, row), rows))
-        good = [result for result in results if isinstance(result, Header)]
-        small = sum(header.width * header.height for header in good) <= DECODED_PIXELS
-        if everything or small:
-            results = list(threads.map(lambda r: _decoded(source, r), results))
+    results = in_threads(lambda row: _header(source, row), rows)
+    small = sum(r.width * r.height for r in results if isinstance(r, Header)) <= DECODED_PIXELS
+    if everything or small:
+        results = in_threads(lambda result: _decoded(source, result), results)
     found = tuple(result for result in results if isinstance(result, Header))
     pairs = zip(rows, results, strict=True)
     broken = tuple((row, result) for row, result in pairs if isinstance(result, BadImage))
     if broken and not found:
         raise DataError(f"{source.name}: no image can be read ({broken[0][1]})")
     return Headers(source, found, broken, count)
+
+
+def in_threads(function: Callable[[T], R], values: Sequence[T]) -> list[R]:
+    """Return the results of a function that reads files, in order."""
+    blocks = [values[i : i + BLOCK] for i in range(0, len(values), BLOCK)]
+    with ThreadPoolExecutor(THREADS) as threads:
+        return [
+            result for block in threads.map(lambda b: [function(v) for v in b], blocks) for result in block
+        ]
 
 
 def count_channels(headers: Headers) -> int:
@@ -133,6 +142,11 @@ def bit_depth(headers: Headers) -> int:
     """Return 16 if at least 1 % of the images have a grey mode of more than 8 bits, else 8."""
     deep = sum(header.bits > 8 and header.mode in GREY_MODES for header in headers.found)
     return 16 if deep / len(headers.found) >= MIN_FRACTION else 8
+
+
+def used_bits(values: Iterable[int]) -> int:
+    """Return the bits that the largest values of 16-bit images need, at least 8."""
+    return max(8, int(max(values, default=0)).bit_length())
 
 
 def _header(source: ImageSource, row: int) -> Header | BadImage:

@@ -5,36 +5,47 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
+
 from ..data.findings import Findings
-from ..data.image import GREY_MODES
-from ..data.probe import Header, Headers, colour_fraction
+from ..data.image import DEEP_MODES, GREY_MODES
+from ..data.probe import Header, Headers, colour_fraction, used_bits
 from ..data.sizes import MAX_ASPECT, extreme_shapes, smaller_than, typical_side
+from ..tokenizer.config import TokenizerConfig
 from .settings import load_presets
 
 NAMED = 3
 """Images named per line."""
+MOST_UNUSED = 14
+"""16-bit images that need at most this many bits use a quarter of their range or less."""
+RANGE_SAMPLE = 32
+"""16-bit images that are decoded to find the range of their values."""
 FAR = 2
 """A preset is named where the images have at least this many times the side that they are trained at."""
 
 
-def data_lines(headers: Sequence[Headers], size: int, channels: int, preset: str = "") -> list[str]:
+def data_lines(headers: Sequence[Headers], config: TokenizerConfig, preset: str = "") -> list[str]:
     """Return at most five lines about the images of a run.
 
     Args:
         headers: of the training images, then of the held-out images.
-        size: side of the images in training, in pixels.
-        channels: channels in training.
+        config: of the tokenizer that is trained.
         preset: preset whose size the run uses; "" if the user set the size.
     """
     train, findings = headers[0], headers[0].source.findings
+    size = config.image_size
+    hints = [
+        preset and other_preset(typical_side(train), size, preset),
+        range_line(used_bits(_largest_values(train))) if config.bit_depth == 16 else "",
+    ]
     lines = [
         _files(findings, headers),
         _labels(findings),
         _sizes(train, size),
-        _unusual(headers, size, channels),
-        preset and other_preset(typical_side(train), size, preset),
+        _unusual(headers, size, config.channels),
+        "; ".join(hint for hint in hints if hint),
     ]
-    return [line for line in lines if line]
+    return [f"data: {line}" for line in lines if line]
 
 
 def other_preset(side: int, size: int, preset: str) -> str:
@@ -43,8 +54,18 @@ def other_preset(side: int, size: int, preset: str) -> str:
     if side < FAR * size or preset_size(fitting) <= size:
         return ""
     return (
-        f"data: the images have {side} px, the preset {preset} trains at {size} px; "
+        f"the images have {side} px, the preset {preset} trains at {size} px; "
         f"--preset {fitting} ({preset_size(fitting)} px) fits"
+    )
+
+
+def range_line(used: int) -> str:
+    """Return a line about 16-bit images whose values need only `used` bits, or "" where they need 15 or 16."""
+    if used > MOST_UNUSED:
+        return ""
+    return (
+        f"the 16-bit images have values up to {2**used - 1:,} ({used} bits) of 65,535 and look black; multiply them by "
+        f"{2 ** (16 - used):,} to use the whole range"
     )
 
 
@@ -76,7 +97,7 @@ def named(names: Iterable[str], count: int | None = None) -> str:
 
 def _files(findings: Findings, headers: Sequence[Headers]) -> str:
     train, held_out = (len(one.readable()) for one in headers)
-    text = f"data: {findings.source or headers[0].source.name}"
+    text = f"{findings.source or headers[0].source.name}"
     text += f" ({findings.layout})" if findings.layout else ""
     text += f": {findings.found or train + held_out:,} images, {train:,} for training, {held_out:,} held out"
     reasons = [f"{one.count:,} {one.why}" for one in findings.left_out]
@@ -101,7 +122,7 @@ def _labels(findings: Findings) -> str:
         parts += [f"{unlabelled:,} unlabelled"] if unlabelled else []
     if captions:
         parts.append(f"{captions:,} captions" + (f", {rows - captions:,} without" if rows > captions else ""))
-    return f"data: {', '.join(parts)}" if parts else ""
+    return ", ".join(parts)
 
 
 def _sizes(headers: Headers, size: int) -> str:
@@ -110,7 +131,7 @@ def _sizes(headers: Headers, size: int) -> str:
     if (low.width, low.height) != (high.width, high.height):
         sizes += f" to {high.width}x{high.height}, typical side {typical_side(headers)}"
     read = "" if headers.complete else f" in {headers.total:,} of {len(headers.source):,} headers"
-    return f"data: {sizes} px{read}, trained at {size}x{size} px"
+    return f"{sizes} px{read}, trained at {size}x{size} px"
 
 
 def _unusual(headers: Sequence[Headers], size: int, channels: int) -> str:
@@ -123,7 +144,7 @@ def _unusual(headers: Sequence[Headers], size: int, channels: int) -> str:
         _some(headers, _coloured, "in colour become grey") if grey else "",
     ]
     parts = [part for part in parts if part]
-    return f"data: {'; '.join(parts)}" if parts else ""
+    return "; ".join(parts)
 
 
 def _some(headers: Sequence[Headers], choose: Callable[[Headers], list[Header]], what: str) -> str:
@@ -131,6 +152,13 @@ def _some(headers: Sequence[Headers], choose: Callable[[Headers], list[Header]],
     names = [shorten(one.where(header), one.source.name) for one, header in chosen[:NAMED]]
     total = sum(one.total for one in headers)
     return f"{len(chosen):,} of {total:,} {what}: {named(names, len(chosen))}" if chosen else ""
+
+
+def _largest_values(headers: Headers) -> list[int]:
+    """The largest value of a few images of more than 8 bits."""
+    deep = [header for header in headers.found if header.bits > 8 and header.mode in DEEP_MODES - {"F"}]
+    step = max(1, len(deep) // RANGE_SAMPLE)
+    return [int(np.asarray(headers.source.image(header.row)).max()) for header in deep[::step]]
 
 
 def _animated(headers: Headers) -> list[Header]:

@@ -23,7 +23,12 @@ from .settings import Settings, option_names
 
 
 def new_tokenizer(settings: Settings, headers: Headers) -> Tokenizer:
-    """A tokenizer with random weights; what the user did not set follows the data.
+    """A tokenizer with random weights, whose sizes follow the data. Raises as `tokenizer_config`."""
+    return Tokenizer(tokenizer_config(settings, headers))
+
+
+def tokenizer_config(settings: Settings, headers: Headers) -> TokenizerConfig:
+    """The configuration of a new tokenizer; what the user did not set follows the data.
 
     Channels and bit depth are those of the images. The image size is the preset's, or the typical side of the images
     where that is smaller: enlarging most images would only cost time.
@@ -40,7 +45,7 @@ def new_tokenizer(settings: Settings, headers: Headers) -> Tokenizer:
     config = settings.part(TokenizerConfig, **fixed)
     if "image_size" not in settings.explicit:
         fixed["image_size"] = _image_size(config, headers)
-    return Tokenizer(settings.part(TokenizerConfig, **fixed))
+    return settings.part(TokenizerConfig, **fixed)
 
 
 def _image_size(config: TokenizerConfig, headers: Headers) -> int:

@@ -73,7 +73,7 @@ def train_tokenizer(
         model = new_tokenizer(settings, headers[0])
     config = model.config
     preset = "" if training.init_from or "image_size" in settings.explicit else settings.preset
-    for line in data_lines(headers, config.image_size, config.channels, preset):
+    for line in data_lines(headers, config, preset):
         logger.info("%s", line)
     with accelerator.main_process_first():  # which may download what LPIPS needs
         stage = TokenizerStage(
