@@ -111,7 +111,8 @@ def _metadata_candidates(
 ) -> list[File]:
     """Files that may name images. The tables of img2dataset only if no captions lie next to the images."""
     known = sidecars.files | {path for path in shards if sidecars.captions or path.endswith(".json")}
-    others = [file for file in files if file.path not in known]
+    # A sample submission of Kaggle has placeholders for labels.
+    others = [file for file in files if file.path not in known and "submission" not in file.name.lower()]
     tables = [file for file in others if file.suffix == ".txt" and names_files(root / file.path)]
     return [file for file in others if file.suffix in METADATA_SUFFIXES] + tables
 

@@ -22,8 +22,7 @@ UNLABELLED_FOLDERS = frozenset({"unlabeled", "unlabelled"})
 _GENERIC = "images image imgs img photos pictures pics data jpg jpeg png all"
 GENERIC = frozenset(_GENERIC.split()) | UNLABELLED_FOLDERS
 """A folder with one of these names is not a class if it is the only folder."""
-_WHOLE = re.compile(r"-?\d+\.0+")
-_ZERO_OR_WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0+)?")
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
 
 
 class NotALabel(ValueError):
@@ -67,11 +66,14 @@ def class_names(values: Iterable[Any]) -> dict[Hashable, str | None]:
 
     Texts such as `3.0`, which CSV files have for numbers with gaps, are numbers if all values are. The values -1 and
     1 alone are two classes, not "no label" and one class.
+
+    Raises:
+        NotALabel: numbers that are not whole, or lists.
     """
     different = set(values)
     names = {value: class_name(value) for value in different}
     texts = [value.strip() for value in different if isinstance(value, str) and value.strip() not in NO_LABEL]
-    if any(map(_WHOLE.fullmatch, texts)) and all(map(_ZERO_OR_WHOLE.fullmatch, texts)):
+    if any("." in text for text in texts) and all(map(_NUMBER.fullmatch, texts)):
         names |= {
             value: class_name(float(value)) for value in different if names[value] and isinstance(value, str)
         }

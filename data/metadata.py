@@ -85,6 +85,7 @@ class _FileReader:
         """Return the matched rows; None for a file that is not metadata of these images."""
         rows = self._rows()
         if not rows:
+            self.unused += [] if self.unused else [f"{self.file.path} (no rows)"]
             return None
         column = self._file_column(rows)
         if column is None:

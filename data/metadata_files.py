@@ -165,11 +165,16 @@ def _json_line(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _object_rows(path: Path, content: Any) -> Iterator[Row]:
-    """Rows of a JSON file: a list of objects, COCO, columns as lists, or file name -> caption or object."""
+    """Rows of a JSON file.
+
+    A list of objects or of pairs (file name, label); COCO; columns as lists; file name -> caption, label or object.
+    """
     if is_coco(content):
         return coco_rows(path, content)
     if isinstance(content, dict) and len(content) == 1 and isinstance(next(iter(content.values())), list):
         content = next(iter(content.values()))  # {"data": [...]}
+    if isinstance(content, list) and content and all(map(_is_pair, content)):  # dataset.json of StyleGAN
+        content = [{"file_name": name, "label": label} for name, label in content]
     if isinstance(content, dict) and content and all(isinstance(v, list) for v in content.values()):
         content = _from_columns(path, content)
     elif isinstance(content, dict):
@@ -186,10 +191,15 @@ def _from_columns(path: Path, columns: dict[str, list[Any]]) -> list[dict[str, A
 
 
 def _by_name(path: Path, content: dict[str, Any]) -> Iterator[Row]:
-    if not all(isinstance(value, (str, dict)) for value in content.values()):
+    if not all(value is None or isinstance(value, (str, int, float, dict)) for value in content.values()):
         raise DataError(f"{path}: not a list of objects, one per image")
     for name, value in content.items():
-        yield repr(name), {"file_name": name, **(value if isinstance(value, dict) else {"text": value})}
+        other = {"text": value} if isinstance(value, str) else {"label": value}
+        yield repr(name), {"file_name": name, **(value if isinstance(value, dict) else other)}
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:

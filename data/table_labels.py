@@ -75,7 +75,7 @@ def _names(table: Dataset, column: str | None) -> list[str | None]:
 
 def _note_unlabelled(where: str, names: list[str | None], index: dict[str, int], notes: Notes) -> None:
     if without := sum(name is None for name in names):
-        notes.warn(f"{where}: {without} of {len(names)} rows have no label; they are trained without one")
+        notes.warn(f"{where}: {without} of {len(names)} rows have no label; they are used without one")
     if unknown := [name for name in names if name is not None and name not in index]:
         notes.warn(
             f"{where}: {len(unknown)} of {len(names)} rows have classes without training images "

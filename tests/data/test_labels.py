@@ -71,7 +71,9 @@ def test_values_that_are_not_classes():
 
 def test_texts_of_whole_floats_are_numbers_if_all_are():
     assert class_names(["1.0", "0.0", "", "2.0"]) == {"1.0": "1", "0.0": "0", "": None, "2.0": "2"}
-    assert class_names(["1.0", "1.5"]) == {"1.0": "1.0", "1.5": "1.5"}  # versions, for example
+    assert class_names(["v1.0", "1.5"]) == {"v1.0": "v1.0", "1.5": "1.5"}
+    with pytest.raises(NotALabel, match="is not a whole number"):
+        class_names(["1.0", "1.5"])
     assert class_names(["01", "2.0"]) == {"01": "01", "2.0": "2.0"}
 
 

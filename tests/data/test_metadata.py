@@ -141,6 +141,30 @@ def test_forms_of_json(folder, content):
     assert texts(opened(folder)) == ["t0", "t1", "t2"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {f"{i:03}.png": i * 5 for i in range(3)},
+        {"labels": [[f"{i:03}.png", i * 5] for i in range(3)]},
+        {"file": [f"{i:03}.png" for i in range(3)], "class": [0.0, 5.0, 10.0]},
+    ],
+)
+def test_labels_in_json(folder, content):
+    (folder / "dataset.json").write_text(json.dumps(content))
+    assert opened(folder).class_names == ("0", "5", "10")
+
+
+def test_a_sample_submission_is_not_metadata(folder):
+    (folder / "sample_submission.csv").write_text("id,label\n000,0\n001,0\n")
+    assert opened(folder).class_names == ()
+
+
+def test_metadata_without_rows(folder, caplog):
+    (folder / "metadata.csv").write_text("file_name,text\n")
+    assert texts(opened(folder)) == [None] * 3
+    assert "1 files are not used as metadata: metadata.csv (no rows)" in caplog.text
+
+
 def test_json_lines_under_another_name(folder):
     rows = [{"file_name": f"{i:03}.png", "text": "a\u2028b"} for i in range(3)]
     (folder / "metadata.json").write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows))
