@@ -19,7 +19,8 @@ from .decode import TRUNCATED, BadImage
 from .image import GREY_MODES, is_deep, is_rotated
 from .source import ImageSource
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 MOST_HEADERS = 20_000
 """Headers read of a larger data set: evenly spaced images."""
 DECODED_PIXELS = 20e6

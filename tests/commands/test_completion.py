@@ -23,7 +23,7 @@ def complete(*arguments: str) -> list[str]:
 
 
 def test_commands() -> None:
-    assert complete("") == ["tokenizer", "prior", "sample", "import", "export", "bench", "info"]
+    assert complete("") == ["data", "tokenizer", "prior", "sample", "import", "export", "bench", "info"]
     assert complete("tokenizer", "e") == ["encode", "eval"]
 
 

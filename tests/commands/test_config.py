@@ -19,6 +19,7 @@ from .conftest import COMMANDS
 EVERY = pytest.mark.parametrize("path", list(COMMANDS), ids=" ".join)
 ARGUMENTS = {
     ("tokenizer", "reconstruct"): ["a.png", "--out", "out"],
+    ("data",): ["images"],
     ("import",): ["auto", "weights.pt"],
     ("export",): ["taming", "weights.safetensors"],
 }
