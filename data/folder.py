@@ -28,6 +28,7 @@ from .splits import is_train, split_level, split_word
 if TYPE_CHECKING:
     from datasets import Dataset
 
+NO_SUFFIX = "without suffix"
 _SHARD = re.compile(r"(.*\d{3,})(_stats)?\.(json|parquet)")
 """Files that img2dataset writes next to the folder of a shard: 00000.parquet, 00000_stats.json."""
 
@@ -86,7 +87,9 @@ def _no_images(root: Path, files: Sequence[File]) -> str:
         return (
             f"{root}: {len(archives)} archives and no images: unpack them first, {unpack(root / archives[0])}"
         )
-    return f"{root}: no images (such as .png, .jpg or .webp) and no parquet or arrow files in it"
+    kinds = Counter(file.suffix or NO_SUFFIX for file in files).most_common(5)
+    found = f"; it has {', '.join(f'{count} {suffix}' for suffix, count in kinds)}" if kinds else ""
+    return f"{root}: no images (such as .png, .jpg or .webp) and no parquet or arrow files in it{found}"
 
 
 def unpack(archive: Path) -> str:
@@ -120,7 +123,7 @@ def _metadata_candidates(
 def _note_other_files(root: Path, files: Sequence[File], used: set[str], notes: Notes) -> None:
     images = image_suffixes() | OTHER_IMAGE_SUFFIXES | set(PLUGINS)
     others = [file for file in files if file.suffix not in images and file.path not in used]
-    notes.other_files = dict(Counter(file.suffix or file.name for file in others))
+    notes.other_files = dict(Counter(file.suffix or NO_SUFFIX for file in others))
     if archives := [file.path for file in others if file.suffix in ARCHIVE_SUFFIXES]:
         notes.warn(f"{root}: {len(archives)} archives are not read: {some(archives)}")
     if notes.other_files:
@@ -225,7 +228,9 @@ def _labels(
     column = next((key for key in columns if plain(key) in LABEL_NAMES), None)
     if column is None:
         if len(set(labels.values())) > 1:
-            notes.read_as("class folders" if not sidecars.labels else "labels in .cls files")
+            layout = "labels in .cls files" if sidecars.labels else "class folders"
+            notes.read_as(layout)
+            notes.info(f"{root}: {layout}: {some(in_order(labels.values()), 5)}")
         return labels
     if len(set(labels.values())) > 1:
         notes.info(

@@ -158,7 +158,7 @@ class _FileReader:
             if how:
                 self.notes.info(f"{self.path}: {number} of {count} file names are matched {how}")
         if self.missing:
-            self.notes.missing += self.missing
+            self.notes.missing += dict.fromkeys(self.missing)
             self.notes.warn(
                 f"{self.path}: {len(self.missing)} of {count} rows name files that do not exist and are left out: "
                 f"{some(self.missing)}"

@@ -16,7 +16,8 @@ from .coco import coco_rows, is_coco
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 FILE_COLUMNS = (
     "file_name", "filename", "file", "image_file", "image_path", "image_name", "img_name", "img_path", "image",
-    "img", "images", "path", "file_path", "filepath", "filenames", "name", "key", "image_id", "id",
+    "img", "images", "path", "file_path", "filepath", "filenames", "imagename", "name", "key", "image_id", "imageid",
+    "id",
 )  # fmt: skip
 """Columns that name the image of a row, in order of preference."""
 BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))

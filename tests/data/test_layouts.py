@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import tarfile
 import zipfile
+from dataclasses import replace
 
 import datasets
 import pytest
 from PIL import Image
 
-from imgtf.data.config import DataConfig
+from imgtf.data.config import ConditionDataConfig, DataConfig
 from imgtf.data.source import open_source
 from imgtf.data.splits import split_in_stem, split_level, split_word
 from imgtf.errors import DataError
+from imgtf.pipelines.condition_loader import RunData
+from imgtf.pipelines.conditions import TextLoader
+from imgtf.prior.recipe import CacheRecipe
 
 
 def opened(data, **options):
@@ -208,6 +212,21 @@ def test_names_of_split_folders(images, train_name, held_out_name):
     train, held_out = opened(root)
     assert (named(train), named(held_out)) == (["a", "b"], ["a"])
     assert train.split == train_name.split("/")[-1]
+
+
+def test_folders_without_images_say_what_is_there(tmp_path):
+    for name in ("a", "b", "x.txt"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(DataError, match=r"no images .* in it; it has 2 without suffix, 1 \.txt"):
+        opened(tmp_path)
+
+
+def test_captions_of_late_images_only(images):
+    root = images(*(f"{i:03}.png" for i in range(120)))
+    run = RunData(DataConfig(), ConditionDataConfig(), CacheRecipe(), opened(root)[0], None)
+    assert "add a metadata.csv, or .txt files next to the images" in TextLoader.missing(run)
+    (root / "119.txt").write_text("a caption")
+    assert TextLoader.missing(replace(run, train=opened(root)[0])) == ""
 
 
 def test_splits_inside_of_classes(images):
