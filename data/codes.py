@@ -83,7 +83,7 @@ def write_codes(folder: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]
         if not count:
             raise DataError(f"{info.source}: no images to encode in the split {info.split!r}")
         text = json.dumps({"format": FORMAT, "rows": count, **to_dict(info)}, indent=2)
-        (partial / INFO_FILE).write_text(text + "\n")
+        (partial / INFO_FILE).write_text(text + "\n", encoding="utf-8")
         _replace(folder, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -206,7 +206,7 @@ def _read_info(path: Path) -> tuple[CodesInfo, int]:
     if not path.is_file():
         raise CheckpointError(f"{path.parent}: not a token cache ({path.name} is missing)")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         version, count = values.pop("format"), values.pop("rows")
         if version != FORMAT:
             raise CheckpointError(

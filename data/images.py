@@ -137,8 +137,10 @@ class BadImages:
         if count and self.policy == "fail":
             raise DataError(f"{next(iter(self.seen))}: repair or remove it, or use --bad-images skip")
         if count > most_bad(self.total):
+            gone = sum(bad.endswith("no such file") for bad in self.seen)
+            advice = f"{gone} were removed during the run" if gone else "repair or remove them"
             raise DataError(
-                f"{count} of {self.total} images cannot be read, more than 1 %: repair or remove them; "
+                f"{count} of {self.total} images cannot be read, more than 1 %: {advice}; "
                 f"the first is {next(iter(self.seen))}"
             )
 

@@ -20,6 +20,8 @@ from .conditions import describe_conditions
 
 ORIGIN_FILE = "origin.txt"
 """Next to imported weights: where they come from, in one line."""
+DATA_FILE = "data.txt"
+"""Next to trained weights: what the images of the run are, in a few lines."""
 MAX_CLASS_NAMES = 50
 COLOURS = {1: "greyscale", 3: "colour"}
 PACKAGES = ("imgtf", "torch", "accelerate", "vector-quantize-pytorch", "datasets")
@@ -102,12 +104,13 @@ def _prior_facts(config: PriorConfig) -> str:
 def _training(folder: Path, stage: str) -> list[str]:
     """Origin of imported weights; else data, metrics and settings of the run."""
     if (folder / stage / ORIGIN_FILE).exists():
-        return [f"Imported from {(folder / stage / ORIGIN_FILE).read_text().strip()}."]
+        return [f"Imported from {(folder / stage / ORIGIN_FILE).read_text(encoding='utf-8').strip()}."]
     path = folder / stage / "train.toml"
-    settings = tomllib.loads(path.read_text()) if path.exists() else {}
+    settings = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     command = f"imgtf {stage} train --config {stage}/train.toml --model NEW_FOLDER"
     facts = [
         f"- data: `{settings.get('data', 'unknown')}`",
+        *_data(folder / stage / DATA_FILE),
         *_metrics(folder, stage),
         f"- train it again: `{command}`",
     ]
@@ -116,6 +119,12 @@ def _training(folder: Path, stage: str) -> list[str]:
         folded = f"<details>\n<summary>All settings</summary>\n\n{_toml(settings)}\n\n</details>"
         sections.append(folded)
     return sections
+
+
+def _data(path: Path) -> list[str]:
+    """What the images of the run are, as the run said it; without advice about settings."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [f"- {line}" for line in lines if "--" not in line]
 
 
 def _metrics(folder: Path, stage: str) -> list[str]:

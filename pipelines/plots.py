@@ -85,7 +85,7 @@ def draw_curves(log: Path, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    rows = [_with_psnr(json.loads(line)) for line in log.read_text().splitlines()]
+    rows = [_with_psnr(json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()]
     panels = [panel for panel in PANELS if _panel_series(panel, rows)]
     if not panels:
         return

@@ -21,12 +21,13 @@ NAMED = 5
 
 
 def read_images(
-    train: ImageSource, held_out: ImageSource, data: DataConfig, folder: Path | None
+    train: ImageSource, held_out: ImageSource, data: DataConfig, folder: Path | None, warn: bool = True
 ) -> tuple[Headers, Headers]:
     """Read the headers of both sources.
 
     Args:
         folder: model folder, for the list of broken images; None in all processes but the first.
+        warn: log a line about broken images where there are few.
 
     Raises:
         DataError: more broken images than the settings allow. The message or the list in `folder` names them all.
@@ -43,7 +44,8 @@ def read_images(
         raise DataError(
             f"{len(broken)} of {total} images cannot be read, more than 1 %: {names}; repair or remove them"
         )
-    logger.warning("%d of %d images cannot be read and are left out: %s", len(broken), total, names)
+    if warn:
+        logger.warning("%d of %d images cannot be read and are left out: %s", len(broken), total, names)
     return headers
 
 

@@ -22,6 +22,7 @@ from ..data.loader import eval_batches
 from ..data.order import check_batch
 from ..data.source import open_source
 from ..errors import CheckpointError
+from ..pretrained import write_text
 from ..prior.model import Prior
 from ..prior.recipe import CacheRecipe, PriorRecipe
 from ..prior.train import PriorStage
@@ -34,7 +35,7 @@ from ..training.checkpoint import latest_state
 from ..training.config import TrainingConfig
 from ..training.loop import Trainer, TrainingResult
 from ..training.report import LOG_FILE
-from .card import write_card
+from .card import DATA_FILE, write_card
 from .conditioning_images import IMAGE_TOKENIZER, ImageLoader
 from .conditions import describe_conditions
 from .data_lines import data_lines
@@ -73,7 +74,8 @@ def train_tokenizer(
         model = new_tokenizer(settings, headers[0])
     config = model.config
     preset = "" if training.init_from or "image_size" in settings.explicit else settings.preset
-    for line in data_lines(headers, config, preset):
+    lines = data_lines(headers, config, preset)
+    for line in lines:
         logger.info("%s", line)
     with accelerator.main_process_first():  # which may download what LPIPS needs
         stage = TokenizerStage(
@@ -90,7 +92,10 @@ def train_tokenizer(
         config.codebook_size, train.name, len(train), len(held_out), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
     sections = (data, augmentation, config, recipe, training)
-    return _finish(_start(stage, folder, accelerator, settings, sections, resume), stage, folder)
+    trainer = _start(stage, folder, accelerator, settings, sections, resume)
+    if accelerator.is_main_process:
+        write_text(folder / "tokenizer" / DATA_FILE, "\n".join(lines) + "\n")
+    return _finish(trainer, stage, folder)
 
 
 def train_prior(
@@ -111,6 +116,13 @@ def train_prior(
     tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", accelerator.device)
     with accelerator.main_process_first():  # which may download a text encoder
         data = open_prior_data(settings, tokenizer)
+    read_images(
+        data.train,
+        data.held_out,
+        settings.part(DataConfig),
+        folder if accelerator.is_main_process else None,
+        False,
+    )
     check_batch(len(data.train), training.batch_size)
     set_seed(training.seed)
     model = _initial_prior(folder, settings, tokenizer, data, resume)

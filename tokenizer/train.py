@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ from .metrics import CodeCounts, psnr
 from .model import Reconstruction, Tokenizer
 from .perceptual import Perceptual
 from .recipe import TokenizerRecipe
+
+logger = logging.getLogger("imgtf")
 
 PREVIEW_IMAGES = 16
 
@@ -212,13 +215,16 @@ class TokenizerStage(Stage):
         return self.recipe.discriminator_start + self.recipe.discriminator_ramp if self.discriminator else 0
 
     def state(self) -> dict[str, Any]:
-        return {"monitor": self.monitor.state()} if self.monitor else {}
+        monitor = {"monitor": self.monitor.state()} if self.monitor else {}
+        return {"data": self.train_set.source.fingerprint, **monitor}
 
     def tensors(self) -> dict[str, Tensor]:
         return {"counts": self.counts.counts, "dead": self.dead}
 
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.counts.counts, self.dead = tensors["counts"], tensors["dead"]
+        if state.get("data") != self.train_set.source.fingerprint:
+            logger.warning("%s has changed since the state was saved", self.train_set.source.name)
         if self.monitor and "monitor" in state:
             self.monitor.load_state(state["monitor"])
 

@@ -145,3 +145,14 @@ def test_one_unreadable_image_is_always_allowed():
         bad.note(["y.png: empty"])
     with pytest.raises(DataError, match=r"x\.png: empty: repair"):
         BadImages(1000, "fail").note(["x.png: empty"])
+
+
+def test_images_that_were_removed_during_the_run_are_named_so(folder):
+    images, bad = dataset(folder), BadImages(10)
+    for name in ("0", "1"):
+        (folder / "a" / f"{name}.png").unlink()
+    bad.note([images[0]["bad"]])
+    with pytest.raises(
+        DataError, match=r"2 of 10 images .*: 2 were removed during the run; the first is .*0\.png"
+    ):
+        bad.note([images[1]["bad"]])

@@ -151,3 +151,34 @@ def test_a_resumed_run_does_not_advise_another_preset(tmp_path: Path, capsys: An
     trained(tmp_path / "m", data, capsys)
     assert run("tokenizer", "train", "--model", tmp_path / "m", "--resume", "--steps", "2") == 0
     assert "--preset" not in capsys.readouterr().err
+
+
+def test_the_prior_names_all_broken_images_before_it_encodes(tmp_path: Path, capsys: Any) -> None:
+    data = write(tmp_path / "d", 40, (16, 16))
+    trained(tmp_path / "m", data, capsys)
+    break_images(data, 3)
+    assert run("prior", "train", "--model", tmp_path / "m", "--steps", "1") == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "3 of 40 images cannot be read" in error
+    assert all(f"{number:03}.png" in error for number in range(3))
+
+
+def test_the_model_card_says_what_the_images_are(tmp_path: Path, capsys: Any) -> None:
+    data = write(tmp_path / "d", 30, (64, 64))
+    write(data, 1, (5, 5), "icon{}.png")
+    trained(tmp_path / "m", data, capsys)
+    card = (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
+    assert "31 images, 28 for training, 3 held out" in card
+    assert "1 of 31 smaller than 32 px are enlarged: icon0.png (5x5)" in card
+    assert "--preset" not in card.split("All settings")[0].replace("train it again", "")
+
+
+def test_a_resumed_run_warns_of_other_images(tmp_path: Path, capsys: Any) -> None:
+    data = write(tmp_path / "d", 20, (16, 16))
+    trained(tmp_path / "m", data, capsys)
+    resume = ["tokenizer", "train", "--model", tmp_path / "m", "--resume", "--steps"]
+    assert run(*resume, "2") == 0
+    assert "has changed since" not in capsys.readouterr().err
+    write(data, 1, (16, 16), "new{}.png")
+    assert run(*resume, "3") == 0
+    assert "d has changed since the state was saved" in capsys.readouterr().err
