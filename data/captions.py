@@ -47,7 +47,8 @@ def read_sidecars(root: Path, files: Sequence[File], images: Iterable[str], note
     texts = _texts(root, found)
     if boxes := {path for path, lines in texts.items() if _is_boxes(lines)}:
         notes.warn(
-            f"{root}: {len(boxes)} .txt files hold boxes, not captions: not read ({some(sorted(boxes))})"
+            f"{root}: .txt files with boxes instead of captions, which are not read: {len(boxes)} "
+            f"({some(sorted(boxes))})"
         )
     sidecars.captions = {path: lines for path, lines in texts.items() if lines and path not in boxes}
     for path, paths in found.items():
@@ -63,15 +64,11 @@ def _say(root: Path, sidecars: Sidecars, found: dict[str, dict[str, str]], notes
     if not sidecars.captions:
         return
     without = [path for path in found if path not in sidecars.captions]
-    notes.info(
-        f"{root}: {len(sidecars.captions)} captions are read from the .txt or .json files next to the images"
-    )
+    notes.info(f"{root}: images with captions in .txt or .json files next to them: {len(sidecars.captions)}")
     if several := [path for path, lines in sidecars.captions.items() if len(lines) > 1]:
-        notes.info(
-            f"{root}: {len(several)} of these files have several lines; each line is a caption of its image"
-        )
+        notes.info(f"{root}: caption files with several lines, each a caption of its image: {len(several)}")
     if without:
-        notes.warn(f"{root}: {len(without)} caption files are empty: {some(without)}")
+        notes.warn(f"{root}: images with an empty caption file: {len(without)} ({some(without)})")
 
 
 def _pairs(files: Sequence[File], images: list[str]) -> dict[str, dict[str, str]]:

@@ -77,7 +77,7 @@ class Contents:
         sizes = {i: self._size(i) for i in self._parent}
         equal = _with_company(sizes)
         if sum(sizes[i] for i in equal) > MAX_BYTES:
-            notes.info(f"{where}: duplicates are not looked for: the images are too large together")
+            notes.warn(f"{where}: more than 2 GiB of images of equal length: copies are not searched")
             return
         self._join(equal, self._digest)
         images = [i for i in self._parent if self._parent[i] == i]
@@ -137,8 +137,9 @@ def note_duplicates(found: Duplicates, given_splits: bool, where: str, notes: No
         return
     first = some(found.groups[0])
     side = "" if given_splits else "; they stay on one side of the held-out split"
-    notes.warn(f"{where}: {found.images} images repeat others{side}; for example {first}")
+    notes.warn(f"{where}: images that repeat others: {found.images}, for example {first}{side}")
     if given_splits and found.across_splits:
         notes.warn(
-            f"{where}: {found.across_splits} held-out images are also training images: held-out metrics are too good"
+            f"{where}: held-out images that are also training images: {found.across_splits}; "
+            f"held-out metrics are too good"
         )

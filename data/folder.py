@@ -125,7 +125,7 @@ def _note_other_files(root: Path, files: Sequence[File], used: set[str], notes: 
     others = [file for file in files if file.suffix not in images and file.path not in used]
     notes.other_files = dict(Counter(file.suffix or NO_SUFFIX for file in others))
     if archives := [file.path for file in others if file.suffix in ARCHIVE_SUFFIXES]:
-        notes.warn(f"{root}: {len(archives)} archives are not read: {some(archives)}")
+        notes.warn(f"{root}: archives that are not read: {len(archives)} ({some(archives)})")
     if notes.other_files:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in notes.other_files.items())
         notes.info(f"{root}: other files are not read: {kinds}")
@@ -199,7 +199,7 @@ def _captions(
     both = [path for path in images if path in sidecars.captions and has_text(path)]
     if both:
         notes.info(
-            f"{root}: {len(both)} captions are read from the metadata, not from the files next to the images"
+            f"{root}: images with captions in the metadata, which are used, and in files next to them: {len(both)}"
         )
         notes.alternatives.append("captions from the files next to the images")
     return {path: lines for path, lines in sidecars.captions.items() if path not in set(both)}

@@ -44,7 +44,7 @@ def _of_training_classes(
     unknown = {path for path, name in labels.items() if train and name not in train}
     if unknown:
         notes.warn(
-            f"{root}: {len(unknown)} held-out images have classes without training images "
+            f"{root}: held-out images of classes without training images: {len(unknown)} "
             f"({some(in_order(labels[path] for path in unknown))}); they count as unlabelled"
         )
     return {path: name for path, name in labels.items() if path not in unknown}

@@ -66,7 +66,7 @@ def read_metadata(root: Path, files: Sequence[File], images: Iterable[str], note
             _add(root, metadata, file, entries, notes)
         unused += reader.unused
     if unused:
-        notes.warn(f"{root}: {len(unused)} files are not used as metadata: {some(unused)}")
+        notes.warn(f"{root}: files that are not used as metadata: {len(unused)} ({some(unused)})")
     return metadata
 
 

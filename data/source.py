@@ -141,7 +141,7 @@ def _open_tables(data: DataConfig, column: str | None, notes: Notes) -> tuple[Im
         raise DataError(f"{data.data}: the split {used[0]!r} has no images")
     contents = Contents(rows, data.data, notes)
     if images := len(contents.files) - len(np.unique(contents.files)):
-        notes.info(f"{data.data}: {images} rows are further captions of the same images")
+        notes.info(f"{data.data}: rows with further captions of the same images: {images}")
     found = contents.summary(len(rows[0]))
     note_duplicates(found, len(rows) == 2, data.data, notes)
     shown = (

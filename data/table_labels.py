@@ -78,6 +78,6 @@ def _note_unlabelled(where: str, names: list[str | None], index: dict[str, int],
         notes.warn(f"{where}: {without} of {len(names)} rows have no label; they are used without one")
     if unknown := [name for name in names if name is not None and name not in index]:
         notes.warn(
-            f"{where}: {len(unknown)} of {len(names)} rows have classes without training images "
+            f"{where}: {len(unknown)} of {len(names)} rows are of classes without training images "
             f"({some(in_order(unknown))}); they count as unlabelled"
         )

@@ -145,7 +145,7 @@ def test_classes_of_the_held_out_split_only(tmp_path, save, caplog):
     train, held_out = opened(tmp_path)
     assert train.class_names == held_out.class_names == ("cat", "dog")
     assert named(held_out) == ["cat", None]
-    assert "1 held-out images have classes without training images (unknown)" in caplog.text
+    assert "held-out images of classes without training images: 1 (unknown)" in caplog.text
 
 
 @pytest.mark.parametrize(

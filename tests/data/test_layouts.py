@@ -56,8 +56,8 @@ def test_captions_next_to_the_images(images, suffix, caplog):
         train, _ = opened(root)
     assert texts(train) == [*(f"a tile, number {i}" for i in range(3)), None]
     assert train.findings.splits[0].captions == 3
-    assert "3 captions are read from the .txt or .json files next to the images" in caplog.text
-    assert "1 caption files are empty: 3.png" in caplog.text
+    assert "images with captions in .txt or .json files next to them: 3" in caplog.text
+    assert "images with an empty caption file: 1 (3.png)" in caplog.text
 
 
 def test_each_line_of_a_caption_file_is_a_caption(images, caplog):
@@ -67,7 +67,7 @@ def test_each_line_of_a_caption_file_is_a_caption(images, caplog):
     with caplog.at_level("INFO", "imgtf"):
         train, _ = opened(root)
     assert texts(train) == ["a cat", "a red cat", "a dog"]
-    assert "1 of these files have several lines; each line is a caption" in caplog.text
+    assert "caption files with several lines, each a caption of its image: 1" in caplog.text
 
 
 def test_captions_in_a_folder_of_their_own(images):
@@ -85,7 +85,7 @@ def test_box_files_are_not_captions(images, caplog):
     (root / "1.txt").write_text("7")
     train, _ = opened(root)
     assert texts(train) == [None, "7", None]
-    assert "1 .txt files hold boxes, not captions: not read (0.png)" in caplog.text
+    assert ".txt files with boxes instead of captions, which are not read: 1 (0.png)" in caplog.text
 
 
 def test_a_caption_file_that_is_not_utf_8(images):
@@ -103,7 +103,7 @@ def test_captions_of_the_metadata_and_of_files(images, caplog):
     with caplog.at_level("INFO", "imgtf"):
         train, _ = opened(root)
     assert texts(train) == ["metadata 0", "file 1"]
-    assert "1 captions are read from the metadata, not from the files next to the images" in caplog.text
+    assert "images with captions in the metadata, which are used, and in files next to them: 1" in caplog.text
 
 
 def test_img2dataset(images, caplog):
@@ -327,7 +327,7 @@ def test_archives_among_images_are_said(images, caplog):
     root = images("0.png")
     (root / "more.zip").write_bytes(b"")
     train, _ = opened(root)
-    assert "1 archives are not read: more.zip" in caplog.text
+    assert "archives that are not read: 1 (more.zip)" in caplog.text
     assert train.findings.other_files == {".zip": 1}
 
 

@@ -69,7 +69,7 @@ def test_copies_of_files_stay_on_one_side(tmp_path, noise, caplog):
     assert len(held_out) == 4
     assert train.findings.duplicates.images == 20
     assert len(train.findings.duplicates.groups) == 20
-    assert "20 images repeat others; they stay on one side" in caplog.text
+    assert "images that repeat others: 20, for example " in caplog.text
 
 
 def test_the_same_pixels_in_several_formats(tmp_path, noise):
@@ -106,7 +106,7 @@ def test_duplicates_across_given_splits_are_said(tmp_path, noise, caplog):
     train, held_out = opened(tmp_path)
     assert (len(train), len(held_out)) == (6, 3)
     assert train.findings.duplicates.across_splits == 1
-    assert "1 held-out images are also training images: held-out metrics are too good" in caplog.text
+    assert "held-out images that are also training images: 1; held-out metrics are too good" in caplog.text
 
 
 def test_broken_images_are_not_duplicates(tmp_path, noise):

@@ -162,7 +162,7 @@ def test_a_sample_submission_is_not_metadata(folder):
 def test_metadata_without_rows(folder, caplog):
     (folder / "metadata.csv").write_text("file_name,text\n")
     assert texts(opened(folder)) == [None] * 3
-    assert "1 files are not used as metadata: metadata.csv (no rows)" in caplog.text
+    assert "files that are not used as metadata: 1 (metadata.csv (no rows))" in caplog.text
 
 
 def test_json_lines_under_another_name(folder):
@@ -282,7 +282,7 @@ def test_files_that_are_not_metadata(folder, caplog):
     (folder / "people.csv").write_text("name,age\nJoe,3\n")
     (folder / "broken.json").write_text("{")
     assert texts(opened(folder)) == [None] * 3
-    assert "4 files are not used as metadata" in caplog.text
+    assert "files that are not used as metadata: 4" in caplog.text
 
 
 def test_labels_of_metadata_and_of_folders(tmp_path, save, caplog):
