@@ -5,6 +5,7 @@ Commands are imported when they are used, and import heavy packages inside their
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -61,6 +62,8 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. Every expected error becomes one line on stderr and an exit code."""
+    if arguments is None:
+        _use_utf8()
     try:
         code = cli.main(arguments, prog_name="imgtf", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -75,6 +78,12 @@ def main(arguments: list[str] | None = None) -> None:
         line, code = known
         click.echo(" ".join(line.split()), err=True)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _use_utf8() -> None:
+    """Start Python again in its UTF-8 mode where the locale has another encoding, which garbles names of files."""
+    if os.name == "posix" and not sys.flags.utf8_mode and sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 import pytest
+from PIL import Image
 
 from imgtf.bench.config import BenchConfig
 from imgtf.cli import COMMANDS, cli, main
@@ -174,3 +176,16 @@ def test_every_setting_is_read_somewhere() -> None:
     names = {name for cls in (*TOKENIZER_CLASSES, *PRIOR_CLASSES, BenchConfig) for name in option_names(cls)}
     unread = [name for name in sorted(names) if not re.search(rf"\.{name}\b", text)]
     assert [name for name in unread if f'"{name.removesuffix("_weight")}"' not in text] == []
+
+
+@pytest.mark.parametrize("start", [["-m", "imgtf"], [str(Path(sys.executable).with_name("imgtf"))]])
+def test_names_of_files_are_utf8_in_every_locale(start: list[str], tmp_path: Path) -> None:
+    for name in ("\u732b", "\u72ac"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.new("L", (8, 8), i * 20 + (name == "\u732b")).save(tmp_path / name / f"{i}.png")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, *start, "data", str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | locale, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "\u72ac (3), \u732b (3)" in done.stdout.decode("utf-8")
