@@ -44,7 +44,7 @@ def open_folder(root: Path, files: list[File], notes: Notes) -> dict[str, Datase
     shards = _shards(files, images)
     candidates = _metadata_candidates(root, files, sidecars, shards)
     metadata = read_metadata(root, candidates, images, notes)
-    _note_other_files(root, files, {*sidecars.files, *metadata.files, *shards}, notes)
+    note_other_files(root, files, {*sidecars.files, *metadata.files, *shards}, notes)
     images = _without_conditioning_images(root, images, metadata, notes)
     splits = _splits(root, images, metadata, notes)
     kept = [path for members in splits.values() for path in members]
@@ -120,7 +120,8 @@ def _metadata_candidates(
     return [file for file in others if file.suffix in METADATA_SUFFIXES] + tables
 
 
-def _note_other_files(root: Path, files: Sequence[File], used: set[str], notes: Notes) -> None:
+def note_other_files(root: Path, files: Sequence[File], used: set[str], notes: Notes) -> None:
+    """Note the files that are neither images nor in `used`."""
     images = image_suffixes() | OTHER_IMAGE_SUFFIXES | set(PLUGINS)
     others = [file for file in files if file.suffix not in images and file.path not in used]
     notes.other_files = dict(Counter(file.suffix or NO_SUFFIX for file in others))

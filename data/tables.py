@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..runtime.hub import cached_if_unreachable, datasets_cache
 from .files import ARCHIVE_SUFFIXES, File, fingerprint, image_suffixes, list_files
 from .findings import Notes
-from .folder import images_of, open_folder, unpack
+from .folder import images_of, note_other_files, open_folder, unpack
 from .metadata_files import SUFFIXES as METADATA_SUFFIXES
 from .splits import split_word
 
@@ -83,6 +83,7 @@ def _open_directory(path: Path, notes: Notes) -> tuple[dict[str, Dataset], str]:
         return _counted((_load_saved(path), fingerprint(files)), notes)
     for suffix in TABLE_SUFFIXES:
         if chosen := _tables_to_read(path, suffix, files, notes):
+            note_other_files(path, files, {file.path for file in chosen}, notes)
             return _counted((_load_files(path, suffix, chosen), fingerprint(chosen)), notes)
     notes.read_as("image files")
     return open_folder(path, files, notes), fingerprint(files)

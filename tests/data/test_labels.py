@@ -199,6 +199,31 @@ def test_labels_of_parquet(tmp_path, labels, classes, unlabelled):
     assert train.findings.splits[0].unlabelled == unlabelled
 
 
+def test_class_labels_of_splits_are_matched_by_name(tmp_path):
+    for split, labels, names in (("train", [0, 1, -1], ["a", "b"]), ("test", [0, 1, -1], ["b", "a"])):
+        path = parquet(tmp_path / "x.parquet", labels)
+        table = datasets.Dataset.from_parquet(str(path)).cast_column(
+            "label", datasets.ClassLabel(names=names)
+        )
+        (tmp_path / "d" / split).mkdir(parents=True)
+        table.to_parquet(tmp_path / "d" / split / "0.parquet")
+    train, held_out = opened(tmp_path / "d")
+    assert (named(train), named(held_out)) == (["a", "b", None], ["b", "a", None])
+
+
+def test_texts_in_one_split_and_numbers_in_the_other(tmp_path):
+    for split, labels in (("train", ["0", "10"]), ("test", [10, 0])):
+        (tmp_path / split).mkdir()
+        parquet(tmp_path / split / "0.parquet", labels)
+    train, held_out = opened(tmp_path)
+    assert (named(train), named(held_out)) == (["0", "10"], ["10", "0"])
+
+
+def test_captions_and_labels_of_numbers_in_a_table(tmp_path):
+    train, _ = opened(parquet(tmp_path / "x.parquet", [0.0, None], text=[7, 8]))
+    assert (named(train), [train.text(0), train.text(1)]) == (["0", None], ["7", "8"])
+
+
 def test_categories_of_pandas(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

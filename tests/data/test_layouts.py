@@ -187,8 +187,10 @@ def rows_of_images(count: int) -> datasets.Dataset:
 def test_a_table_among_images(images, caplog):
     root = images("banner.png", "docs/plot.png")
     rows_of_images(5).to_parquet(root / "train.parquet")
+    (root / "README.md").write_text("x")
     train, _ = opened(root)
     assert (len(train), train.findings.found, train.findings.used) == (5, 7, 5)
+    assert train.findings.other_files == {".md": 1}
     assert "5 rows in 1 .parquet files are read; 2 image files in the same folder are left out" in caplog.text
 
 
