@@ -17,7 +17,7 @@ from .types import PRECISIONS, CommaSeparated, Device, FiniteRange, Preset
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOLLOWS_DATA = {
-    "image_size": "preset, or the images' own if smaller",
+    "image_size": "preset, or the images' typical side if smaller",
     "channels": "the images' own",
     "bit_depth": "the images' own",
 }

@@ -27,7 +27,10 @@ def _files(facts: Mapping[str, Any]) -> Iterable[str]:
     yield _line("data", f"{facts['source']} ({facts['layout']})")
     yield _line("images", f"{facts['found']:,} found, {facts['used']:,} used")
     for left_out in facts["left_out"]:
-        yield _line("left out", f"{left_out['count']:,} {left_out['why']}{_colon(left_out['names'])}")
+        yield _line(
+            "left out",
+            f"{left_out['count']:,} {left_out['why']}{_colon(left_out['names'], left_out['count'])}",
+        )
     if facts["broken"]:
         yield _line("broken", f"{len(facts['broken']):,} cannot be read{_colon(facts['broken'])}")
     if facts["missing_files"]:
@@ -78,7 +81,7 @@ def _sizes(facts: Mapping[str, Any]) -> Iterable[str]:
                 "",
                 f"{bar['from']:>6}-{bar['to']:<6} {'#' * max(1, BAR * bar['count'] // most)} {bar['count']:,}",
             )
-    yield _line("shapes", counts(sizes["shapes"]) + _colon(sizes["extreme_shapes"]["names"]))
+    yield _line("shapes", counts(sizes["shapes"]) + _named(sizes["extreme_shapes"]))
 
 
 def _kinds(facts: Mapping[str, Any]) -> Iterable[str]:
@@ -88,7 +91,7 @@ def _kinds(facts: Mapping[str, Any]) -> Iterable[str]:
     if kinds["animated"]["count"]:
         yield _line(
             "animated",
-            f"{kinds['animated']['count']:,}, only the first frame is used{_colon(kinds['animated']['names'])}",
+            f"{kinds['animated']['count']:,}, only the first frame is used{_named(kinds['animated'])}",
         )
 
 
@@ -117,9 +120,7 @@ def _fit(facts: Mapping[str, Any]) -> Iterable[str]:
         f"{fits['bit_depth']} bits, {fits['tokens_per_image']} tokens per image",
     )
     if fits["enlarged"]["count"]:
-        yield _line(
-            "enlarged", f"{fits['enlarged']['count']:,} smaller than that{_colon(fits['enlarged']['names'])}"
-        )
+        yield _line("enlarged", f"{fits['enlarged']['count']:,} smaller than that{_named(fits['enlarged'])}")
     yield from (_line("hint", hint) for hint in fits["hints"])
     cache = facts["token_cache"]
     yield _line(
@@ -129,16 +130,20 @@ def _fit(facts: Mapping[str, Any]) -> Iterable[str]:
     )
 
 
-def _colon(names: Iterable[str]) -> str:
-    text = some(names)
+def _colon(names: Iterable[str], count: int | None = None) -> str:
+    text = some(names, count)
     return f": {text}" if text else ""
 
 
-def some(names: Iterable[str]) -> str:
-    """Return the first names, and how many more there are."""
+def _named(images: Mapping[str, Any]) -> str:
+    return _colon(images["names"], images["count"])
+
+
+def some(names: Iterable[str], count: int | None = None) -> str:
+    """Return the first of `count` names, and how many more there are."""
     names = list(names)
-    more = f" and {len(names) - MOST} more" if len(names) > MOST else ""
-    return ", ".join(names[:MOST]) + more
+    more = (len(names) if count is None else count) - min(len(names), MOST)
+    return ", ".join(names[:MOST]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def counts(values: Mapping[str, int]) -> str:

@@ -209,3 +209,15 @@ def test_the_token_cache_is_as_large_as_promised(tmp_path: Path) -> None:
     size = sum(file.stat().st_size for file in (tmp_path / "m" / "codes").rglob("*.arrow"))
     promised = describe_data(DataConfig(data=str(data))).facts["token_cache"]["disk_bytes"]
     assert promised == pytest.approx(size, rel=0.05)
+
+
+def test_long_lists_of_names_are_counted_in_full(tmp_path: Path) -> None:
+    data = write(tmp_path / "d", 30, (64, 64))
+    write(data, 30, (70, 7), "long{:02}.png")
+    line = next(
+        line
+        for line in to_lines(describe_data(DataConfig(data=str(data))).facts)
+        if line.startswith("shapes")
+    )
+    assert line.count("long") == 8
+    assert line.endswith("and 22 more")
