@@ -49,8 +49,8 @@ def cached_if_unreachable() -> Iterator[str]:
     import datasets
     from huggingface_hub import constants
 
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    reason = "HF_HUB_OFFLINE is set" if any(before) else _unreachable(constants.ENDPOINT)
     try:
         if reason:
             constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True

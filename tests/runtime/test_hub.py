@@ -14,8 +14,9 @@ from imgtf.runtime import hub
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> None:
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     hub._writable.cache_clear()
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
 
 
 def test_a_cache_that_can_be_written_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
