@@ -15,6 +15,9 @@ from .labels import NotALabel, class_names, in_order
 if TYPE_CHECKING:
     from datasets import Dataset
 
+MANY_CLASSES = 0.5
+"""Classes per labelled row that suggest another kind of column, such as captions or identifiers."""
+FEW_ROWS = 20
 Labels = tuple[tuple[str, ...], list[np.ndarray | None]]
 """Class names, and per split the class of each row: (N,) int64, -1 for no label; None without classes."""
 
@@ -34,10 +37,6 @@ def table_labels(
         DataError: the named column holds values that are not classes.
     """
     if columns[0] is None:
-        if any(columns):
-            notes.warn(
-                f"{where}: labels of the held-out split are not used, because the training split has none"
-            )
         return (), [None] * len(tables)
     try:
         splits = [_names(table, column) for table, column in zip(tables.values(), columns, strict=True)]
@@ -48,15 +47,32 @@ def table_labels(
             ) from None
         notes.warn(f"{where}: the column {columns[0]!r} is not used as labels: {error}")
         return (), [None] * len(tables)
-    given = getattr(next(iter(tables.values())).features[columns[0]], "names", None)
-    classes = tuple(given) if given is not None else in_order(name for name in splits[0] if name is not None)
+    classes = _classes(next(iter(tables.values())), columns[0], splits[0], where, notes)
     index = {name: i for i, name in enumerate(classes)}
-    for (split, table), names in zip(tables.items(), splits, strict=True):
+    for split, names in zip(tables, splits, strict=True):
         _note_unlabelled(f"{where} {split}", names, index, notes)
-        assert len(names) == len(table)
     if not classes:
         return (), [None] * len(tables)
-    return classes, [np.array([index.get(n, -1) for n in names], np.int64) for names in splits]
+    return classes, [
+        np.array([-1 if n is None else index.get(n, -1) for n in names], np.int64) for names in splits
+    ]
+
+
+def _classes(
+    table: Dataset, column: str, names: list[str | None], where: str, notes: Notes
+) -> tuple[str, ...]:
+    """The classes of the training split in order."""
+    given = getattr(table.features[column], "names", None)
+    if given is not None:
+        return tuple(given)
+    classes = in_order(name for name in names if name is not None)
+    labelled = len(names) - names.count(None)
+    if labelled > FEW_ROWS and len(classes) > MANY_CLASSES * labelled:
+        notes.warn(
+            f"{where}: the column {column!r} has {len(classes)} classes in {labelled} rows; if these are captions, "
+            f"use --text-column {column}"
+        )
+    return classes
 
 
 def _names(table: Dataset, column: str | None) -> list[str | None]:

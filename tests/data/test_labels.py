@@ -199,6 +199,11 @@ def test_labels_of_parquet(tmp_path, labels, classes, unlabelled):
     assert train.findings.splits[0].unlabelled == unlabelled
 
 
+def test_nearly_as_many_classes_as_rows_are_said(tmp_path, caplog):
+    opened(parquet(tmp_path / "x.parquet", [f"caption {i}" for i in range(30)]))
+    assert "has 30 classes in 30 rows; if these are captions, use --text-column label" in caplog.text
+
+
 def test_class_labels_of_splits_are_matched_by_name(tmp_path):
     for split, labels, names in (("train", [0, 1, -1], ["a", "b"]), ("test", [0, 1, -1], ["b", "a"])):
         path = parquet(tmp_path / "x.parquet", labels)
