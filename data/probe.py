@@ -89,6 +89,12 @@ class Headers:
         broken = [row for row, _ in self.broken]
         return replace(self.source, chosen=np.delete(self.source.chosen, broken)) if broken else self.source
 
+    def images(self) -> int:
+        """Return the number of readable images. An image with several captions has several rows and counts once."""
+        splits = {split.name: split.images for split in self.source.findings.splits}
+        broken = {error.where for _, error in self.broken}
+        return splits.get(self.source.split, len(self.source)) - len(broken)
+
     def where(self, header: Header) -> str:
         """Return the file of an image with its size: `icon.png (5x5)`."""
         return f"{self.source.where(header.row)} ({header.width}x{header.height})"

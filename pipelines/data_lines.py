@@ -96,12 +96,12 @@ def named(names: Iterable[str], count: int | None = None) -> str:
 
 
 def _files(findings: Findings, headers: Sequence[Headers]) -> str:
-    train, held_out = (len(one.readable()) for one in headers)
+    train, held_out = (one.images() for one in headers)
     text = f"{findings.source or headers[0].source.name}"
     text += f" ({findings.layout})" if findings.layout else ""
     text += f": {findings.found or train + held_out:,} images, {train:,} for training, {held_out:,} held out"
     reasons = [f"{one.count:,} {one.why}" for one in findings.left_out]
-    broken = sum(len(one.broken) for one in headers)
+    broken = sum(len({error.where for _, error in one.broken}) for one in headers)
     reasons += [f"{broken:,} cannot be read"] if broken else []
     return text + (f"; left out: {', '.join(reasons)}" if reasons else "")
 

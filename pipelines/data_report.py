@@ -65,7 +65,7 @@ def describe_data(data: DataConfig, everything: bool = False) -> DataReport:
         "layout": findings.layout,
         **_files(findings, headers, sample),
         "splits": [
-            asdict(split) | {"broken": len(one.broken)}
+            asdict(split) | {"images": one.images()}
             for split, one in zip(findings.splits, headers, strict=True)
         ],
         "classes": _classes(findings),
@@ -87,7 +87,7 @@ def _files(findings: Findings, headers: Sequence[Headers], sample: Sample) -> di
     return {
         "other_readings": list(findings.alternatives),
         "found": findings.found,
-        "used": sum(len(one.readable()) for one in headers),
+        "used": sum(one.images() for one in headers),
         "left_out": [
             {"why": one.why, "count": one.count, "names": list(one.names[:MOST_NAMES])}
             for one in findings.left_out

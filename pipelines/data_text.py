@@ -44,7 +44,7 @@ def _files(facts: Mapping[str, Any]) -> Iterable[str]:
 def _splits(facts: Mapping[str, Any]) -> Iterable[str]:
     for role, split in zip(("training", "held out"), facts["splits"], strict=False):
         rows = f", {split['rows']:,} rows" if split["rows"] != split["images"] else ""
-        yield _line(role, f"{split['images'] - split['broken']:,} images of {split['name']}{rows}")
+        yield _line(role, f"{split['images']:,} images of {split['name']}{rows}")
 
 
 def _classes(facts: Mapping[str, Any]) -> Iterable[str]:

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 from ..data.config import DataConfig
-from ..data.decode import BadImage
 from ..data.images import most_bad
 from ..data.probe import Headers, read_headers
 from ..data.source import ImageSource
@@ -33,8 +32,8 @@ def read_images(
         DataError: more broken images than the settings allow. The message or the list in `folder` names them all.
     """
     headers = read_headers(train), read_headers(held_out)
-    broken = [error for one in headers for _, error in one.broken]
-    total = sum(one.total for one in headers)
+    broken = list(dict.fromkeys(str(error) for one in headers for _, error in one.broken))
+    total = sum(one.images() for one in headers) + len(broken)
     if not broken:
         return headers
     names = _names(broken, folder)
@@ -49,9 +48,9 @@ def read_images(
     return headers
 
 
-def _names(broken: list[BadImage], folder: Path | None) -> str:
+def _names(broken: list[str], folder: Path | None) -> str:
     """The broken images with the reasons. Many are written to a file, and the first ones returned."""
-    text = "; ".join(str(error) for error in broken[:NAMED])
+    text = "; ".join(broken[:NAMED])
     if len(broken) <= NAMED or folder is None:
         return text
     folder.mkdir(parents=True, exist_ok=True)

@@ -182,3 +182,14 @@ def test_a_resumed_run_warns_of_other_images(tmp_path: Path, capsys: Any) -> Non
     write(data, 1, (16, 16), "new{}.png")
     assert run(*resume, "3") == 0
     assert "d has changed since the state was saved" in capsys.readouterr().err
+
+
+def test_a_broken_image_with_several_captions_is_named_once(tmp_path: Path, capsys: Any) -> None:
+    data = write(tmp_path / "d", 40, (16, 16))
+    rows = [{"file_name": f"{i:03}.png", "text": text} for i in range(40) for text in ("one", "two", "three")]
+    (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    break_images(data, 1)
+    assert run("tokenizer", "train", "--data", data, "--model", tmp_path / "m", *TINY) == 0
+    log = capsys.readouterr().err
+    assert "1 of 40 images cannot be read and are left out: " in log
+    assert log.count("000.png") == 1

@@ -221,3 +221,14 @@ def test_long_lists_of_names_are_counted_in_full(tmp_path: Path) -> None:
     )
     assert line.count("long") == 8
     assert line.endswith("and 22 more")
+
+
+def test_an_image_with_several_captions_counts_once(tmp_path: Path) -> None:
+    data = write(tmp_path / "d", 20, (16, 16))
+    rows = [{"file_name": f"{i:03}.png", "text": text} for i in range(20) for text in ("one", "two", "three")]
+    (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (data / "004.png").write_bytes(b"nothing")
+    facts = describe_data(DataConfig(data=str(data))).facts
+    assert (facts["found"], facts["used"], len(facts["broken"])) == (20, 19, 1)
+    assert facts["captions"]["count"] == 60
+    assert sum(split["images"] for split in facts["splits"]) == 19
