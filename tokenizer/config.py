@@ -52,18 +52,14 @@ class TokenizerConfig:
         "conv: VQGAN's convolutions; vit: a transformer over patches.",
         choices=("conv", "vit"),
         group="network",
-        common=True,
     )
     width: int = option(
         32,
         "conv: channels at full resolution; vit: model width.",
         minimum=1,
         group="network",
-        common=True,
     )
-    multipliers: tuple[int, ...] = option(
-        (1, 2, 2), "conv: width multiplier of each level.", group="network", common=True
-    )
+    multipliers: tuple[int, ...] = option((1, 2, 2), "conv: width multiplier of each level.", group="network")
     blocks: int = option(1, "conv: residual blocks per level.", minimum=1, group="network")
     attention_levels: tuple[int, ...] = option(
         (), "conv: levels with self-attention; 0 is full resolution.", group="network"

@@ -107,7 +107,6 @@ class TrainingConfig:
         "Experiment trackers that receive the metrics, for example wandb,tensorboard.",
         choices=tuple(TRACKERS),
         group="logging",
-        common=True,
     )
 
     def __post_init__(self) -> None:
