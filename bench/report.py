@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from ..pipelines.files import check_files
 from ..pretrained import write_text
 
 NOTES = """
@@ -42,12 +42,10 @@ def output_files(out: Path, force: bool) -> tuple[Path, Path]:
     """Return the Markdown and the JSON file of `out`.
 
     Raises:
-        ConfigError: one of them exists and `force` is not given.
+        ConfigError: one of them exists and `force` is not given, or the folder cannot be written.
     """
     files = (out.with_suffix(".md"), out.with_suffix(".json"))
-    for file in files:
-        if file.exists() and not force:
-            raise ConfigError(f"{file} exists: name another folder with --out, or replace it with --force")
+    check_files(files, force)
     return files
 
 

@@ -9,6 +9,7 @@ import click
 
 from .options import command, file_type, force_option, json_option, model_option, option
 from .reporting import log_to_stderr, report_files
+from .types import WholeRange
 
 stage_type = click.Choice(["tokenizer", "prior"])
 
@@ -26,7 +27,7 @@ stage_type = click.Choice(["tokenizer", "prior"])
 )
 @option(
     "--heads",
-    type=click.IntRange(1, 1024),
+    type=WholeRange(1, 1024),
     metavar="N",
     group="network",
     default_text="as published for the width",
@@ -34,7 +35,7 @@ stage_type = click.Choice(["tokenizer", "prior"])
 )
 @option(
     "--image-size",
-    type=click.IntRange(4, 2**14),
+    type=WholeRange(4, 2**14),
     metavar="N",
     group="network",
     default_text="of the YAML or the tokenizer, else 256",
@@ -42,7 +43,7 @@ stage_type = click.Choice(["tokenizer", "prior"])
 )
 @option(
     "--classes",
-    type=click.IntRange(0, 2**20),
+    type=WholeRange(0, 2**20),
     metavar="N",
     group="network",
     default_text="of the YAML",

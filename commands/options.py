@@ -13,7 +13,7 @@ import click
 from ..options import bounds, field_types
 from ..pipelines.settings import load_presets, option_names
 from .command import Command, Option
-from .types import PRECISIONS, CommaSeparated, Device, FiniteRange, Preset
+from .types import PRECISIONS, CommaSeparated, Device, FiniteRange, Preset, WholeRange
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOLLOWS_DATA = {
@@ -160,7 +160,7 @@ def _value(cls: type, field: dataclasses.Field[Any], plain: type) -> dict[str, A
         return {"type": click.Choice(field.metadata["choices"])}
     minimum, maximum = bounds(cls, field.name)
     if plain is int:
-        return {"type": click.IntRange(minimum, maximum), "metavar": "N"}
+        return {"type": WholeRange(minimum, maximum), "metavar": "N"}
     if plain is float:
         return {"type": FiniteRange(minimum, maximum), "metavar": "X"}
     return {"type": click.STRING}

@@ -22,7 +22,7 @@ from .options import (
     settings_options,
 )
 from .reporting import log_to_stderr, report, report_run
-from .types import SAMPLING_PRECISIONS
+from .types import SAMPLING_PRECISIONS, WholeRange
 
 
 @click.group(cls=Group)
@@ -55,7 +55,7 @@ def train(model: Path, resume: bool, force: bool, as_json: bool, **given: Any) -
 @settings_options(DataConfig, ConditionDataConfig, owner="the run's")
 @option(
     "--orders",
-    type=click.IntRange(1, 10_000),
+    type=WholeRange(1, 10_000),
     metavar="N",
     default=1,
     group="measurement",

@@ -82,7 +82,7 @@ def report_run(folder: Path, result: TrainingResult, as_json: bool) -> None:
 def failure(error: BaseException) -> tuple[str, int] | None:
     """Return one line and the exit code for an error that a user can cause; None for a fault of the program."""
     if isinstance(error, click.ClickException):
-        return f"Error: {error.format_message()}{_see_help(error)}", error.exit_code
+        return f"Error: {error.format_message().removesuffix('.')}.{_see_help(error)}", error.exit_code
     if isinstance(error, Interrupted):
         return f"Interrupted: {error}; continue with the same command and --resume", INTERRUPTED
     if isinstance(error, (KeyboardInterrupt, click.Abort)):

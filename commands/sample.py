@@ -24,7 +24,7 @@ from .options import (
     settings_options,
 )
 from .reporting import log_to_stderr, report
-from .types import MAX_BATCH, MAX_FIRST, MAX_IMAGES, MAX_SEED, SAMPLING_PRECISIONS, AutoOrCount
+from .types import MAX_BATCH, MAX_FIRST, MAX_IMAGES, MAX_SEED, SAMPLING_PRECISIONS, AutoOrCount, WholeRange
 
 TURNS = "several take turns"
 
@@ -33,7 +33,7 @@ TURNS = "several take turns"
 @option(
     "--n",
     "-n",
-    type=click.IntRange(1, MAX_IMAGES),
+    type=WholeRange(1, MAX_IMAGES),
     metavar="N",
     default=16,
     group="images",
@@ -51,7 +51,7 @@ TURNS = "several take turns"
 )
 @option(
     "--seed",
-    type=click.IntRange(0, MAX_SEED),
+    type=WholeRange(0, MAX_SEED),
     metavar="N",
     default=0,
     group="images",
@@ -59,7 +59,7 @@ TURNS = "several take turns"
 )
 @option(
     "--first",
-    type=click.IntRange(0, MAX_FIRST),
+    type=WholeRange(0, MAX_FIRST),
     metavar="N",
     default=0,
     group="images",

@@ -39,8 +39,16 @@ class CommaSeparated(click.ParamType):
         return [CompletionItem(before + comma + item.value) for item in found if item.type == "plain"]
 
 
+class WholeRange(click.IntRange):
+    """A whole number within bounds."""
+
+    name = "whole number"
+
+
 class FiniteRange(click.FloatRange):
     """A float within bounds; NaN and infinity are refused."""
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -55,7 +63,7 @@ class AutoOrCount(click.ParamType):
     name = "auto|N"
 
     def __init__(self, maximum: int) -> None:
-        self.count = click.IntRange(1, maximum)
+        self.count = WholeRange(1, maximum)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return None if value == "auto" else self.count.convert(value, param, ctx)

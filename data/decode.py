@@ -142,5 +142,7 @@ def _why(error: Exception) -> str:
         return "not an image that Pillow can read"
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not an image"
     # Pillow's decoders raise many types at a damaged file: OSError, SyntaxError, ValueError, struct.error
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -84,9 +84,7 @@ def images_of(root: Path, files: Sequence[File], notes: Notes) -> list[str]:
 def _no_images(root: Path, files: Sequence[File]) -> str:
     archives = [file.path for file in files if file.suffix in ARCHIVE_SUFFIXES]
     if archives:
-        return (
-            f"{root}: {len(archives)} archives and no images: unpack them first, {unpack(root / archives[0])}"
-        )
+        return f"{root}: archives ({len(archives)}) but no images: unpack them first, {unpack(root / archives[0])}"
     kinds = Counter(file.suffix or NO_SUFFIX for file in files).most_common(5)
     found = f"; it has {', '.join(f'{count} {suffix}' for suffix, count in kinds)}" if kinds else ""
     return f"{root}: no images (such as .png, .jpg or .webp) and no parquet or arrow files in it{found}"

@@ -76,10 +76,8 @@ def _encoding(data: bytes) -> str:
     for mark, encoding in BOMS:
         if data.startswith(mark):
             return encoding
-    head = data[:2048]
-    if b"\0" in head:  # UTF-16 without a mark: every second byte of Latin text is 0
-        return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
-    return "utf-8"
+    # UTF-16 without a mark: the file starts with a Latin letter or a bracket, so one of two bytes is 0.
+    return {0: "utf-16-be", 1: "utf-16-le"}.get(data[:2].find(b"\0"), "utf-8")
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:

@@ -70,5 +70,5 @@ def check_batch(length: int, batch_size: int) -> None:
     """Raise DataError if there are fewer images than one batch."""
     if length < batch_size:
         raise DataError(
-            f"only {length} images, fewer than a batch of {batch_size}: lower --batch-size or add images"
+            f"{length} training images are fewer than a batch of {batch_size}: lower --batch-size or add images"
         )

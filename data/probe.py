@@ -32,7 +32,7 @@ MIN_FRACTION = 0.01
 
 
 class Header(NamedTuple):
-    """What the header of one image says."""
+    """The header of one image."""
 
     row: int
     """Row of the source."""
@@ -121,7 +121,7 @@ def read_headers(source: ImageSource, everything: bool = False) -> Headers:
     pairs = zip(rows, results, strict=True)
     broken = tuple((row, result) for row, result in pairs if isinstance(result, BadImage))
     if broken and not found:
-        raise DataError(f"{source.name}: no image can be read ({broken[0][1]})")
+        raise DataError(f"{source.name} {source.split}: no image can be read ({broken[0][1]})")
     return Headers(source, found, broken, count)
 
 

@@ -36,6 +36,8 @@ def open_tables(src: str, notes: Notes) -> tuple[dict[str, Dataset], str]:
     Raises:
         DataError: no such data set, no usable files in it, or the Hub does not provide it.
     """
+    if not src.strip():
+        raise DataError("the name of the data set is empty: name a folder, a file or a data set of the Hub")
     path = Path(src).expanduser()
     if path.is_file():
         return _counted(_open_file(path), notes)
@@ -105,10 +107,10 @@ def _tables_to_read(path: Path, suffix: str, files: list[File], notes: Notes) ->
     notes.warn(f"{path}: {read} are read; {other} in the same folder are left out")
     notes.alternatives.append(other)
     if rows > len(images):
-        notes.leave_out(f"image files beside {suffix} files", images_of(path, files, notes))
+        notes.leave_out(f"image files next to {suffix} files", images_of(path, files, notes))
         return tables
     notes.found += rows
-    notes.leave_out(f"rows of {suffix} files beside image files", count=rows)
+    notes.leave_out(f"rows of {suffix} files next to image files", count=rows)
     return []
 
 
@@ -182,21 +184,25 @@ def _open_hub(src: str) -> tuple[dict[str, Dataset], str]:
     with cached_if_unreachable() as reason_offline:
         problem = "the Hub does not provide it"
         if reason_offline:
-            problem = f"the Hub cannot be reached ({reason_offline}), and its cache does not have it"
-        with _quiet(f"{src}: no such file or folder, and {problem}"):
+            problem = f"not in the Hub's cache; the Hub cannot be reached ({reason_offline})"
+        with _quiet(f"{src}: no such file or folder, and {problem}", known=bool(reason_offline)):
             tables = dict(load_dataset(name, config or None, cache_dir=datasets_cache()))
     # `datasets` derives fingerprints from the revision and the files, so they are the same in every process.
     return tables, "-".join(table._fingerprint for table in tables.values())
 
 
 @contextmanager
-def _quiet(problem: str) -> Iterator[None]:
-    """Silence progress bars and warnings of `datasets`; raise its errors as one line, `problem: reason`."""
+def _quiet(problem: str, known: bool = False) -> Iterator[None]:
+    """Silence `datasets`; raise its errors as one line, `problem: reason`.
+
+    Args:
+        known: whether `problem` is the reason of an error of the connection.
+    """
     import datasets
 
     bars, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # an error is raised as well
     hub = logging.getLogger("huggingface_hub")  # it logs every attempt
     level = hub.level
     hub.setLevel(logging.CRITICAL)
@@ -205,7 +211,8 @@ def _quiet(problem: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # many types: OSError, ValueError, those of pyarrow and `datasets`
-        raise DataError(f"{problem}: {reason(error)}") from error
+        own = known and isinstance(error, ConnectionError)
+        raise DataError(problem if own else f"{problem}: {reason(error)}") from error
     finally:
         hub.setLevel(level)
         datasets.logging.set_verbosity(verbosity)

@@ -166,7 +166,7 @@ def choose_conditions(run: RunData) -> list[ConditionLoader]:
         chosen = [kind for kind in LOADERS if kind in named]
         wrong = [kind for kind in named if kind not in (*LOADERS, "none")]
         if wrong:
-            raise ConfigError(f"conditions: no {', '.join(wrong)}; there are {', '.join(LOADERS)} and none")
+            raise ConfigError(f"conditions: unknown {', '.join(wrong)}; use {', '.join(LOADERS)} or none")
     for kind in chosen:
         lacking = LOADERS[kind].missing(run)
         if lacking:

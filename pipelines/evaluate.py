@@ -62,10 +62,11 @@ def reconstruct(
     16 bits where the image or the tokenizer has them.
     """
     codec = Codec(tokenizer, precision)
-    out.mkdir(parents=True, exist_ok=True)
     files = reconstruction_files(paths, out)
     for path, file in zip(paths, files, strict=True):
-        draw_grid(_with_reconstruction(codec, path, background), columns=2).save(file)
+        pair = draw_grid(_with_reconstruction(codec, path, background), columns=2)
+        out.mkdir(parents=True, exist_ok=True)  # only now: an unreadable image leaves no empty folder
+        pair.save(file)
     return files
 
 

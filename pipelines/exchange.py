@@ -20,6 +20,7 @@ from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 from .card import ORIGIN_FILE, write_card
+from .files import check_files, check_writable
 
 YAML = (".yaml", ".yml")
 
@@ -79,10 +80,10 @@ def export_weights(
         stage: "tokenizer" or "prior"; None: the only stage of the folder.
 
     Raises:
-        CheckpointError: networks of the family cannot represent the model, or `file` exists.
+        CheckpointError: networks of the family cannot represent the model.
+        ConfigError: `file` exists and `force` is not given, or its folder cannot be written.
     """
-    if file.exists() and not force:
-        raise CheckpointError(f"{file} exists: name another file, or replace it with --force")
+    check_files([file], force)
     found = [s for s in STAGES if (folder / s / CONFIG_FILE).exists() and stage in (None, s)]
     if len(found) != 1:
         have = " and ".join(found) or f"no {stage or 'model'}"
@@ -142,6 +143,7 @@ def _check_free(folder: Path, stages: Iterable[str], force: bool) -> None:
         raise CheckpointError(
             f"{folder} already holds a {taken[0]}: replace it with --force, or name another folder with --model"
         )
+    check_writable(folder)
 
 
 def _check_pair(folder: Path, parts: Mapping[str, StageWeights]) -> None:

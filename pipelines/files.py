@@ -1,8 +1,9 @@
-"""Names of result files, and what protects files that exist. No heavy imports."""
+"""Names of result files, and checks before they are written. No heavy imports."""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,7 +20,19 @@ def reconstruction_files(images: Iterable[Path], out: Path) -> list[Path]:
 
 
 def check_files(files: Iterable[Path], force: bool) -> None:
-    """Raise a ConfigError for a file that would be overwritten, unless `force` is given."""
+    """Raise a ConfigError for files that would be overwritten, unless `force` is given, or that cannot be written."""
     for file in files:
         if file.exists() and not force:
-            raise ConfigError(f"{file} exists: name another folder with --out, or replace it with --force")
+            raise ConfigError(f"{file} exists: name another file or folder, or replace it with --force")
+        check_writable(file.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a ConfigError where a folder cannot be created or written, before the work starts. Nothing is created."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"{folder} cannot be written: {existing} is a file; name another folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{folder} cannot be written: no permission, or a read-only disk; name another folder"
+        )

@@ -16,6 +16,7 @@ from ..tokenizer.model import Tokenizer
 from .condition_loader import ConditionLoader, RunData
 from .conditions import choose_conditions
 from .encode import CacheSettings, cached_codes
+from .files import check_writable
 from .settings import CACHE_CLASSES, Settings
 
 logger = logging.getLogger("imgtf")
@@ -74,7 +75,8 @@ def encode_data(
     Args:
         out: folder of the caches; `codes` in the model's folder by default.
     """
+    folder = out or model / CODES_FOLDER
+    check_writable(folder)
     tokenizer = Tokenizer.from_pretrained(model / "tokenizer", pick_device(device))
-    data = open_prior_data(settings, tokenizer)
-    codes = data.codes(out or model / CODES_FOLDER, tokenizer, precision)
+    codes = open_prior_data(settings, tokenizer).codes(folder, tokenizer, precision)
     return [split.folder for split in codes if split is not None]

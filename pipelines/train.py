@@ -39,6 +39,7 @@ from .card import DATA_FILE, write_card
 from .conditioning_images import IMAGE_TOKENIZER, ImageLoader
 from .conditions import describe_conditions
 from .data_lines import data_lines
+from .files import check_writable
 from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
 from .plots import CURVES_FILE, USAGE_FILE, can_draw, draw_curves, draw_usage
 from .prior_data import CODES_FOLDER, PriorData, open_prior_data
@@ -240,3 +241,4 @@ def _check_free(folder: Path, stage: str, resume: bool, force: bool) -> None:
             f"{folder} already holds a {stage}: go on with --resume, replace it with --force, "
             f"or name another folder with --model"
         )
+    check_writable(folder)

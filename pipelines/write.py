@@ -15,6 +15,7 @@ from ..data.grid import draw_grid
 from ..errors import ConfigError
 from ..pretrained import write_text
 from ..prior.config import SamplingConfig
+from .files import check_writable
 from .pipeline import Pipeline
 from .png import PngWriter, write_png
 from .processes import Processes
@@ -50,7 +51,7 @@ def write_samples(
 ) -> Path:
     """Sample n images into `out` as 000000.png, ... with `grid.png` and `samples.json`; return the grid's path.
 
-    With several processes each makes its share of the batches; the first writes the grid and the record when all
+    With several processes each samples some of the batches; the first writes the grid and the record when all
     images are there.
 
     Args:
@@ -80,9 +81,10 @@ def write_samples(
 
 
 def check_out(folder: Path, force: bool) -> None:
-    """ConfigError for a folder of results that holds files already, unless `force` is given."""
+    """Raise a ConfigError for a folder that holds files, unless `force` is given, or that cannot be written."""
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise ConfigError(f"{folder} is not empty: name another folder with --out, or add --force")
+    check_writable(folder)
 
 
 def _write_images(

@@ -265,10 +265,8 @@ def check_sampling(config: PriorConfig, settings: SamplingConfig) -> None:
     """Raise ConfigError for settings that do not work with a prior's objective."""
     objective = config.objective
     if settings.order not in (None, *ORDERS[objective]):
-        known = ", ".join(ORDERS[objective])
-        raise ConfigError(
-            f"order {settings.order} does not work with objective {objective}; use one of {known}"
-        )
+        known = " or ".join(ORDERS[objective])
+        raise ConfigError(f"order {settings.order} does not work with objective {objective}; use {known}")
     if objective == "raster" and settings.sampling_steps not in (None, config.tokens):
         raise ConfigError(
             "sampling_steps: a raster prior samples one code per step; train one with objective random or masked"

@@ -70,7 +70,8 @@ def _unreachable(url: str) -> str:
         except urllib.error.HTTPError:  # the server answers, if only with an error
             reasons[0] = ""
         except (OSError, ValueError) as error:
-            reasons[0] = str(getattr(error, "reason", error))
+            own = getattr(error, "reason", error)
+            reasons[0] = getattr(own, "strerror", None) or str(own)
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

@@ -87,6 +87,46 @@ def test_checks_of_folders_and_files(tmp_path: Path) -> None:
         check_files([tmp_path / "file"], force=False)
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(
+    images: Path, model: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    (tmp_path / "file").touch()
+    inside = tmp_path / "file" / "x"
+    image = next(images.rglob("*.png"))
+    for command in (
+        ["tokenizer", "train", "--data", images, "--model", inside],
+        ["tokenizer", "encode", "--model", model, "--out", inside],
+        ["tokenizer", "reconstruct", image, "--model", model, "--out", inside],
+        ["sample", "--model", model, "--out", inside],
+        ["data", images, "--report", inside / "report.html"],
+        ["bench", "--out", inside],
+    ):
+        assert run(*command) == 1
+        printed = capsys.readouterr()
+        assert (
+            printed.err
+            == f"Error: {inside} cannot be written: {tmp_path / 'file'} is a file; name another folder\n"
+        )
+        assert not printed.out
+    monkeypatch.setattr("os.access", lambda *_: False)  # the superuser may write everywhere
+    with pytest.raises(ConfigError, match="new cannot be written: no permission, or a read-only disk"):
+        check_files([tmp_path / "new" / "file"], force=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_reconstruct_leaves_no_folder_where_no_image_can_be_read(
+    model: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "bad.png").write_text("not an image")
+    for image, why in (
+        (tmp_path / "bad.png", "not an image that Pillow can read"),
+        (tmp_path, "a folder, not an image"),
+    ):
+        assert run("tokenizer", "reconstruct", image, "--model", model, "--out", tmp_path / "out") == 1
+        assert capsys.readouterr().err == f"Error: {image}: {why}\n"
+        assert not (tmp_path / "out").exists()
+
+
 def test_bench_writes_two_files_into_a_folder(tmp_path: Path, capsys: Any) -> None:
     command = ["bench", "--parts", "tokenizer", "--rounds", "1", "--out", tmp_path / "tables"]
     assert run(*command) == 0

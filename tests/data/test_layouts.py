@@ -320,12 +320,12 @@ def test_archives_are_refused(tmp_path, images):
     for i in range(3):
         (shards / f"0000{i}.tar").write_bytes(b"")
     with pytest.raises(
-        DataError, match=r"shards: 3 archives and no images: unpack them first, .*tar -xf '.*00000.tar'"
+        DataError, match=r"shards: archives \(3\) but no images: unpack them first, .*tar -xf '.*00000.tar'"
     ):
         opened(shards)
 
 
-def test_archives_among_images_are_said(images, caplog):
+def test_archives_among_images_are_logged(images, caplog):
     root = images("0.png")
     (root / "more.zip").write_bytes(b"")
     train, _ = opened(root)
@@ -337,7 +337,7 @@ def test_tar_shards_with_their_tables_are_refused(tmp_path):
     for i in range(2):
         (tmp_path / f"0000{i}.tar").write_bytes(b"")
         datasets.Dataset.from_dict({"key": ["a"], "caption": ["b"]}).to_parquet(tmp_path / f"0000{i}.parquet")
-    with pytest.raises(DataError, match="2 archives and no images: unpack them first"):
+    with pytest.raises(DataError, match=r"archives \(2\) but no images: unpack them first"):
         opened(tmp_path)
 
 

@@ -63,7 +63,7 @@ def test_errors_of_the_data_set_keep_their_message(workers):
 
 
 def test_too_few_images_are_refused_immediately():
-    with pytest.raises(DataError, match="only 10 images"):
+    with pytest.raises(DataError, match="10 training images are fewer"):
         train_batches(Numbers(), 11, seed=0)
 
 

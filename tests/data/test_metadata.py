@@ -317,3 +317,8 @@ def test_conditioning_images_are_not_trained_on(tmp_path, save):
     assert sum(one.count for one in train.findings.left_out) == 3
     with pytest.raises(DataError, match=r"no column 'edges' \(--conditioning-column\); columns are"):
         open_source(DataConfig(data=str(tmp_path)), "edges")
+
+
+def test_a_null_character_in_utf_8_is_no_sign_of_utf_16(folder):
+    (folder / "metadata.csv").write_bytes(b"file_name,text\n000.png,a\0b\n")
+    assert texts(opened(folder)) == ["a\0b", None, None]

@@ -47,7 +47,9 @@ def test_memory_stays_small():
 
 
 def test_wrong_batches_are_refused():
-    with pytest.raises(DataError, match="only 12 images, fewer than a batch of 64: lower --batch-size"):
+    with pytest.raises(
+        DataError, match="12 training images are fewer than a batch of 64: lower --batch-size"
+    ):
         BatchOrder(12, 64, seed=0)
     with pytest.raises(ConfigError, match="a batch of 9 images cannot be divided evenly among 2"):
         BatchOrder(12, 9, seed=0, world=2)

@@ -1,4 +1,4 @@
-"""Captions, source pictures and every objective through the command line: trained, sampled, measured, refused."""
+"""Captions, conditioning images and every objective through the command line: trained, sampled, measured, refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Colour pictures with captions and grey versions of themselves as sources."""
+    """Colour images with captions, each with its grey version as conditioning image."""
     folder = draw_images(tmp_path_factory.mktemp("pairs") / "pairs")
     (folder / "grey").mkdir()
     rows = []
@@ -89,7 +89,7 @@ def test_every_objective_trains_samples_and_is_measured(
     assert record["settings"]["order"] == "halton"
 
 
-def test_captions_are_read_and_told(tokenized: Path, tmp_path: Path, capsys: Any) -> None:
+def test_captions_condition_training_and_samples(tokenized: Path, tmp_path: Path, capsys: Any) -> None:
     model = train(tmp_path / "m", tokenized, "--conditions", "text", "--caption-bytes", 12)
     pipeline = Pipeline.from_pretrained(model)
     assert pipeline.prior.config.conditions == (TextConfig(max_bytes=12),)
@@ -104,7 +104,9 @@ def test_captions_are_read_and_told(tokenized: Path, tmp_path: Path, capsys: Any
         pipeline.sample(1, image=Image.new("RGB", (16, 16)))
 
 
-def test_class_and_source_column_together(pairs: Path, tokenized: Path, tmp_path: Path, capsys: Any) -> None:
+def test_label_and_conditioning_column_together(
+    pairs: Path, tokenized: Path, tmp_path: Path, capsys: Any
+) -> None:
     model = train(tmp_path / "m", tokenized, "--conditioning-column", "source")
     codes = [open_codes(path.parent) for path in (model / "codes").glob("*/cache.json")]
     assert [column.name for column in codes[0].info.columns] == ["image"]
@@ -121,7 +123,9 @@ def test_class_and_source_column_together(pairs: Path, tokenized: Path, tmp_path
     assert "none.png" in capsys.readouterr().err
 
 
-def test_flips_turn_the_source_with_the_image(pairs: Path, tokenized: Path, tmp_path: Path) -> None:
+def test_conditioning_images_are_flipped_with_the_images(
+    pairs: Path, tokenized: Path, tmp_path: Path
+) -> None:
     model = train(tmp_path / "m", tokenized, "--conditioning-column", "image", "--flip")
     (path,) = [p.parent for p in (model / "codes").glob("train-*/cache.json") if "held" not in str(p)]
     rows = open_codes(path, flip=True, seed=1)
@@ -129,7 +133,7 @@ def test_flips_turn_the_source_with_the_image(pairs: Path, tokenized: Path, tmp_
         assert torch.equal(rows[key]["codes"], rows[key]["image"])
 
 
-def test_views_show_the_same_places_of_source_and_image(
+def test_crops_cut_the_same_region_of_image_and_conditioning_image(
     pairs: Path, tokenized: Path, tmp_path: Path, capsys: Any
 ) -> None:
     crops = ("--crop", "random", "--crop-scale", "0.5", "--crops-per-image", 3)
@@ -146,7 +150,7 @@ def test_views_show_the_same_places_of_source_and_image(
     assert len(list((again / "codes").glob("*/cache.json"))) == 2  # the same cache did
 
 
-def test_views_without_random_crops_are_refused(tokenized: Path, tmp_path: Path, capsys: Any) -> None:
+def test_several_crops_without_random_crops_are_refused(tokenized: Path, tmp_path: Path, capsys: Any) -> None:
     shutil.copytree(tokenized, tmp_path / "m")
     assert run("prior", "train", "--model", tmp_path / "m", "--crops-per-image", "4") == 1
     assert "add --crop random" in capsys.readouterr().err
@@ -154,7 +158,7 @@ def test_views_without_random_crops_are_refused(tokenized: Path, tmp_path: Path,
     assert "add --crop random" in capsys.readouterr().err
 
 
-def test_super_resolution_reads_the_reduced_picture(tokenized: Path, tmp_path: Path) -> None:
+def test_super_resolution_is_conditioned_on_the_reduced_image(tokenized: Path, tmp_path: Path) -> None:
     model = train(tmp_path / "m", tokenized, "--conditioning-size", 4, "--conditions", "image")
     pipeline = Pipeline.from_pretrained(model)
     assert pipeline.prior.config.condition("image").reduced_size == 4
@@ -167,7 +171,9 @@ def test_super_resolution_reads_the_reduced_picture(tokenized: Path, tmp_path: P
     assert torch.allclose(reduced(pixels, 16), pixels, atol=1e-5)
 
 
-def test_sources_may_have_a_tokenizer_of_their_own(pairs: Path, tokenized: Path, tmp_path: Path) -> None:
+def test_conditioning_images_may_have_a_tokenizer_of_their_own(
+    pairs: Path, tokenized: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     command = [
         "tokenizer",
@@ -202,7 +208,7 @@ def test_sources_may_have_a_tokenizer_of_their_own(pairs: Path, tokenized: Path,
     [
         (["--conditions", "features"], "--text-encoder"),
         (["--conditions", "image"], "--conditioning-column"),
-        (["--conditions", "sound"], "no sound; there are label"),
+        (["--conditions", "sound"], "unknown sound; use label"),
         (["--conditioning-column", "nothing"], "no column 'nothing'"),
         (["--conditioning-column", "source", "--conditioning-size", "4"], "exclude each other"),
         (["--conditions", "features", "--text-encoder", "/nowhere"], "nowhere"),
@@ -210,7 +216,7 @@ def test_sources_may_have_a_tokenizer_of_their_own(pairs: Path, tokenized: Path,
         (["--anneal", "0.9,0.1"], "rising fractions"),
     ],
 )
-def test_conditions_that_are_not_to_be_had_are_one_line(
+def test_conditions_that_the_data_lack_are_refused_in_one_line(
     flags: list[str], message: str, tokenized: Path, tmp_path: Path, capsys: Any
 ) -> None:
     shutil.copytree(tokenized, tmp_path / "m")
