@@ -53,9 +53,9 @@ FILES = "bench"
 def bench(
     model: Path | None, preset: str | None, out: Path | None, force: bool, device: str, as_json: bool, **given: Any
 ) -> None:  # fmt: skip
-    """Measure the speed of sampling, training and coding, and compare it with the limits of this machine.
+    """Measure the speed of sampling, training and encoding, and compare it with the limits of this machine.
 
-    Run nothing else at the same time. The loading of images is measured only with --data.
+    Run nothing else at the same time. Image loading is measured only with --data.
     """
     if model and preset:
         raise click.UsageError("--model and --preset exclude each other.", click.get_current_context())

@@ -18,7 +18,7 @@ from .reporting import log_to_stderr
 @click.argument("source", metavar="SRC")
 @settings_options(DataConfig, but=("data",))
 @option(
-    "--all", "everything", is_flag=True, group="run", help="Decode every image, not only a sample of them."
+    "--all", "everything", is_flag=True, group="run", help="Read and decode every image, not only a sample."
 )
 @option(
     "--report",
@@ -26,7 +26,7 @@ from .reporting import log_to_stderr
     metavar="FILE.html",
     group="output",
     default_text="none",
-    help="Write a page with a contact sheet.",
+    help="Write an HTML page with a contact sheet.",
 )
 @force_option("the file of --report")
 @json_option
@@ -35,7 +35,7 @@ def data(
 ) -> None:
     """Show what would be trained on: files, sizes, labels, captions, duplicates, and the preset that fits.
 
-    SRC is a data set as --data of `tokenizer train` takes it. Nothing is trained.
+    SRC is what --data of `tokenizer train` accepts, for example a folder. Nothing is trained.
     """
     settings = collect("tokenizer", (DataConfig,), {**named(given), "data": source})
     log_to_stderr()

@@ -26,7 +26,7 @@ _BOX = re.compile(r"\d+( -?\d*\.\d+){4,}")
 
 @dataclass
 class Sidecars:
-    """What the files next to the images say."""
+    """Captions and labels from the files next to the images."""
 
     captions: dict[str, list[str]] = field(default_factory=dict)
     """Path of an image -> its captions."""

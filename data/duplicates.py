@@ -132,7 +132,7 @@ def _with_company(values: dict[int, Any]) -> list[int]:
 
 
 def note_duplicates(found: Duplicates, given_splits: bool, where: str, notes: Notes) -> None:
-    """Say how many images repeat others, and on which side of the split they are."""
+    """Log how many images repeat others, and on which side of the split they are."""
     if not found.images:
         return
     first = some(found.groups[0])

@@ -52,7 +52,7 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class Findings:
-    """The account of one data set. `found` = `used` + all `left_out`."""
+    """What one data set contains, and how it was read. `found` = `used` + all `left_out`."""
 
     source: str
     """The data set as given with --data."""
@@ -81,7 +81,7 @@ class Findings:
 
 
 class Notes:
-    """Collects what is to be said about a data set, and logs it once at the end."""
+    """Collects log lines and counts about a data set. The lines are logged once, at the end."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, str]] = []
@@ -93,11 +93,11 @@ class Notes:
         self.found = 0
 
     def info(self, line: str) -> None:
-        """Say which of several readings was taken."""
+        """Add a line about how the data set was read."""
         self.lines.append((logging.INFO, line))
 
     def warn(self, line: str) -> None:
-        """Say that something is left out, unlabelled or changed."""
+        """Add a line about images that are left out, unlabelled or changed."""
         self.lines.append((logging.WARNING, line))
 
     def read_as(self, layout: str, *alternatives: str) -> None:
@@ -106,7 +106,7 @@ class Notes:
         self.alternatives += alternatives
 
     def leave_out(self, why: str, names: Iterable[str] = (), count: int | None = None) -> None:
-        """Count images that are not used. Nothing is recorded for none."""
+        """Record images that are not used, if there are any."""
         names = tuple(names)
         count = len(names) if count is None else count
         if count:

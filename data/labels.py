@@ -133,5 +133,5 @@ def _one_class(name: str, images: Iterable[str], whole: bool) -> tuple[dict[str,
     if name.lower() in GENERIC:
         return {}, None
     if not whole:
-        return {}, f"images both beside and in the only folder '{name}': the images have no labels"
+        return {}, f"images both inside and outside of the only folder '{name}': the images have no labels"
     return dict.fromkeys(images, unicodedata.normalize("NFC", name)), None

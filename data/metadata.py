@@ -30,7 +30,7 @@ class Metadata:
     rows: dict[str, list[Values]] = field(default_factory=dict)
     """Path of an image -> its rows, one per caption."""
     splits: dict[str, set[str]] = field(default_factory=dict)
-    """Path of an image -> its splits, as a column or the name of the metadata file says."""
+    """Path of an image -> its splits, from a column or from the name of the metadata file."""
     files: list[str] = field(default_factory=list)
 
     def other_images(self) -> set[str]:

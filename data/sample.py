@@ -1,4 +1,4 @@
-"""A decoded sample of a data set: thumbnails, near-duplicates, and what the pixels show that no header says.
+"""A decoded sample of a data set: thumbnails, near-duplicates, and what only the pixels show.
 
 N: decoded images.
 """

@@ -204,7 +204,7 @@ def _with_findings(
     notes: Notes,
     duplicates: Duplicates = Duplicates(),  # noqa: B008
 ) -> tuple[ImageSource, ImageSource]:
-    """The sources with the account of the data set. `files`: per split, the first row with the same file."""
+    """The sources with the findings of the data set. `files`: per split, the first row with the same file."""
     splits = tuple(_split_findings(source, files[min(i, len(files) - 1)]) for i, source in enumerate(sources))
     train, held_out = sources
     findings = Findings(

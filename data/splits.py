@@ -80,8 +80,8 @@ def hold_out(count: int, fraction: float, groups: np.ndarray | None = None) -> t
     size = min(max(1, round(count * fraction)), MAX_HELD_OUT, count - 1) if fraction > 0 else 0
     if groups is None or len(groups) == 0 or groups.max() == 0:
         groups = np.arange(count)
-    apart = np.isin(groups, _held_out_groups(np.bincount(groups, minlength=0), size))
-    return np.flatnonzero(~apart).astype(np.int64), np.flatnonzero(apart).astype(np.int64)
+    held_out = np.isin(groups, _held_out_groups(np.bincount(groups, minlength=0), size))
+    return np.flatnonzero(~held_out).astype(np.int64), np.flatnonzero(held_out).astype(np.int64)
 
 
 def _held_out_groups(sizes: np.ndarray, size: int) -> list[int]:

@@ -23,7 +23,7 @@ PREFIXES = ("module.", "online_model.")
 INNER = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Parts of names that torch.compile, FSDP and activation checkpointing add, also to the names of submodules."""
 COUNTERS = frozenset({"n_averaged", "initted", "step", "decay", "num_updates"})
-"""Tensors that classes of averaged weights keep beside the weights."""
+"""Tensors that classes of averaged weights keep next to the weights."""
 MOST_KEYS = 6
 
 

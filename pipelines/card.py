@@ -122,7 +122,7 @@ def _training(folder: Path, stage: str) -> list[str]:
 
 
 def _data(path: Path) -> list[str]:
-    """What the images of the run are, as the run said it; without advice about settings."""
+    """The logged lines about the images of the run, without advice about settings."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [f"- {line}" for line in lines if "--" not in line]
 

@@ -1,4 +1,4 @@
-"""What a person asks a pipeline for, checked: conditions, settings, precision; and what each sample comes with."""
+"""Checked arguments of sampling (conditions, settings, precision), and the samples."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Request:
         batch_size: Any,
         shard: tuple[int, int],
     ) -> Request:
-        """A request whose numbers are whole and within their bounds (NumPy's count too), or a ConfigError."""
+        """Return a request with checked numbers (Python or NumPy). Raises ConfigError."""
         n = whole("n", n, 1, MAX_IMAGES)
         seed, first = whole("seed", seed, 0, MAX_SEED), whole("first", first, 0, MAX_SEED - n)
         size = n if batch_size is None else whole("batch_size", batch_size, 1, MAX_IMAGES)
@@ -83,7 +83,7 @@ class Request:
 
 
 def sampling_settings(config: PriorConfig, **given: Any) -> SamplingConfig:
-    """A prior's default sampling settings, with the given ones in their place (None keeps the default).
+    """A prior's default sampling settings, with the given values replaced (None keeps the default).
 
     Raises:
         ConfigError: for an unknown setting, one out of range, or one that the prior's objective does not have.
@@ -113,7 +113,7 @@ def sampling_precision(wanted: str | torch.dtype, config: PriorConfig, device: t
 
 
 def whole(name: str, value: Any, minimum: int, maximum: int) -> int:
-    """A whole number within its bounds (NumPy's count too), or a ConfigError that names the argument."""
+    """Return a whole number (Python or NumPy) within its bounds. Raises ConfigError with the argument's name."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ConfigError(f"{name} must be a whole number, got {value!r}")
     number = int(value.__index__())

@@ -59,7 +59,7 @@ class PriorRecipe:
     )
     anneal: tuple[float, ...] = option(
         (),
-        "random: from raster at two fractions of the run, e.g. 0.5,0.75 (RAR).",
+        "random: start and end of the change to raster order, e.g. 0.5,0.75 (RAR).",
         minimum=0,
         maximum=1,
         group="losses",
