@@ -160,7 +160,7 @@ def test_expected_errors_end_in_one_line(
     assert capsys.readouterr().err.strip() == line
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("a fault")
 

@@ -97,7 +97,7 @@ def external_imports(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("unit", list(MAY_IMPORT))
-def test_arrows_only_point_down(unit: str) -> None:
+def test_imports_only_point_down(unit: str) -> None:
     allowed = MAY_IMPORT[unit] | FLOOR_OF.get(unit, FLOOR) | {unit}
     wrong = {
         name(file): sorted(name(other) for other in imports(file) if unit_of(other) not in allowed)

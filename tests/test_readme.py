@@ -108,7 +108,7 @@ def slugs(page: Path) -> set[str]:
 
 
 def links(page: Path) -> list[str]:
-    """The relative links of a page, to files, pictures and anchors."""
+    """The relative links of a page, to files, images and anchors."""
     targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
@@ -160,7 +160,7 @@ def test_the_python_page_works(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def quick(train: Any, small: dict[str, Any], model: str, **settings: Any) -> Any:
-    """Train with the settings of the page, but for a moment and at a tiny size."""
+    """Train with the settings of the page, but with few steps and at a tiny size."""
     return train(model, **settings | small | {"steps": 2})
 
 

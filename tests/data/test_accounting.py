@@ -96,7 +96,7 @@ def opened_or_refused(root: Path, held_out: float):
 
 
 @pytest.fixture(scope="module")
-def place():
+def folder():
     folder = Path(tempfile.mkdtemp())
     yield folder
     shutil.rmtree(folder)
@@ -110,8 +110,8 @@ def place():
     others=OTHERS,
     held_out=st.sampled_from([0, 0.1, 0.5]),
 )
-def test_every_image_is_accounted_for(place, folders, rows, form, others, held_out):
-    root = place / "d"
+def test_every_image_is_accounted_for(folder, folders, rows, form, others, held_out):
+    root = folder / "d"
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
     paths = write_images(root, folders)
@@ -147,8 +147,8 @@ def test_every_image_is_accounted_for(place, folders, rows, form, others, held_o
     separator=st.sampled_from([",", ";", "\t", ", "]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
 )
-def test_quoted_captions_are_read_as_they_are(place, captions, separator, encoding):
-    root = place / "e"
+def test_quoted_captions_are_read_as_they_are(folder, captions, separator, encoding):
+    root = folder / "e"
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir()
     lines = [separator.join(("file_name", "text"))]

@@ -80,7 +80,7 @@ def test_headers_of_other_formats(kind, noise):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
 @pytest.mark.parametrize("lost", [0.1, 0.5])
-def test_a_header_tells_that_the_end_is_missing(kind, lost, noise, tmp_path):
+def test_truncated_files_are_found_from_header_and_end(kind, lost, noise, tmp_path):
     data = encoded(noise(300, 300), kind)
     assert not open_image(data, "here").info[TRUNCATED]
     path = tmp_path / "cut"

@@ -97,7 +97,7 @@ def test_numbers_mean_names_if_all_names_are_numbers():
     assert number_of(("cat", "dog"), 2) is None
 
 
-def test_labels_that_a_person_gives():
+def test_labels_given_to_sampling():
     def values(names, label):
         return LabelLoader(LabelConfig(class_names=names), None).values({"label": label})
 
@@ -118,7 +118,7 @@ def test_class_folders_of_numbers(tmp_path, save):
     assert opened(tmp_path)[0].class_names == tuple(map(str, range(12)))
 
 
-def test_files_beside_class_folders_are_unlabelled(tmp_path, save, caplog):
+def test_files_outside_of_class_folders_are_unlabelled(tmp_path, save, caplog):
     save(tmp_path / "stray.png", "green")
     for i, name in enumerate(("cat", "dog", "unlabeled")):
         save(tmp_path / name / "x.png", (i, 0, 0))
@@ -199,7 +199,7 @@ def test_labels_of_parquet(tmp_path, labels, classes, unlabelled):
     assert train.findings.splits[0].unlabelled == unlabelled
 
 
-def test_nearly_as_many_classes_as_rows_are_said(tmp_path, caplog):
+def test_nearly_as_many_classes_as_rows_are_logged(tmp_path, caplog):
     opened(parquet(tmp_path / "x.parquet", [f"caption {i}" for i in range(30)]))
     assert "has 30 classes in 30 rows; if these are captions, use --text-column label" in caplog.text
 

@@ -32,9 +32,9 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 def test_groups_of_rows_stay_together():
     groups = np.repeat(np.arange(20), 5)
-    kept, apart = hold_out(100, 0.1, groups)
-    assert len(apart) == 10
-    assert not set(groups[kept]) & set(groups[apart])
+    kept, held_out = hold_out(100, 0.1, groups)
+    assert len(held_out) == 10
+    assert not set(groups[kept]) & set(groups[held_out])
     assert np.array_equal(hold_out(100, 0.1, np.arange(100))[1], hold_out(100, 0.1)[1])
 
 
@@ -96,7 +96,7 @@ def test_the_same_bytes_in_a_table(tmp_path, noise):
     assert (train.findings.found, train.findings.duplicates.images) == (30, 20)
 
 
-def test_duplicates_across_given_splits_are_said(tmp_path, noise, caplog):
+def test_duplicates_across_given_splits_are_logged(tmp_path, noise, caplog):
     for i in range(6):
         (tmp_path / "train").mkdir(exist_ok=True)
         noise(8, 8, i).save(tmp_path / "train" / f"{i}.png")

@@ -14,7 +14,7 @@ from imgtf.data.sample import Sample, decode_sample, near_duplicates
 from imgtf.data.source import open_source
 
 
-def picture(seed: int, side: int = 96) -> Image.Image:
+def image_of(seed: int, side: int = 96) -> Image.Image:
     """A smooth image, as a photograph is."""
     pixels = np.random.RandomState(seed).randint(0, 256, (6, 6, 3), np.uint8)
     return Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
@@ -34,8 +34,8 @@ def pairs(folder: Path, **options: object) -> list[set[str]]:
 @pytest.mark.parametrize("change", ["smaller", "jpeg", "brighter", "format"])
 def test_copies_of_another_size_quality_or_format_look_alike(tmp_path, change):
     for seed in range(8):
-        picture(seed).save(tmp_path / f"{seed}.png")
-    copy = picture(3)
+        image_of(seed).save(tmp_path / f"{seed}.png")
+    copy = image_of(3)
     if change == "smaller":
         copy.resize((70, 70)).save(tmp_path / "copy.png")
     elif change == "jpeg":
@@ -49,23 +49,23 @@ def test_copies_of_another_size_quality_or_format_look_alike(tmp_path, change):
 
 def test_different_images_flat_images_and_other_colours_do_not_look_alike(tmp_path):
     for seed in range(12):
-        picture(seed).save(tmp_path / f"{seed}.png")
+        image_of(seed).save(tmp_path / f"{seed}.png")
     for level in (100, 101, 250):
         Image.new("RGB", (64, 64), (level, level, level)).save(tmp_path / f"flat{level}.png")
-    picture(3).convert("L").save(tmp_path / "grey.png")
+    image_of(3).convert("L").save(tmp_path / "grey.png")
     assert pairs(tmp_path, held_out=0) == []
 
 
 def test_equal_images_are_duplicates_and_do_not_count_as_alike(tmp_path):
     for seed in (0, 1, 2):
-        picture(seed).save(tmp_path / f"{seed}.png")
-    picture(1).save(tmp_path / "copy.bmp")
+        image_of(seed).save(tmp_path / f"{seed}.png")
+    image_of(1).save(tmp_path / "copy.bmp")
     assert pairs(tmp_path, held_out=0) == []
 
 
 def test_a_sample_is_spread_over_the_data_set(tmp_path, monkeypatch):
     for seed in range(20):
-        picture(seed, 8).save(tmp_path / f"{seed:02}.png")
+        image_of(seed, 8).save(tmp_path / f"{seed:02}.png")
     monkeypatch.setattr("imgtf.data.sample.MOST_IMAGES", 5)
     monkeypatch.setattr("imgtf.data.sample.FEWEST_IMAGES", 5)
     headers, sample = sampled(tmp_path, held_out=0)

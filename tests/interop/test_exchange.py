@@ -243,7 +243,7 @@ def test_a_model_that_a_family_cannot_represent_is_not_exported(tmp_path: Path) 
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_our_own_tokenizer_with_published_layers_is_exported(tmp_path: Path) -> None:
+def test_a_new_tokenizer_with_published_layers_is_exported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     Tokenizer(TokenizerConfig(codebook_size=16)).save_pretrained(tmp_path / "a" / "tokenizer")
     export_weights("llamagen", tmp_path / "a", tmp_path / "x.safetensors")

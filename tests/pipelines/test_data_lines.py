@@ -163,7 +163,7 @@ def test_the_prior_names_all_broken_images_before_it_encodes(tmp_path: Path, cap
     assert all(f"{number:03}.png" in error for number in range(3))
 
 
-def test_the_model_card_says_what_the_images_are(tmp_path: Path, capsys: Any) -> None:
+def test_the_model_card_describes_the_images(tmp_path: Path, capsys: Any) -> None:
     data = write(tmp_path / "d", 30, (64, 64))
     write(data, 1, (5, 5), "icon{}.png")
     trained(tmp_path / "m", data, capsys)

@@ -190,7 +190,7 @@ def test_grey_colour_images_and_unused_ranges_are_hints(tmp_path: Path, capsys: 
     assert "multiply them by 16" in capsys.readouterr().err
 
 
-def test_the_token_cache_is_as_large_as_promised(tmp_path: Path) -> None:
+def test_the_token_cache_has_the_estimated_size(tmp_path: Path) -> None:
     data = write(tmp_path / "d", 400, (32, 32), mode="L")
     command = [
         "tokenizer",

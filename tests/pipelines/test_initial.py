@@ -54,7 +54,7 @@ def test_a_prior_starts_where_the_other_ended(model: Path, images: Path, tmp_pat
     assert held_out(tmp_path / "m", "prior") == pytest.approx(held_out(model, "prior"))
 
 
-def test_a_resumed_run_keeps_what_only_the_other_model_says(
+def test_a_resumed_run_keeps_settings_that_only_the_initial_model_has(
     model: Path, images: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other" / "prior"
@@ -96,7 +96,7 @@ def test_new_classes_start_as_no_label(model: Path, images: Path, tmp_path: Path
         ),
     ],
 )
-def test_other_conditions_than_the_run_has_are_refused(
+def test_conditions_other_than_those_of_the_run_are_refused(
     conditions: tuple[ConditionConfig, ...],
     extra: list[str],
     message: str,
@@ -115,7 +115,7 @@ def test_other_conditions_than_the_run_has_are_refused(
     assert not (tmp_path / "m" / "prior").exists()
 
 
-def test_a_prior_that_reads_sources_is_continued_with_sources(
+def test_a_prior_with_conditioning_images_is_continued_with_them(
     model: Path, images: Path, tmp_path: Path
 ) -> None:
     """Of the same kind, but another size: super-resolution by another factor."""

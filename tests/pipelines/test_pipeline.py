@@ -54,9 +54,9 @@ def test_labels_by_name_by_number_and_in_turn(model: Path) -> None:
         pipeline.sample(1, label="pink")
 
 
-def test_pictures_have_the_size_and_mode_of_the_data(model: Path) -> None:
-    pictures = Pipeline.from_pretrained(model).sample(n=2)
-    assert [(p.size, p.mode) for p in pictures] == [((16, 16), "RGB")] * 2
+def test_images_have_the_size_and_mode_of_the_data(model: Path) -> None:
+    images = Pipeline.from_pretrained(model).sample(n=2)
+    assert [(p.size, p.mode) for p in images] == [((16, 16), "RGB")] * 2
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_prior_eval_gives_bits_in_all_and_by_class(model: Path, tmp_path: Path, 
     assert rounded == pytest.approx(figures["bits_per_token"], abs=0.02)
 
 
-def test_reconstruct_draws_pairs(model: Path, images: Path, tmp_path: Path) -> None:
+def test_reconstruct_writes_pairs(model: Path, images: Path, tmp_path: Path) -> None:
     assert run("tokenizer", "reconstruct", images / "red" / "0.png", "--model", model, "--out", tmp_path) == 0
     with Image.open(tmp_path / "0.png") as pair:
         assert pair.width > 2 * pair.height * 0.9
@@ -199,7 +199,7 @@ def test_prior_eval_matches_classes_by_name(model: Path, images: Path, tmp_path:
     assert "violet" in shown.err
 
 
-def test_info_says_what_a_folder_holds(model: Path, capsys: Any) -> None:
+def test_info_describes_a_model_folder(model: Path, capsys: Any) -> None:
     assert run("info", model, "--json") == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["tokenizer"]["grid"] == "8x8"
@@ -277,7 +277,7 @@ def test_damaged_models_are_one_clear_line(
     assert not (tmp_path / "samples").exists()
 
 
-def test_a_prior_beside_another_tokenizer_is_refused(
+def test_a_prior_with_another_tokenizer_is_refused(
     model: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
     shutil.copytree(model / "prior", tmp_path / "prior")
@@ -287,7 +287,7 @@ def test_a_prior_beside_another_tokenizer_is_refused(
     assert "another tokenizer" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_public_face_is_sorted_and_complete() -> None:
+def test_the_public_names_are_sorted_and_complete() -> None:
     import imgtf
 
     assert sorted(imgtf.__all__) == imgtf.__all__

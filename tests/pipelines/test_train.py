@@ -93,7 +93,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     ]
 
 
-def test_accumulated_parts_give_the_update_of_the_whole_batch(images: Path, tmp_path: Path) -> None:
+def test_accumulated_micro_batches_give_the_update_of_the_whole_batch(images: Path, tmp_path: Path) -> None:
     flags = ["--l1-weight", "0", "--codebook-decay", "1", "--dead-code-threshold", "0", "--precision", "fp32"]
     for parts in ("1", "4"):
         command = ["tokenizer", "train", "--data", images, "--model", tmp_path / parts, "--steps", "1"]
@@ -106,7 +106,7 @@ def test_accumulated_parts_give_the_update_of_the_whole_batch(images: Path, tmp_
         torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=1e-4)
 
 
-def test_a_run_leaves_everything_it_promises(model: Path) -> None:
+def test_a_run_writes_all_documented_files(model: Path) -> None:
     for stage in ("tokenizer", "prior"):
         settings = tomllib.loads((model / stage / "train.toml").read_text())
         assert settings["steps"] == 8
@@ -138,7 +138,7 @@ def test_saved_settings_repeat_the_run(model: Path, tmp_path: Path) -> None:
     assert again.weights_sha256() == Tokenizer.from_pretrained(model / "tokenizer").weights_sha256()
 
 
-def test_nothing_is_overwritten_unasked(model: Path, images: Path, capsys: Any) -> None:
+def test_nothing_is_overwritten_without_force(model: Path, images: Path, capsys: Any) -> None:
     before = Tokenizer.from_pretrained(model / "tokenizer").weights_sha256()
     assert (
         run("tokenizer", "train", "--data", images, "--model", model, "--steps", "2", *SMALL_TOKENIZER) == 1

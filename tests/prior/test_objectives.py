@@ -89,11 +89,11 @@ def test_a_masked_prior_reads_known_codes_on_both_sides_and_no_unknown_one() -> 
     hidden = codes.clone()
     hidden[:, [1, 4]] = -1
     before = prior(hidden)
-    for place in range(6):
+    for position in range(6):
         changed = hidden.clone()
-        changed[:, place] = torch.where(hidden[:, place] < 0, -1, (codes[:, place] + 1) % 16)
+        changed[:, position] = torch.where(hidden[:, position] < 0, -1, (codes[:, position] + 1) % 16)
         same = torch.allclose(before[:, 1], prior(changed)[:, 1])
-        assert same == (place in (1, 4))
+        assert same == (position in (1, 4))
 
 
 @pytest.mark.parametrize("objective", ["raster", "random", "masked"])
@@ -170,7 +170,7 @@ def test_a_condition_changes_the_first_prediction_and_none_is_none(kind: str) ->
         torch.testing.assert_close(prior(codes, image=torch.full((4, 2, 2), -1)), without)
 
 
-def test_hidden_conditions_are_no_conditions() -> None:
+def test_dropped_conditions_equal_no_conditions() -> None:
     prior = tiny(condition_dropout=1.0, dropout=0.0, token_dropout=0.0, **KINDS["all"])
     codes = some_codes(prior)
     hidden = prior.train()(codes, **some_condition(prior, 4))
@@ -216,8 +216,8 @@ def test_without_learned_positions_other_grids_are_modelled(positions: str) -> N
 
 
 @torch.no_grad()
-def test_positions_tell_places_apart_without_rotary_ones() -> None:
-    """All codes equal: only its place can tell one prediction from another."""
+def test_position_embeddings_distinguish_positions_without_rotary_ones() -> None:
+    """With equal codes, predictions differ only by the position embedding."""
     for positions in ("learned", "sinusoidal", "sinusoidal-2d"):
         logits = tiny(rotary="none", positions=positions)(torch.zeros(1, 6, dtype=torch.long))[0]
         assert torch.pdist(logits[1:]).min() > 1e-4
@@ -296,7 +296,7 @@ def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, object
         build(PriorConfig, {"grid": [2, 3], "codebook_size": 8, "width": 32} | wrong)
 
 
-def test_an_order_for_a_raster_prior_or_with_a_place_twice_is_refused() -> None:
+def test_an_order_for_a_raster_prior_or_with_a_repeated_position_is_refused() -> None:
     with pytest.raises(DataError, match="raster order only"):
         tiny()(torch.zeros(1, 6, dtype=torch.long), order=torch.arange(6))
     with pytest.raises(DataError, match="once"):
