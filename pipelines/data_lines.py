@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ..data.image import DEEP_MODES, GREY_MODES
 from ..data.probe import Header, Headers, colour_fraction, used_bits
 from ..data.sizes import MAX_ASPECT, extreme_shapes, smaller_than, typical_side
 from ..tokenizer.config import TokenizerConfig
+from .data_text import some
 from .settings import load_presets
 
 NAMED = 3
@@ -88,13 +89,6 @@ def shorten(where: str, source: str) -> str:
     return where.removeprefix(prefix)
 
 
-def named(names: Iterable[str], count: int | None = None) -> str:
-    """Return the first names, and how many more there are."""
-    names = list(names)
-    more = (len(names) if count is None else count) - min(len(names), NAMED)
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
 def _files(findings: Findings, headers: Sequence[Headers]) -> str:
     train, held_out = (one.images() for one in headers)
     text = f"{findings.source or headers[0].source.name}"
@@ -151,7 +145,7 @@ def _some(headers: Sequence[Headers], choose: Callable[[Headers], list[Header]],
     chosen = [(one, header) for one in headers for header in choose(one)]
     names = [shorten(one.where(header), one.source.name) for one, header in chosen[:NAMED]]
     total = sum(one.total for one in headers)
-    return f"{len(chosen):,} of {total:,} {what}: {named(names, len(chosen))}" if chosen else ""
+    return f"{len(chosen):,} of {total:,} {what}: {some(names, len(chosen))}" if chosen else ""
 
 
 def _largest_values(headers: Headers) -> list[int]:

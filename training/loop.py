@@ -87,7 +87,7 @@ class Trainer:
         self.running = RunningMeans(progress.sums, progress.counts)
         if self.completed_steps >= self.config.steps:
             raise CheckpointError(
-                f"{state}: the run has all of its {self.config.steps} steps; continue it with more --steps"
+                f"{state}: {self.completed_steps} of {self.config.steps} steps are done; continue it with more --steps"
             )
 
     def run(self) -> TrainingResult:

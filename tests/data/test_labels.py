@@ -11,22 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgtf.data.config import DataConfig
 from imgtf.data.labels import NotALabel, class_name, class_names, in_order, number_of
-from imgtf.data.source import open_source
 from imgtf.errors import ConfigError, DataError
 from imgtf.pipelines.conditions import LabelLoader
 from imgtf.prior.conditions.label import LabelConfig
 
-
-def opened(data, **options):
-    return open_source(DataConfig(data=str(data), **{"held_out": 0, **options}))
-
-
-def named(source) -> list[str | None]:
-    """The class of each row by name."""
-    labels = (source.label(i) for i in range(len(source)))
-    return [None if label is None else source.class_names[label] for label in labels]
+from .reading import named, opened
 
 
 def parquet(path, labels, **columns):

@@ -12,25 +12,13 @@ import pytest
 from PIL import Image
 
 from imgtf.data.config import ConditionDataConfig, DataConfig
-from imgtf.data.source import open_source
 from imgtf.data.splits import split_in_stem, split_level, split_word
 from imgtf.errors import DataError
 from imgtf.pipelines.condition_loader import RunData
 from imgtf.pipelines.conditions import TextLoader
 from imgtf.prior.recipe import CacheRecipe
 
-
-def opened(data, **options):
-    return open_source(DataConfig(data=str(data), **{"held_out": 0, **options}))
-
-
-def texts(source) -> list[str | None]:
-    return [source.text(i) for i in range(len(source))]
-
-
-def named(source) -> list[str | None]:
-    labels = (source.label(i) for i in range(len(source)))
-    return [None if label is None else source.class_names[label] for label in labels]
+from .reading import named, opened, texts
 
 
 @pytest.fixture

@@ -11,18 +11,12 @@ from imgtf.data.config import DataConfig
 from imgtf.data.source import open_source
 from imgtf.errors import DataError
 
+from . import reading
+from .reading import named, texts
+
 
 def opened(data, **options):
-    return open_source(DataConfig(data=str(data), **{"held_out": 0, **options}))[0]
-
-
-def texts(source) -> list[str | None]:
-    return [source.text(i) for i in range(len(source))]
-
-
-def named(source) -> list[str | None]:
-    labels = (source.label(i) for i in range(len(source)))
-    return [None if label is None else source.class_names[label] for label in labels]
+    return reading.opened(data, **options)[0]
 
 
 @pytest.fixture
