@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...errors import ConfigError
 from ...nn.attention import AttentionInputs, EncoderInputs
 from ...runtime.compiler import check_compiler
 from ..conditions.condition import Condition, EncodedCondition
@@ -45,12 +46,16 @@ class Decoder:
                 for the next batch of the same shape and settings. Not yet tested on a GPU.
 
         Raises:
-            ConfigError: `compile` without a C++ compiler (CPU) or Triton (GPU).
+            ConfigError: `compile` without a C++ compiler (CPU) or Triton (GPU); `capture` without a CUDA GPU.
         """
         if compile:
             check_compiler(network.device)
+        if capture and network.device.type != "cuda":
+            raise ConfigError(
+                f"capture needs a CUDA GPU, the model is on {network.device}: leave --capture out"
+            )
         self.network = network
-        self.compile, self.capture = compile, capture and network.device.type == "cuda"
+        self.compile, self.capture = compile, capture
         self._functions = COMPILED if compile else EAGER
         self._recorder: Recorder | None = CudaGraphs(network.device) if self.capture else None
         self._modules: list[nn.Module] = []
