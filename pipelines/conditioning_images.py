@@ -50,6 +50,7 @@ class ImageLoader(ConditionLoader):
 
     @classmethod
     def from_run(cls, run: RunData) -> ImageLoader:
+        """The loader for a new prior. Raises ConfigError when both kinds of conditioning images are asked for."""
         columns, tokenizer = run.columns, run.tokenizer
         if columns.conditioning_column is not None and columns.conditioning_size is not None:
             raise ConfigError("--conditioning-column and --conditioning-size exclude each other")
