@@ -108,6 +108,20 @@ def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"{where}: unknown key {key}; {hint}")
 
 
+def whole_number(name: str, value: Any, minimum: int, maximum: int) -> int:
+    """Return a whole number within its bounds; NumPy's count too.
+
+    Raises:
+        ConfigError: for another type or a value out of range; the message names the argument.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+    number = int(value.__index__())
+    if not minimum <= number <= maximum:
+        raise ConfigError(f"{name} must be from {minimum} to {maximum}, got {number}")
+    return number
+
+
 def to_dict(settings: Any) -> dict[str, Any]:
     """The reverse of `build`: plain values for JSON and TOML (tuples become lists)."""
     return {f.name: _to_plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}

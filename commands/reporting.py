@@ -17,7 +17,7 @@ from ..errors import ImgtfError, Interrupted
 if TYPE_CHECKING:
     from ..training.loop import TrainingResult
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, INTERRUPTED = 1, 130
 """Exit codes besides 0."""
 
 

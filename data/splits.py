@@ -71,7 +71,8 @@ def choose_splits(names: Sequence[str], config: DataConfig) -> tuple[str, str | 
 def hold_out(count: int, fraction: float, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Split rows 0 to count-1 at random into (kept, held out), each ascending, the same on every machine.
 
-    At least one row is kept. At most 5,000 rows are held out, and at least one unless `fraction` is 0.
+    At least one row is kept. At most 5,000 rows are held out, and at least one unless `fraction` is 0. Only where every
+    group is larger than that, the smallest group is held out whole.
 
     Args:
         groups: (count,) group number of each row, from 0: the rows of a group stay on one side. One group only is

@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..options import build, check
+from ..options import build, check, whole_number
 from ..prior.config import PriorConfig, SamplingConfig, check_sampling
 from ..runtime.precision import as_precision, pick_precision
 
@@ -66,9 +65,9 @@ class Request:
         shard: tuple[int, int],
     ) -> Request:
         """Return a request with checked numbers (Python or NumPy). Raises ConfigError."""
-        n = whole("n", n, 1, MAX_IMAGES)
-        seed, first = whole("seed", seed, 0, MAX_SEED), whole("first", first, 0, MAX_SEED - n)
-        size = n if batch_size is None else whole("batch_size", batch_size, 1, MAX_IMAGES)
+        n = whole_number("n", n, 1, MAX_IMAGES)
+        seed, first = whole_number("seed", seed, 0, MAX_SEED), whole_number("first", first, 0, MAX_SEED - n)
+        size = n if batch_size is None else whole_number("batch_size", batch_size, 1, MAX_IMAGES)
         return cls(n, values, seed, first, size, shard)
 
     def batches(self) -> list[range]:
@@ -110,13 +109,3 @@ def sampling_precision(wanted: str | torch.dtype, config: PriorConfig, device: t
     if precision == "auto" and picked != "fp32" and config.width < MIN_BF16_WIDTH.get(device.type, 0):
         return "fp32"
     return picked
-
-
-def whole(name: str, value: Any, minimum: int, maximum: int) -> int:
-    """Return a whole number (Python or NumPy) within its bounds. Raises ConfigError with the argument's name."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ConfigError(f"{name} must be a whole number, got {value!r}")
-    number = int(value.__index__())
-    if not minimum <= number <= maximum:
-        raise ConfigError(f"{name} must be from {minimum} to {maximum}, got {number}")
-    return number

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..options import MAX_INT, whole_number
 from .conditions.condition import Condition
 from .config import SamplingConfig
 from .decoding.decoder import Decoder
@@ -89,8 +90,7 @@ class Prior(PriorNetwork):
                 that do not work with the prior's objective.
             DataError: for conditions that the prior was not trained with, or values of another shape or range.
         """
-        if n < 1:
-            raise ConfigError(f"n must be at least 1, got {n}")
+        n = whole_number("n", n, 1, MAX_INT)
         grid = grid or self.config.grid
         uniforms = image_uniforms(seed, first, n, grid[0] * grid[1])
         condition = Condition(label=_labels_in_turn(label, n, first), **conditions)

@@ -119,6 +119,3 @@ def aligned_at(aligned: Tensor, position: Tensor) -> Tensor:
     """Rows of a table (B, T, D) at grid positions (n,) or (B, n), (B, n, D); zeros where a position is negative."""
     index = position.clamp_min(0).expand(len(aligned), -1)[..., None].expand(-1, -1, aligned.shape[-1])
     return aligned.gather(1, index) * (position >= 0)[..., None]
-
-
-at_places = aligned_at

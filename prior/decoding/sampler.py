@@ -8,14 +8,12 @@ Shapes: B images, T tokens.
 
 from __future__ import annotations
 
-from operator import index
-from typing import SupportsIndex
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ConfigError, DataError
+from ...errors import DataError
+from ...options import whole_number
 from ..conditions.condition import Condition
 from ..config import SamplingConfig, check_sampling
 from ..network import PriorNetwork
@@ -24,8 +22,8 @@ from .decoder import Decoder
 from .masked import sample_masked
 from .request import Progress, SamplingRequest
 
-SEED_END = 2**64
-"""Seeds and image numbers are below this: the key of the generator has 64 bits for each."""
+MAX_SEED = 2**64 - 1
+"""Largest seed and image number: the key of the generator has 64 bits for each."""
 
 
 def image_uniforms(seed: int, first: int, n: int, tokens: int) -> Tensor:
@@ -34,23 +32,14 @@ def image_uniforms(seed: int, first: int, n: int, tokens: int) -> Tensor:
     Raises:
         ConfigError: for a seed or image number that is not an integer from 0 to 2**64 - 1.
     """
-    seed, first = check_seed("seed", seed), check_seed("first", first)
+    seed, first = (
+        whole_number(name, value, 0, MAX_SEED) for name, value in (("seed", seed), ("first", first))
+    )
     if n:
-        check_seed("first + n - 1", first + n - 1)
+        whole_number("first + n - 1", first + n - 1, 0, MAX_SEED)
     keys = [np.array([seed, first + r], dtype=np.uint64) for r in range(n)]
     rows = [np.random.Generator(np.random.Philox(key=key)).random((2, tokens)) for key in keys]
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, 2, tokens, dtype=torch.float64)
-
-
-def check_seed(name: str, value: SupportsIndex) -> int:
-    """Return an integer from 0 to 2**64 - 1, NumPy's included, or raise ConfigError."""
-    try:
-        number = index(value)
-    except TypeError:
-        raise ConfigError(f"{name} must be an integer, got {value!r}") from None
-    if not 0 <= number < SEED_END:
-        raise ConfigError(f"{name} must be from 0 to 2**64 - 1, got {number}")
-    return int(number)
 
 
 @torch.no_grad()
