@@ -122,7 +122,7 @@ def _open_digits(data: DataConfig, notes: Notes) -> tuple[ImageSource, ImageSour
     used = choose_splits(list(digits), data)
     splits = [_source(data.data, name, digits[name], CLASS_NAMES, "digits-1") for name in used if name]
     _note_unused(digits, used, notes)
-    return _with_findings(_divided(splits, data, None), [None] * len(splits), notes)
+    return _with_findings(_divided(splits, data, None, notes), [None] * len(splits), notes)
 
 
 def _open_tables(data: DataConfig, column: str | None, notes: Notes) -> tuple[ImageSource, ImageSource]:
@@ -154,7 +154,7 @@ def _open_tables(data: DataConfig, column: str | None, notes: Notes) -> tuple[Im
         for name, own in zip(chosen, shown, strict=True)
     ]
     files = np.split(contents.files, np.cumsum([len(own) for own in rows])[:-1])
-    return _with_findings(_divided(splits, data, contents.groups()), files, notes, found)
+    return _with_findings(_divided(splits, data, contents.groups(), notes), files, notes, found)
 
 
 def _columns(tables: dict[str, Any], data: DataConfig, notes: Notes) -> list[Columns]:
@@ -186,13 +186,18 @@ def _note_unused(splits: Mapping[str, Sized], used: Sequence[str | None], notes:
 
 
 def _divided(
-    splits: list[ImageSource], data: DataConfig, groups: np.ndarray | None
+    splits: list[ImageSource], data: DataConfig, groups: np.ndarray | None, notes: Notes
 ) -> tuple[ImageSource, ImageSource]:
     """The training and the held-out source: the given splits, or a split into two of the only one."""
     whole = splits[0]
     if len(splits) == 2:
         return whole, splits[1]
     kept, held_out = hold_out(len(whole), data.held_out, groups)
+    asked = max(1, round(len(whole) * data.held_out))
+    if len(held_out) > asked:
+        notes.warn(
+            f"{data.data}: {len(held_out)} rows are held out instead of {asked}: so many show the same image"
+        )
     if not len(held_out):
         return whole, _subset(whole, held_out, "[held-out]")
     return _subset(whole, kept, ""), _subset(whole, held_out, "[held-out]")

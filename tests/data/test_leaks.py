@@ -72,6 +72,15 @@ def test_copies_of_files_stay_on_one_side(tmp_path, noise, caplog):
     assert "images that repeat others: 20, for example " in caplog.text
 
 
+def test_a_held_out_split_that_is_larger_than_asked_for_is_said(tmp_path, noise, caplog):
+    for image in range(2):
+        for copy in range(10):
+            noise(8, 8, image).save(tmp_path / f"{image}-{copy}.png")
+    train, held_out = opened(tmp_path)
+    assert (len(train), len(held_out)) == (10, 10)
+    assert "10 rows are held out instead of 2" in caplog.text
+
+
 def test_the_same_pixels_in_several_formats(tmp_path, noise):
     for i in range(10):
         image = noise(8, 8, i)
