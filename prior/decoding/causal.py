@@ -27,7 +27,7 @@ def sample_causal(decoder: Decoder, request: SamplingRequest) -> Tensor:
     A step of k > 1 codes runs the tokens of the codes sampled in the last step, which stay in the cache, and k - 1
     extra tokens, which hold the last code and predict the positions after the next one. Extra tokens attend to what the
     last token attends to, so each code has exactly the probability that it would have as the next one; the cache
-    forgets them. Steps of one code are `Decoder.decode_next`.
+    forgets them. Steps of one code are `Decoder.decode_next`. Known codes take no step: the next step's pass reads them.
     """
     settings, B = request.settings, len(request.codes)
     order = sampling_order(decoder.config, settings, request.uniforms[:, 1], request.known, request.grid)
@@ -46,10 +46,14 @@ def sample_causal(decoder: Decoder, request: SamplingRequest) -> Tensor:
 
 
 def _schedule(decoder: Decoder, request: SamplingRequest, order: Tensor) -> list[Step]:
-    """Return the steps after the known codes at the start of the order."""
-    known = request.known[order if order.dim() == 1 else order[0]]
-    start = int(known.long().cumprod(0).sum())
-    return make_schedule(decoder.config, request.settings, start, order.shape[-1])
+    """Return the steps that sample codes: all after the known codes at the start of the order.
+
+    Only a raster order has known codes further on, and its steps have one code.
+    """
+    known = request.known[order if order.dim() == 1 else order[0]].tolist()
+    start = [*known, False].index(False)
+    schedule = make_schedule(decoder.config, request.settings, start, len(known))
+    return [step for step in schedule if not known[step.start]]
 
 
 def _sequence_length(decoder: Decoder, request: SamplingRequest, schedule: Sequence[Step]) -> int:
@@ -103,6 +107,7 @@ class _CausalSampling:
             self.decoder.decode_next(self.batch, guided=guided)
             self.filled[halves] = [S + step.start] * (1 + guided)
             return
+        state.done.fill_(step.start)  # known codes before this step had none of their own
         target = state.order[:, step.start : step.start + step.size]  # (B, k)
         logits = self._next_logits(step, guided)  # (B, k, V)
         uniform = state.uniforms.gather(1, target)

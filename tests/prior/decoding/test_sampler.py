@@ -15,11 +15,15 @@ from imgtf.prior.model import Prior
 from ..test_model import tiny
 
 
-def uncached(prior: Prior, label: Tensor, uniforms: Tensor, settings: SamplingConfig) -> Tensor:
-    """Sample by running the whole sequence for every code."""
+def uncached(
+    prior: Prior, label: Tensor, uniforms: Tensor, settings: SamplingConfig, known: Tensor | None = None
+) -> Tensor:
+    """Sample by running the whole sequence for every code that is not known."""
     B, _, T = uniforms.shape
-    codes = torch.zeros(B, T, dtype=torch.long)
+    codes = torch.zeros(B, T, dtype=torch.long) if known is None else known.clamp_min(0)
     for t in range(T):
+        if known is not None and known[0, t] >= 0:
+            continue
         logits = prior(codes, label)[:, t]
         if settings.cfg_scale != 1:
             without = prior(codes)[:, t]
@@ -44,6 +48,22 @@ def test_cached_sampling_equals_uncached(settings: SamplingConfig) -> None:
     assert torch.equal(
         sample(prior, Condition(label=label), uniforms, settings), uncached(prior, label, uniforms, settings)
     )
+
+
+@pytest.mark.parametrize("positions", [[0, 1, 2], [2], [5, 6, 7, 9, 15], list(range(16)), list(range(1, 16))])
+@pytest.mark.parametrize("settings", [SamplingConfig(), SamplingConfig(cfg_scale=3.0)])
+@torch.no_grad()
+def test_known_codes_of_a_raster_prior_are_read_and_take_no_step(
+    positions: list[int], settings: SamplingConfig
+) -> None:
+    prior = tiny(grid=(4, 4))
+    label, uniforms = torch.arange(5) % 3, image_uniforms(1, 0, 5, 16)
+    steps: list[int] = []
+    known = torch.full((5, 16), -1)
+    known[:, positions] = torch.randint(16, (5, len(positions)), generator=torch.Generator().manual_seed(0))
+    sampled = sample(prior, Condition(label=label), uniforms, settings, steps.append, known=known)
+    assert torch.equal(sampled, uncached(prior, label, uniforms, settings, known))
+    assert sum(steps) == 5 * (16 - len(positions))
 
 
 def test_an_image_is_the_same_in_any_batch() -> None:
