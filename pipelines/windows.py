@@ -44,7 +44,7 @@ def sample_windows(
     and its codes are those of `sample`.
 
     Args:
-        condition_at: condition of the B images in a window, which reaches beyond a canvas smaller than the trained grid.
+        condition_at: condition of the B images in a window. It reaches beyond a canvas smaller than the trained grid.
         uniforms: (B, 2, T) by position of the canvas, see `image_uniforms`.
         codes: (B, h, w), -1 where to sample; the same positions in every row.
         progress: called with the number of codes sampled since the last call, over all images.
@@ -131,8 +131,11 @@ def _padded_uniforms(uniforms: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return uniform numbers (B, 2, h, w) for at least a window: those of the canvas again, shifted modulo 1."""
     rows, columns = (torch.arange(max(own, size)) for own, size in zip(uniforms.shape[2:], grid, strict=True))
     h, w = uniforms.shape[2:]
-    repeats = (rows // h)[:, None] + (columns // w)  # 0 within the canvas
-    return (uniforms[:, :, rows % h][..., columns % w] + GOLDEN * repeats).fmod(1)
+    across = columns // w
+    repeat = (rows // h)[:, None] * (
+        across[-1] + 1
+    ) + across  # 0 within the canvas, different in each repetition
+    return (uniforms[:, :, rows % h][..., columns % w] + GOLDEN * repeat).fmod(1)
 
 
 class _Progress:

@@ -93,7 +93,8 @@ def test_windows_cover_the_canvas_from_the_known_codes_outwards(known: dict[str,
     shares = []
     for window in windows:
         assert (window.height, window.width) == GRID
-        assert 0 <= window.top <= h - 4 and 0 <= window.left <= w - 6
+        assert 0 <= window.top <= h - 4
+        assert 0 <= window.left <= w - 6
         part = mask[window.top : window.top + 4, window.left : window.left + 6]
         shares.append(part.mean())
         part[:] = True
