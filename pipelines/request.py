@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from PIL import Image
@@ -26,6 +26,23 @@ MAX_SEED, MAX_IMAGES = 2**64 - 1, 2**31
 MIN_BF16_WIDTH = {"cpu": 256, "cuda": 0}
 """Model width from which `auto` samples in bf16. On two AMD Zen 5 cores bf16 is 0.8 to 1.1 times as fast as fp32 at
 width 128, 1.1 to 1.3 times at 256, 1.3 to 1.5 times at 512 (1, 8 and 64 guided images)."""
+
+
+class SamplingOptions(TypedDict, total=False):
+    """The sampling settings of `Sampling.sample` by name; None takes the model's own default."""
+
+    temperature: float | None
+    final_temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    cfg_scale: float | None
+    cfg_schedule: str | None
+    cfg_power: float | None
+    order: str | None
+    sampling_steps: int | None
+    step_schedule: str | None
+    confidence_noise: float | None
 
 
 @dataclass(frozen=True)

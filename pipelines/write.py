@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +15,12 @@ from ..data.grid import draw_grid
 from ..errors import ConfigError
 from ..pretrained import write_text
 from ..prior.config import SamplingConfig
+from .canvas import Canvas
 from .files import check_writable
-from .pipeline import Pipeline
 from .png import PngWriter, write_png
 from .processes import Processes
 from .request import Progress, Sample, sampling_settings
+from .sampling import Sampling
 
 GRID_FILE, RECORD_FILE = "grid.png", "samples.json"
 GRID_MOST = 1024
@@ -36,7 +37,7 @@ def free_folder(samples: Path) -> Path:
 
 
 def write_samples(
-    pipeline: Pipeline,
+    pipeline: Sampling,
     out: Path,
     n: int,
     *,
@@ -48,8 +49,11 @@ def write_samples(
     processes: Processes | None = None,
     conditions: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    canvas: Canvas | None = None,
+    names: Sequence[str] | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Sample n images into `out` as 000000.png, ... with `grid.png` and `samples.json`; return the grid's path.
+    """Sample n images into `out` as single PNGs with `grid.png` and `samples.json`; return the grid's path.
 
     With several processes each samples some of the batches; the first writes the grid and the record when all
     images are there.
@@ -57,6 +61,9 @@ def write_samples(
     Args:
         conditions: arguments of `Pipeline.stream` by name (label, text, features, image).
         settings: fields of `SamplingConfig` by name.
+        canvas: see `Pipeline.stream`.
+        names: file names without suffix, one per image; default: the six digits of each image's number.
+        record: entries to add to `samples.json`, such as the images that were edited.
 
     Raises:
         ConfigError: when `out` holds files and `force` is not given.
@@ -69,14 +76,16 @@ def write_samples(
     size = min(processes.gather(batch_size or pipeline.auto_batch_size(n, used, processes.world)))
     stream = pipeline.stream(
         n, seed=seed, first=first, batch_size=size, shard=(processes.rank, processes.world), progress=progress,
-        **conditions or {}, **settings or {},
+        canvas=canvas, **conditions or {}, **settings or {},
     )  # fmt: skip
-    rows, shown = _write_images(stream, out, first + GRID_MOST if processes.is_first else 0)
+    stems = {first + i: name for i, name in enumerate(names or ())}
+    rows, shown = _write_images(stream, out, stems, first + GRID_MOST if processes.is_first else 0)
     rows = sorted((row for part in processes.gather(rows) for row in part), key=lambda row: row["index"])
     if processes.is_first:
         _write_grid(out, rows[:GRID_MOST], shown)
-        record = _describe(pipeline, used) | {"seed": seed, "batch_size": size, "images": rows}
-        write_text(out / RECORD_FILE, json.dumps(record, indent=2) + "\n")
+        described = _describe(pipeline, used) | {"seed": seed, "batch_size": size} | dict(record or {})
+        described["images"] = rows
+        write_text(out / RECORD_FILE, json.dumps(described, indent=2) + "\n")
     return out / GRID_FILE
 
 
@@ -88,7 +97,7 @@ def check_out(folder: Path, force: bool) -> None:
 
 
 def _write_images(
-    stream: Iterable[Sample], out: Path, keep_below: int
+    stream: Iterable[Sample], out: Path, stems: Mapping[int, str], keep_below: int
 ) -> tuple[list[Row], dict[str, Image.Image]]:
     """Write the images. Return their rows of the record, and by file name the images numbered below `keep_below`."""
     rows: list[Row] = []
@@ -96,7 +105,7 @@ def _write_images(
     with PngWriter() as writer:
         for sample in stream:
             out.mkdir(parents=True, exist_ok=True)
-            file = f"{sample.index:06d}.png"
+            file = f"{stems.get(sample.index, f'{sample.index:06d}')}.png"
             writer.save(sample.image, out / file)
             rows.append({"file": file, "index": sample.index, "label": sample.label, "text": sample.text})
             if sample.index < keep_below:
@@ -104,7 +113,7 @@ def _write_images(
     return rows, kept
 
 
-def _describe(pipeline: Pipeline, settings: SamplingConfig) -> Row:
+def _describe(pipeline: Sampling, settings: SamplingConfig) -> Row:
     """The models and settings of all images, for the record."""
     return {
         "format": 1,

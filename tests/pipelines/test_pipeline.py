@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from imgtf import Pipeline, Prior, Tokenizer
 from imgtf.errors import CheckpointError, ConfigError
-from imgtf.pipelines.request import sampling_precision
+from imgtf.pipelines.request import SamplingOptions, sampling_precision
 from imgtf.prior.config import PriorConfig, SamplingConfig
 from imgtf.runtime import precision as precision_module
 from imgtf.runtime.optional import import_with_torchvision
@@ -378,11 +378,11 @@ def test_a_pipeline_is_called_moved_and_shown(model: Path) -> None:
 
 def test_every_sampling_setting_is_a_named_argument() -> None:
     settings = {f.name for f in fields(SamplingConfig)}
-    for method in (Pipeline.sample, Pipeline.stream):
-        parameters = inspect.signature(method).parameters
-        assert settings <= set(parameters)
-        assert all(p.annotation is not p.empty for name, p in parameters.items() if name != "self")
-        assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    parameters = inspect.signature(Pipeline.sample).parameters
+    assert settings <= set(parameters)
+    assert all(p.annotation is not p.empty for name, p in parameters.items() if name != "self")
+    assert not any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    assert set(SamplingOptions.__annotations__) == settings
 
 
 @pytest.mark.parametrize(("options", "compile"), [([], False), (["--compile"], True)])

@@ -1,0 +1,65 @@
+"""A grid of codes some of which are known: what every editing command gives to the sampler.
+
+Shapes: h, w grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import DataError
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a larger grid, in tokens."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def unchanged(image: Image.Image) -> Image.Image:
+    """Return the image itself."""
+    return image
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Known and missing codes of one image, of any grid. `Sampling.stream` samples the missing ones."""
+
+    codes: Tensor
+    """(h, w) int64, -1 where a code is to be sampled."""
+    finish: Callable[[Image.Image], Image.Image] = unchanged
+    """Turns the decoded image of the canvas into the result: pastes kept pixels, cuts to a size."""
+    values_at: Callable[[Window], Mapping[str, Any]] | None = None
+    """The conditions of one window of a grid larger than the trained one, one value by name: {"image": PIL image}."""
+
+    def __post_init__(self) -> None:
+        if self.codes.dim() != 2 or self.codes.dtype != torch.int64:
+            raise DataError(
+                f"a canvas needs codes (h, w) int64, got {tuple(self.codes.shape)} {self.codes.dtype}"
+            )
+
+    @classmethod
+    def empty(cls, grid: tuple[int, int]) -> Canvas:
+        """A canvas without known codes."""
+        return cls(torch.full(grid, -1))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Grid (h, w)."""
+        h, w = self.codes.shape
+        return h, w
+
+    @property
+    def missing(self) -> int:
+        """Number of codes to sample."""
+        return int((self.codes < 0).sum())

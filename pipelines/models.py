@@ -1,0 +1,150 @@
+"""A tokenizer and the prior that was trained on its codes, together: loading, saving, decoding.
+
+Shapes: B images, T = h*w tokens, h, w grid.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..data.image import to_pil
+from ..errors import CheckpointError, ConfigError
+from ..prior.decoding.decoder import Decoder
+from ..prior.decoding.quantized import cast
+from ..prior.model import Prior
+from ..runtime.device import pick_device
+from ..runtime.precision import DTYPES
+from ..tokenizer.model import Tokenizer
+from .conditioning_images import IMAGE_TOKENIZER, ImageLoader
+from .conditions import trained_conditions
+from .memory import decoded_at_once
+from .request import sampling_precision
+
+
+class Models:
+    """One tokenizer and one prior. Refuses a pair that does not belong together."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prior: Prior,
+        *,
+        conditioning_tokenizer: Tokenizer | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            conditioning_tokenizer: of the conditioning images, where it is not the tokenizer itself.
+            folder: of the model, which may hold that tokenizer.
+
+        Raises:
+            CheckpointError: for a tokenizer that the prior was not trained with.
+        """
+        own, expected = tokenizer.weights_sha256(), prior.config.tokenizer_sha256
+        if expected and own != expected:
+            raise CheckpointError(
+                f"the prior was trained on the codes of another tokenizer (SHA-256 {expected}) than this one ({own}); "
+                f"load the tokenizer it was trained with, or train a new prior"
+            )
+        if tokenizer.config.codebook_size != prior.config.codebook_size:
+            raise CheckpointError(
+                f"the tokenizer has {tokenizer.config.codebook_size} codes, the prior {prior.config.codebook_size}"
+            )
+        self.tokenizer, self.prior = tokenizer.eval(), prior.eval()
+        self.precision = "fp32"
+        self.loaders = trained_conditions(prior.config, tokenizer, folder)
+        for loader in self.loaders:
+            if isinstance(loader, ImageLoader):
+                loader.use(conditioning_tokenizer)
+        self.decoder = Decoder(self.prior)
+        self._prior_sha256: str | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "auto",
+        *,
+        precision: str | torch.dtype = "auto",
+        compile: bool = False,
+        capture: bool = False,
+    ) -> Self:
+        """Load `folder/tokenizer` and `folder/prior`.
+
+        Args:
+            device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+            precision: of the prior: "auto", "fp32", "bf16", "fp16", "int8" (8-bit weights) or a torch dtype. "auto"
+                takes bf16 where the device is fast at it and the prior wide enough. Images of different precisions
+                differ. The tokenizer stays in float32.
+            compile: compile decoding steps of causal priors with torch.compile.
+            capture: replay decoding steps of causal priors as CUDA graphs; not tested on a GPU yet.
+
+        Raises:
+            ConfigError: for a device or precision that is not available.
+            CheckpointError: for a model that is missing, damaged, or whose two parts do not belong together.
+        """
+        folder, place = Path(folder), pick_device(device)
+        tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", place)
+        prior = Prior.from_pretrained(folder / "prior", place)
+        pipeline = cls(tokenizer, prior, folder=folder)
+        pipeline.cast(sampling_precision(precision, prior.config, place))
+        pipeline.decoder = Decoder(pipeline.prior, compile=compile, capture=capture)
+        return pipeline
+
+    def cast(self, precision: str) -> None:
+        """Cast the prior's weights for sampling, in place. The pipeline cannot be saved after that."""
+        if precision != "fp32":
+            self._prior_sha256 = self.prior_sha256()
+            cast(self.prior, DTYPES[precision])
+        self.precision = precision
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move both models to a device."""
+        place = pick_device(device)
+        for model in (self.tokenizer, self.prior):
+            model.to(place)
+        for loader in self.loaders:
+            if isinstance(loader, ImageLoader):
+                loader.image_tokenizer.to(place)
+        self.decoder = Decoder(self.prior, compile=self.decoder.compile, capture=self.decoder.capture)
+        return self
+
+    def prior_sha256(self) -> str:
+        """Identity of the prior's weights as they were loaded."""
+        return self._prior_sha256 or self.prior.weights_sha256()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write both models as `from_pretrained` reads them.
+
+        Raises:
+            ConfigError: when the prior was cast, so that its original weights are lost.
+        """
+        if self._prior_sha256:
+            raise ConfigError('the prior was cast for sampling: load it with precision="fp32" to save it')
+        self.tokenizer.save_pretrained(Path(folder) / "tokenizer")
+        self.prior.save_pretrained(Path(folder) / "prior")
+        for loader in self.loaders:
+            if isinstance(loader, ImageLoader) and loader.image_tokenizer is not self.tokenizer:
+                loader.image_tokenizer.save_pretrained(Path(folder) / IMAGE_TOKENIZER)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> list[Image.Image]:
+        """Codes (B, T) or (B, h, w) to images, a few at a time: activations are much larger than images."""
+        if codes.dim() == 2:
+            codes = codes.unflatten(1, self.prior.config.grid)
+        chunks = codes.to(self.tokenizer.device).split(decoded_at_once(self.tokenizer.config))
+        bits = self.tokenizer.config.bit_depth
+        return [to_pil(image, bits) for chunk in chunks for image in self.tokenizer.decode(chunk)]
+
+    def __repr__(self) -> str:
+        size, (h, w) = self.tokenizer.config.image_size, self.prior.config.grid
+        conditions = ", ".join(self.prior.config.condition_kinds) or "none"
+        return (
+            f"Pipeline({size}x{size} px, {h}x{w} tokens of {self.prior.config.codebook_size} codes, "
+            f"conditions: {conditions}, {self.precision} on {self.prior.device})"
+        )

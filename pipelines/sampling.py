@@ -1,0 +1,176 @@
+"""Sampling of images from a tokenizer and its prior.
+
+Shapes: B images, T = h*w tokens, h, w grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Unpack
+
+from PIL import Image
+from torch import Tensor
+
+from ..prior.conditions.condition import Condition
+from ..prior.config import SamplingConfig
+from ..prior.decoding.sampler import image_uniforms, sample
+from ..runtime.precision import DTYPES
+from .canvas import Canvas, Window
+from .condition_loader import Given, given_values, names_of, to_condition
+from .memory import auto_batch, free_memory
+from .models import Models
+from .request import (
+    Features,
+    Images,
+    Labels,
+    Progress,
+    Request,
+    Sample,
+    SamplingOptions,
+    Texts,
+    sampling_settings,
+)
+from .windows import sample_windows
+
+
+class Sampling(Models):
+    """A tokenizer and its prior that sample images."""
+
+    def sample(
+        self,
+        n: int = 1,
+        label: Labels = None,
+        *,
+        text: Texts = None,
+        features: Features = None,
+        image: Images = None,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        temperature: float | None = None,
+        final_temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        cfg_scale: float | None = None,
+        cfg_schedule: str | None = None,
+        cfg_power: float | None = None,
+        order: str | None = None,
+        sampling_steps: int | None = None,
+        step_schedule: str | None = None,
+        confidence_noise: float | None = None,
+    ) -> list[Image.Image]:
+        """Sample n images.
+
+        Conditions take one value or several, which take turns over the images. Sampling settings that are None take
+        the model's own defaults (`prior.config.sampling`).
+
+        Args:
+            label: class name or number; None: all classes take turns.
+            text: caption.
+            features: (k, n, F) of a text encoder, for priors that are conditioned on features.
+            image: conditioning image: a PIL image or the path of one.
+            seed: in [0, 2**64). The same seed gives the same images.
+            first: number of the first image in the sequence of the seed, in [0, 2**64).
+            batch_size: images sampled at once; None: as many as fit in half of the free memory.
+            progress: called with the number of codes drawn since the last call.
+            temperature: above 0; divides the logits. Below 1 is less varied.
+            final_temperature: above 0; temperature at the last code, reached linearly.
+            top_k: keep only the k most likely codes; 0 keeps all.
+            top_p: in (0, 1]; keep the most likely codes up to this total probability.
+            min_p: in [0, 1]; drop codes below this fraction of the most likely code's probability.
+            cfg_scale: classifier-free guidance, at least 0; 1 is no guidance.
+            cfg_schedule: "constant", "linear", "cosine" or "power-cosine": guidance rising from 1 to cfg_scale.
+            cfg_power: above 0; power of "power-cosine".
+            order: "raster", "random", "halton" or "confidence" (random and masked priors).
+            sampling_steps: at least 1; steps per image (random and masked priors).
+            step_schedule: "even" or "cosine": codes per step.
+            confidence_noise: at least 0; noise on the confidence of order "confidence".
+
+        Raises:
+            ConfigError: for a condition that the prior does not have, or a setting out of range.
+        """
+        stream = self.stream(
+            n, label, text=text, features=features, image=image, seed=seed, first=first, batch_size=batch_size,
+            progress=progress, temperature=temperature, final_temperature=final_temperature, top_k=top_k,
+            top_p=top_p, min_p=min_p, cfg_scale=cfg_scale, cfg_schedule=cfg_schedule, cfg_power=cfg_power,
+            order=order, sampling_steps=sampling_steps, step_schedule=step_schedule,
+            confidence_noise=confidence_noise,
+        )  # fmt: skip
+        return [sampled.image for sampled in stream]
+
+    __call__ = sample
+
+    def stream(
+        self,
+        n: int = 1,
+        label: Labels = None,
+        *,
+        text: Texts = None,
+        features: Features = None,
+        image: Images = None,
+        seed: int = 0,
+        first: int = 0,
+        batch_size: int | None = None,
+        shard: tuple[int, int] = (0, 1),
+        progress: Progress | None = None,
+        canvas: Canvas | None = None,
+        **settings: Unpack[SamplingOptions],
+    ) -> Iterator[Sample]:
+        """Yield n samples, batch by batch. Arguments and sampling settings as for `sample`.
+
+        Args:
+            shard: (k, m) samples every m-th batch from the k-th on, so that m processes share the work.
+            canvas: samples are n ways to fill the missing codes of this canvas; None: an empty canvas of the trained
+                grid. A larger grid is sampled window by window.
+        """
+        used = sampling_settings(self.prior.config, **settings)
+        given = {"label": label, "text": text, "features": features, "image": image}
+        request = Request.checked(n, given_values(self.loaders, given), seed, first, batch_size, shard)
+        if batch_size is None:
+            request = replace(request, batch_size=self.auto_batch_size(request.n, used))
+        return self._stream(request, used, progress, canvas or Canvas.empty(self.prior.config.grid))
+
+    def _stream(
+        self, request: Request, settings: SamplingConfig, progress: Progress | None, canvas: Canvas
+    ) -> Iterator[Sample]:
+        for indices in request.batches():
+            values = request.values_of(indices)
+            uniforms = image_uniforms(request.seed, indices[0], len(indices), canvas.codes.numel())
+            codes = self._fill(canvas, values, uniforms, settings, progress)
+            names = names_of(self.loaders, values, len(indices))
+            for index, image, own, name in zip(indices, self.decode(codes), codes, names, strict=True):
+                yield Sample(canvas.finish(image), own.cpu(), index, **name)
+
+    def _fill(
+        self,
+        canvas: Canvas,
+        values: Given,
+        uniforms: Tensor,
+        settings: SamplingConfig,
+        progress: Progress | None,
+    ) -> Tensor:
+        """Return the codes (B, h, w) of B ways to fill a canvas."""
+        known = canvas.codes.expand(len(uniforms), -1, -1)  # (B, h, w)
+        if canvas.grid == self.prior.config.grid:
+            condition = to_condition(self.loaders, values)
+            codes = sample(self.decoder, condition, uniforms, settings, progress, known=known.flatten(1))
+            return codes.unflatten(1, canvas.grid)
+
+        def condition_at(window: Window) -> Condition:
+            own = canvas.values_at(window) if canvas.values_at else {}
+            rows = {kind: [value] * len(uniforms) for kind, value in own.items()}
+            return to_condition(self.loaders, {**values, **rows})
+
+        return sample_windows(self.decoder, condition_at, uniforms, settings, known, progress)
+
+    def auto_batch_size(self, n: int, settings: SamplingConfig | None = None, processes: int = 1) -> int:
+        """Images to sample at once when n are wanted: as many as fit in half of the free memory."""
+        device, dtype = self.prior.device, DTYPES[self.precision]
+        free = free_memory(device, processes if device.type == "cpu" else 1)
+        return auto_batch(
+            self.prior.config, self.tokenizer.config, n, free, settings=settings, device=device.type, dtype=dtype,
+            processes=processes,
+        )  # fmt: skip
