@@ -50,6 +50,27 @@ def test_paths_and_images_give_the_same_codes(tmp_path: Path) -> None:
         assert torch.equal(model.encode_images(given), expected)
 
 
+def test_arrays_and_tensors_give_the_codes_of_the_image() -> None:
+    model, image = tiny(), noise()
+    array, expected = np.asarray(image), model.encode_images(image)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    kinds = (
+        array,
+        array / 255,
+        tensor,
+        tensor.float() / 127.5 - 1,
+        array[None],
+        tensor[None],
+        [array, tensor],
+    )
+    for given in kinds:
+        codes = model.encode_images(given)
+        assert torch.equal(codes, expected.expand_as(codes))
+    grey = tiny(channels=1)
+    deep = np.random.default_rng(0).integers(0, 65536, (16, 16)).astype(np.uint16)
+    assert torch.equal(grey.encode_images(deep), grey.encode_images(deep / 65535))
+
+
 def test_batches_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
     images = [noise(i) for i in range(5)]
@@ -97,8 +118,12 @@ def test_transparent_pixels_show_the_background() -> None:
         ([], "no images given"),
         ("missing.png", r"missing\.png: no such file"),
         (["missing.png"], r"missing\.png: no such file"),
-        (torch.zeros(1, 3, 16, 16), "got Tensor; for tensors use encode"),
-        ([noise(), 3], "image 1 of the list is int, not a PIL image or a path"),
+        (torch.full((1, 3, 16, 16), 2.0), r"image 0 of the list: floats must be in \[0, 1\] for arrays"),
+        (np.full((16, 16), np.nan), "image 0 of the list: floats must be"),
+        (np.zeros((16, 16, 2), np.uint8), "image 0 of the list: an array must be"),
+        (np.zeros((16, 16), np.int64), "image 0 of the list: pixels must be uint8"),
+        (torch.zeros(16, 16), r"a tensor must be \(C, H, W\)"),
+        ([noise(), 3], "image 1 of the list is int: give PIL images"),
         (None, "got NoneType"),
         (Image.fromarray(np.full((16, 16), -1.0, dtype=np.float32)), "image 0 of the list: pixels"),
     ],
