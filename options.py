@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import types
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -17,6 +18,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from .errors import ConfigError
 
 T = TypeVar("T")
+Size = int | tuple[int, int]
+"""Type of a size in pixels: the side of a square, or (height, width). A square is always held as its side."""
 MAX_INT, MAX_FLOAT = 2**31 - 1, 1e12
 """Largest value of an option that sets no maximum of its own. A tensor of float32 holds it."""
 
@@ -54,6 +57,12 @@ def field_types(cls: type) -> dict[str, tuple[type, bool, bool]]:
     return {name: _plain(hint) for name, hint in get_type_hints(cls).items()}
 
 
+@cache
+def is_size(cls: type, name: str) -> bool:
+    """Whether a field is a `Size`."""
+    return get_type_hints(cls)[name] in (Size, Size | None)
+
+
 def bounds(cls: type, name: str) -> tuple[Any, Any]:
     """The smallest and the largest value of a field; None where it has no such bound."""
     metadata = _field(cls, name).metadata
@@ -68,7 +77,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "settings") -> T
 
     Args:
         values: field name -> value, as TOML, JSON or Python gives it. Lists and arrays stand for tuples, NumPy
-            numbers for numbers, paths for strings.
+            numbers for numbers, paths for strings, and text such as "192x128" for sizes.
         where: origin of the values, for errors.
 
     Raises:
@@ -94,11 +103,42 @@ def check(cls: type, name: str, value: Any, where: str = "settings") -> Any:
     value = _to_python(value)
     if value is None and optional:
         return None
+    if is_size(cls, name):
+        sides = sides_of(to_size(value, f"{where}: {name}"))
+        return to_size([_scalar(cls, name, side, int, where) for side in sides])
     if many:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{where}: {name} must be a list of {plain.__name__}, got {value!r}")
         return tuple(_scalar(cls, name, _to_python(v), plain, where) for v in value)
     return _scalar(cls, name, value, plain, where)
+
+
+def to_size(value: Any, where: str = "size") -> Size:
+    """Return a size from a whole number, two of them (height, width), or text such as "64" and "192x128".
+
+    Raises:
+        ConfigError: for anything else. The bounds of the sides are not checked.
+    """
+    value = _to_python(value)
+    if isinstance(value, str):
+        value = _sides_in(value) or value
+    sides = value if isinstance(value, (list, tuple)) else [value]
+    whole = [side for side in map(_to_python, sides) if isinstance(side, int) and not isinstance(side, bool)]
+    if len(whole) != len(sides) or len(whole) not in (1, 2):
+        raise ConfigError(
+            f"{where} must be one side, such as 64, or height and width, such as 192x128; got {value!r:.60}"
+        )
+    return whole[0] if len(set(whole)) == 1 else (whole[0], whole[1])
+
+
+def sides_of(size: Size) -> tuple[int, int]:
+    """Return height and width."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def size_text(size: Size) -> str:
+    """The reverse of `to_size`: "64" or "192x128" (height x width)."""
+    return str(size) if isinstance(size, int) else "x".join(map(str, size))
 
 
 def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:
@@ -146,6 +186,12 @@ def _to_python(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _sides_in(text: str) -> list[int]:
+    """The sides in text such as "64" or "192x128"; empty for other text."""
+    found = re.fullmatch(r"\s*(\d{1,1000})(?:\s*[xX]\s*(\d{1,1000}))?\s*", text, re.ASCII)
+    return [int(side) for side in found.groups() if side] if found else []
 
 
 def _plain(hint: Any) -> tuple[type, bool, bool]:

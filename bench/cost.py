@@ -97,10 +97,10 @@ def pair_flops(config: PriorConfig) -> int:
 
 def coding_flops(config: TokenizerConfig) -> tuple[float, float]:
     """Return the operations of the encoder and of the decoder for one image, counted by torch without computing."""
-    size, (h, w) = config.image_size, config.grid
+    h, w = config.grid
     with FakeTensorMode(), torch.no_grad():  # autocast does not support the meta device
         model = Tokenizer(config).eval()
-        images = torch.empty(1, config.channels, size, size)
+        images = torch.empty(1, config.channels, *config.size)
         latents = torch.empty(1, config.codebook_dim, h, w // config.codes_per_latent)
         with FlopCounterMode(display=False) as encoder:
             model.encoder(images)

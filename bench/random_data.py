@@ -45,7 +45,7 @@ def noise_images(folder: Path, config: TokenizerConfig, count: int) -> DataConfi
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     for i in range(count):
-        pixels = generator.integers(0, 256, (config.image_size, config.image_size, 3), dtype=np.uint8)
+        pixels = generator.integers(0, 256, (*config.size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
     return DataConfig(data=str(folder), held_out=0.0)
 

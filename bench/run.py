@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..data.config import DataConfig
+from ..options import size_text
 from ..pipelines.request import sampling_precision
 from ..prior.decoding.quantized import cast, compute_dtype
 from ..runtime.device import pick_device
@@ -50,7 +51,7 @@ def bench(
     limits = measure_limits(place, _measured_dtypes(sampling, training))
     report: dict[str, Any] = {
         "model": str(model) if model else f"{preset}, random weights",
-        "tokenizer": f"{tokenizer.parameter_count():,} parameters, {tokenizer.config.image_size} px",
+        "tokenizer": f"{tokenizer.parameter_count():,} parameters, {size_text(tokenizer.config.image_size)} px",
         "prior": f"{prior.parameter_count():,} parameters, {prior.config.tokens} tokens",
         "machine": describe_machine(place),
         "limits": _describe_limits(limits),

@@ -36,8 +36,7 @@ def make_codecs(model: Tokenizer) -> dict[str, Codec]:
 
 def bench_tokenizer(model: Tokenizer, limits: Limits, config: BenchConfig) -> list[Row]:
     """Return a row per operation and precision, measured on noise."""
-    size = model.config.image_size
-    images = torch.rand(BATCH_SIZE, model.config.channels, size, size, device=model.device) * 2 - 1
+    images = torch.rand(BATCH_SIZE, model.config.channels, *model.config.size, device=model.device) * 2 - 1
     codes = torch.randint(model.config.codebook_size, (BATCH_SIZE, *model.config.grid), device=model.device)
     inputs = {"encode": images, "decode": codes}
     codecs = make_codecs(model)

@@ -165,4 +165,4 @@ def step_flops(stage: Stage, images: int) -> float:
 
 def _open_images(config: TokenizerConfig, data: DataConfig) -> ImageDataset:
     """Open images as the tokenizer's training reads them."""
-    return ImageDataset(open_source(data)[0], config.image_size, config.channels, data, AugmentationConfig())
+    return ImageDataset(open_source(data)[0], config.size, config.channels, data, AugmentationConfig())

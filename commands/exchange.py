@@ -9,7 +9,7 @@ import click
 
 from .options import command, file_type, force_option, json_option, model_option, option
 from .reporting import log_to_stderr, report_files
-from .types import WholeRange
+from .types import ImageSize, WholeRange
 
 stage_type = click.Choice(["tokenizer", "prior"])
 
@@ -35,11 +35,11 @@ stage_type = click.Choice(["tokenizer", "prior"])
 )
 @option(
     "--image-size",
-    type=WholeRange(4, 2**14),
-    metavar="N",
+    type=ImageSize(4, 2**14),
+    metavar="N|HxW",
     group="network",
     default_text="of the YAML or the tokenizer, else 256",
-    help="Side of the images in pixels.",
+    help="Images in pixels: side of a square, or height x width.",
 )
 @option(
     "--classes",

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import click
 
-from ..options import bounds, field_types
+from ..options import bounds, field_types, is_size
 from ..pipelines.settings import load_presets, option_names
 from .command import Command, Option
-from .types import PRECISIONS, CommaSeparated, Device, FiniteRange, Preset, WholeRange
+from .types import PRECISIONS, CommaSeparated, Device, FiniteRange, ImageSize, Preset, WholeRange
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOLLOWS_DATA = {
@@ -159,6 +159,8 @@ def _value(cls: type, field: dataclasses.Field[Any], plain: type) -> dict[str, A
     if field.metadata["choices"]:
         return {"type": click.Choice(field.metadata["choices"])}
     minimum, maximum = bounds(cls, field.name)
+    if is_size(cls, field.name):
+        return {"type": ImageSize(minimum, maximum), "metavar": "N|HxW"}
     if plain is int:
         return {"type": WholeRange(minimum, maximum), "metavar": "N"}
     if plain is float:

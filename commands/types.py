@@ -10,6 +10,9 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from ..errors import ConfigError
+from ..options import Size, sides_of, to_size
+
 MAX_IMAGES = 10_000_000
 """Most images of one `imgtf sample`; --first continues a larger set."""
 MAX_BATCH = 2**16
@@ -55,6 +58,24 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
+
+
+class ImageSize(click.ParamType):
+    """`64` to 64, `192x128` (height x width) to (192, 128), `64x64` to 64; each side within bounds."""
+
+    name = "N|HxW"
+
+    def __init__(self, minimum: int | None, maximum: int | None) -> None:
+        self.side = WholeRange(minimum, maximum)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Size:
+        try:
+            size = to_size(value, "a size")
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+        for side in sides_of(size):
+            self.side.convert(side, param, ctx)
+        return size
 
 
 class AutoOrCount(click.ParamType):

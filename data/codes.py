@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import CheckpointError, ConfigError, DataError, ImgtfError
-from ..options import build, to_dict
+from ..options import Size, build, to_dict
 from .arrow import CacheColumn as CacheColumn
 from .arrow import array_blocks, map_table, write_table
 from .order import random_stream
@@ -42,7 +42,7 @@ class CodesInfo:
     class_names: tuple[str, ...]
     flips: bool
     """Whether every crop is also stored flipped."""
-    image_size: int
+    image_size: Size
     preprocessing: str
     columns: tuple[CacheColumn, ...] = ()
     """Columns besides `codes`, `label` and `text`."""

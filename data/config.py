@@ -68,7 +68,7 @@ class ConditionDataConfig:
     )
     conditioning_size: int | None = option(
         None,
-        "Condition on the image reduced to this many pixels (super-resolution).",
+        "Condition on the image reduced to this shorter side (super-resolution).",
         minimum=1,
         auto="none",
         group="conditions",
@@ -80,11 +80,14 @@ class AugmentationConfig:
     """How training images are varied from epoch to epoch."""
 
     crop: str = option(
-        "centre", "Square crop of a training image.", choices=("centre", "random"), group="augmentation"
+        "centre",
+        "How a training image is cropped to the model's shape.",
+        choices=("centre", "random"),
+        group="augmentation",
     )
     crop_scale: float = option(
         1.0,
-        "Smallest side of a random crop, relative to the largest square.",
+        "Size of the smallest random crop, relative to the largest.",
         minimum=0.1,
         maximum=1,
         group="augmentation",
@@ -107,7 +110,8 @@ def check_crops(augmentation: AugmentationConfig, crops: int) -> None:
     """Raise ConfigError if all crops of an image would be the same."""
     if crops > 1 and augmentation.crop != "random":
         raise ConfigError(
-            f"crops_per_image {crops} needs random crops: add --crop random, and --crop-scale 0.8 for square images"
+            f"crops_per_image {crops} needs random crops: add --crop random, "
+            f"and --crop-scale 0.8 for images of the model's shape"
         )
 
 

@@ -24,9 +24,9 @@ def draw_grid(
 
     Args:
         images: any size and mode, each centred in a cell of the largest size.
-        columns: images per row; by default a square grid.
+        columns: images per row; by default about as many pixels across as down.
         captions: one per image, on one line below it, truncated if too long.
-        scale: whole enlargement factor without smoothing; by default cells of at least 64 pixels.
+        scale: whole enlargement factor without smoothing; by default cells of at least 64 pixels each way.
 
     Raises:
         ValueError: no images, a different number of captions, or columns or scale below 1.
@@ -36,8 +36,8 @@ def draw_grid(
     if captions is not None and len(captions) != len(images):
         raise ValueError(f"{len(captions)} captions for {len(images)} images")
     width, height = (max(image.size[axis] for image in images) for axis in (0, 1))
-    columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
-    scale = max(1, math.ceil(READABLE / width)) if scale is None else scale
+    columns = math.ceil(math.sqrt(len(images) * height / width)) if columns is None else columns
+    scale = math.ceil(READABLE / min(width, height)) if scale is None else scale
     if columns < 1 or scale < 1:
         raise ValueError(f"columns and scale must be at least 1, got {columns} and {scale}")
     columns = min(columns, len(images))

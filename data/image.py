@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageColor, ImageOps
 
 from ..errors import ConfigError
+from ..options import Size, sides_of
 from .decode import BadImage
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -18,13 +19,13 @@ ORIENTATION = 0x0112  # the EXIF tag
 
 @dataclass(frozen=True)
 class Crop:
-    """A square crop of an image. The default is the largest square in the centre."""
+    """A crop of an image with the shape of the network's input. The default is the largest one, in the centre."""
 
     x: float = 0.5
     y: float = 0.5
     """Position in the space that the crop leaves, 0 (left, top) to 1 (right, bottom)."""
     scale: float = 1.0
-    """Side of the crop, relative to the largest square."""
+    """Height and width of the crop, relative to the largest one."""
     flipped: bool = False
     """Mirrored left to right."""
 
@@ -33,18 +34,21 @@ CENTRE = Crop()
 
 
 def transform(
-    image: Image.Image, size: int, channels: int, background: str = "white", crop: Crop = CENTRE
+    image: Image.Image, size: Size, channels: int, background: str = "white", crop: Crop = CENTRE
 ) -> torch.Tensor:
-    """Convert a decoded image to network input: EXIF orientation, background, square crop, one resize.
+    """Convert a decoded image to network input: EXIF orientation, background, crop, one resize.
+
+    Args:
+        size: side of a square, or (H, W); the crop has the same shape.
 
     Returns:
-        (channels, size, size) float32 in [-1, 1].
+        (channels, H, W) float32 in [-1, 1].
 
     Raises:
         BadImage: pixels outside the range of their mode. Its `where` is empty; the caller knows the file.
         ConfigError: channels other than 1 or 3, or an unknown background colour.
     """
-    pixels = _array(square(plain(image, channels, background), size, crop), channels)  # (H, W, C)
+    pixels = _array(cropped(plain(image, channels, background), size, crop), channels)  # (H, W, C)
     if crop.flipped:
         pixels = pixels[:, ::-1]
     chw = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
@@ -97,18 +101,31 @@ def is_rotated(image: Image.Image) -> bool:
         return False
 
 
-def square(image: Image.Image, size: int, crop: Crop = CENTRE) -> Image.Image:
-    """Return the crop resized to (size, size), in one step. Does not flip."""
-    side = max(1, round(crop.scale * min(image.size)))
+def cropped(image: Image.Image, size: Size, crop: Crop = CENTRE) -> Image.Image:
+    """Return the crop resized to a size, in one step. Does not flip."""
+    height, width = (max(1, round(crop.scale * side)) for side in largest_crop(image.size, size))
     # A random position in [0, 1) is spread over all whole offsets; 0.5 is exactly the centre.
     left, top = (
         int(at * (length - side + (at != 0.5)))
-        for at, length in zip((crop.x, crop.y), image.size, strict=True)
+        for at, length, side in zip((crop.x, crop.y), image.size, (width, height), strict=True)
     )
-    box = (left, top, left + side, top + side)
-    if side == size:
+    box = (left, top, left + width, top + height)
+    H, W = sides_of(size)
+    if (height, width) == (H, W):
         return image.crop(box)
-    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    return image.resize((W, H), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+
+
+def largest_crop(available: tuple[int, int], size: Size) -> tuple[float, float]:
+    """Return height and width of the largest crop with the shape of `size`, in pixels.
+
+    Args:
+        available: width and height of the image, as Pillow gives them.
+    """
+    (width, height), (H, W) = available, sides_of(size)
+    if width * H <= height * W:
+        return width * H / W, float(width)
+    return float(height), height * W / H
 
 
 def is_deep(image: Image.Image) -> bool:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from ..errors import DataError
+from ..options import Size, sides_of
 from .config import AugmentationConfig, DataConfig, check_crops, flips
 from .decode import BadImage
 from .image import CENTRE, Crop, transform
@@ -24,23 +25,27 @@ MAX_BAD_FRACTION = 0.01  # more unreadable images than this are a fault of the d
 
 
 class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """The images of a source as square tensors, indexed by (index, epoch) as `BatchOrder` yields them."""
+    """The images of a source as tensors of one size, indexed by (index, epoch) as `BatchOrder` yields them."""
 
     def __init__(
         self,
         source: ImageSource,
-        size: int,
+        size: Size,
         channels: int,
         config: DataConfig,
         augmentation: AugmentationConfig | None = None,
         seed: int = 0,
     ) -> None:
-        """`augmentation`: random crops and flips; None for the centre crop of every image."""
+        """
+        Args:
+            size: side of a square, or (H, W).
+            augmentation: random crops and flips; None for the centre crop of every image.
+        """
         self.source, self.size, self.channels, self.config = source, size, channels, config
         self.augmentation, self.seed = augmentation, seed
         self.flip = augmentation is not None and flips(config, augmentation)
         self.smallest_crop = 1.0 if augmentation is None else augmentation.crop_scale
-        """Smallest side of a crop, relative to the largest square."""
+        """Size of the smallest crop, relative to the largest one."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -49,7 +54,7 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """Return one image. An unreadable image is replaced by the next readable one.
 
         Returns:
-            image: (channels, size, size) float32 in [-1, 1].
+            image: (channels, H, W) float32 in [-1, 1].
             label: class index, or -1. text: caption, or "". index: the given index.
             bad: "", or the file of the unreadable image and the reason.
 
@@ -73,7 +78,7 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
         raise DataError(f"{self.source.name}: no image can be read ({bad})")
 
     def _image(self, row: int, index: int, epoch: int) -> torch.Tensor:
-        image = self.source.image(row, at_least=ceil(self.size / self.smallest_crop))
+        image = self.source.image(row, at_least=ceil(max(sides_of(self.size)) / self.smallest_crop))
         try:
             return self._pixels(image, index, epoch)
         except BadImage as error:
@@ -93,7 +98,7 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class CropsDataset(ImageDataset):
-    """Several fixed crops of each image: the centre crop, then random ones. `image` is (crops, channels, size, size).
+    """Several fixed crops of each image: the centre crop, then random ones. `image` is (crops, channels, H, W).
 
     Two sources with corresponding rows (images and their conditioning images) get the same crops.
     """
@@ -101,7 +106,7 @@ class CropsDataset(ImageDataset):
     def __init__(
         self,
         source: ImageSource,
-        size: int,
+        size: Size,
         channels: int,
         config: DataConfig,
         augmentation: AugmentationConfig,

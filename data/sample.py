@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .decode import BadImage
-from .image import is_deep, plain, square
+from .image import cropped, is_deep, plain
 from .probe import Header, Headers, in_threads
 
 MOST_IMAGES, FEWEST_IMAGES = 1000, 64
@@ -82,7 +82,7 @@ def decode(headers: Sequence[Headers], source: int, row: int) -> Decoded | BadIm
     colour = upright.convert("RGB").resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.BOX)
     small = np.asarray(colour, np.float32)
     steps = np.asarray(grey.resize((9, 8), Image.Resampling.BOX), np.float32)
-    thumbnail = square(upright, min(SIDE, *upright.size))
+    thumbnail = cropped(upright, min(SIDE, *upright.size))
     return Decoded(
         source, row, thumbnail, small, (steps[:, :-1] < steps[:, 1:]).reshape(-1), top, _is_grey(thumbnail)
     )

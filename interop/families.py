@@ -114,7 +114,7 @@ def _lost(naming: ModuleType, model: Tokenizer | Prior, tensors: Mapping[str, Te
     if isinstance(config, TokenizerConfig):
         imported = naming.read_tokenizer(tensors, Hints(image_size=config.image_size))
     else:
-        hints = Hints(heads=config.heads, classes=config.classes, side=config.grid[0])
+        hints = Hints(heads=config.heads, classes=config.classes, grid=config.grid)
         imported = naming.read_prior(tensors, hints)
     before, after = network_settings(config), network_settings(imported.config)
     state = model.state_dict()

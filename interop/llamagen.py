@@ -5,7 +5,6 @@ Code and weights: github.com/FoundationVision/LlamaGen, MIT.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
@@ -18,7 +17,7 @@ from ..prior.config import PriorConfig, SamplingConfig
 from ..tokenizer.config import TokenizerConfig
 from . import vqgan
 from .mapping import Entry, count, import_tensors, shape_of, without
-from .stage import Hints, StageWeights, number_names, pick_heads, shapes
+from .stage import Hints, StageWeights, number_names, pick_grid, pick_heads, shapes
 
 SOURCE = "LlamaGen (github.com/FoundationVision/LlamaGen, arXiv:2406.06525)"
 LICENCE = "MIT"
@@ -75,10 +74,9 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
         # The last row is the embedding of a missing label.
         classes = shape_of(tensors, "cls_embedding.embedding_table.weight", 2)[0] - 1
         condition = LabelConfig(class_names=number_names(classes))
-    side = _grid_side(tensors, hints, condition.length((1, 1)))
     by_text = isinstance(condition, FeaturesConfig)
     return PriorConfig(
-        grid=(side, side),
+        grid=_grid(tensors, hints, condition.length((1, 1))),
         codebook_size=codebook_size,
         conditions=(condition,),
         width=width,
@@ -91,14 +89,16 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
     )
 
 
-def _grid_side(tensors: Mapping[str, Tensor], hints: Hints, condition: int) -> int:
-    if "freqs_cis" in tensors:
-        tokens = shape_of(tensors, "freqs_cis", 3)[0] - condition
-        side = math.isqrt(max(tokens, 0))
-        if side < 1 or side * side != tokens:
-            raise CheckpointError(f"misshapen freqs_cis: {tokens} positions are not a square grid")
-        return side
-    return hints.side
+def _grid(tensors: Mapping[str, Tensor], hints: Hints, condition: int) -> tuple[int, int]:
+    if "freqs_cis" not in tensors:
+        return hints.grid
+    tokens = shape_of(tensors, "freqs_cis", 3)[0] - condition
+    grid = pick_grid(tokens, hints)
+    if grid is None:
+        h, w = hints.grid
+        wanted = "a square grid" if h == w else f"the grid of {h}x{w} codes of the image size"
+        raise CheckpointError(f"misshapen freqs_cis: {tokens} positions are not {wanted}")
+    return grid
 
 
 def prior_entries(config: PriorConfig) -> Iterator[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..options import Size
 from ..prior.config import PriorConfig
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
@@ -27,12 +29,12 @@ class Hints:
 
     heads: int | None = None
     """Attention heads of the prior."""
-    image_size: int | None = None
-    """Side of the images in pixels."""
+    image_size: Size | None = None
+    """Side of the images in pixels, or (height, width)."""
     classes: int | None = None
     """Classes of the prior; 0 for an unconditional one."""
-    side: int = 16
-    """Side of the prior's grid of codes: image side / downsampling factor of the tokenizer."""
+    grid: tuple[int, int] = (16, 16)
+    """Grid (h, w) of the prior's codes: image size / downsampling factor of the tokenizer."""
     yaml: Mapping[str, Any] = field(default_factory=dict)
     """The `model` section of the YAML file of the training run."""
 
@@ -78,6 +80,18 @@ def pick_heads(width: int, published: Mapping[int, int], given: int | None) -> i
             f"{heads} heads with width {width}: the head width must be a multiple of 4; give other --heads"
         )
     return heads
+
+
+def pick_grid(tokens: int, hints: Hints) -> tuple[int, int] | None:
+    """Return the grid of a prior with this many positions: the given one, else a square. None if neither fits.
+
+    A given grid that is not square must fit: the positions belong to another shape then.
+    """
+    h, w = hints.grid
+    if h * w == tokens:
+        return hints.grid
+    side = math.isqrt(max(tokens, 0))
+    return (side, side) if h == w and side and side * side == tokens else None
 
 
 def number_names(classes: int) -> tuple[str, ...]:

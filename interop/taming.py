@@ -5,7 +5,6 @@ Code and weights: github.com/CompVis/taming-transformers, MIT. A transformer's c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..prior.config import PriorConfig
 from ..tokenizer.config import TokenizerConfig
 from . import vqgan
 from .mapping import Entry, count, import_tensors, shape_of, under, weight_and_bias, without
-from .stage import Hints, StageWeights, number_names, pick_heads, shapes
+from .stage import Hints, StageWeights, number_names, pick_grid, pick_heads, shapes
 
 SOURCE = "taming-transformers (github.com/CompVis/taming-transformers, arXiv:2012.09841)"
 LICENCE = "MIT"
@@ -98,18 +97,13 @@ def read_prior(tensors: Mapping[str, Tensor], hints: Hints) -> StageWeights:
 def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
     codebook_size, width = shape_of(tensors, "tok_emb.weight", 2)
     tokens = shape_of(tensors, "pos_emb", 3)[1]
-    side = math.isqrt(tokens)
-    if side * side != tokens:
-        raise CheckpointError(
-            f"pos_emb has {tokens} positions, which is not a square grid after one condition token; conditions of "
-            f"several tokens (depth, segmentation, coordinates) are not supported"
-        )
+    grid = _grid(tokens, hints)
     heads = hints.heads or _params(hints.yaml, "transformer_config").get("n_head")
     classes = _classes(hints)
     if classes > codebook_size:
         raise CheckpointError(f"{classes} classes, but tok_emb.weight has only {codebook_size} rows")
     return PriorConfig(
-        grid=(side, side),
+        grid=grid,
         codebook_size=codebook_size,
         conditions=(LabelConfig(class_names=number_names(classes)),) if classes else (),
         width=width,
@@ -124,6 +118,21 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
         token_dropout=0.0,
         dropout=0.0,
     )
+
+
+def _grid(tokens: int, hints: Hints) -> tuple[int, int]:
+    """Return the grid of the learned positions, whose number cannot change."""
+    grid, (h, w) = pick_grid(tokens, hints), hints.grid
+    if grid is None and h != w:
+        raise CheckpointError(
+            f"pos_emb has {tokens} learned positions, which are not the grid of {h}x{w} codes of the image size"
+        )
+    if grid is None:
+        raise CheckpointError(
+            f"pos_emb has {tokens} positions, which is not a square grid after one condition token; conditions of "
+            f"several tokens (depth, segmentation, coordinates) are not supported"
+        )
+    return grid
 
 
 def _classes(hints: Hints) -> int:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
+from ..options import Size
 from ..tokenizer.config import TokenizerConfig
 from .mapping import Entry, count, import_tensors, shape_of, weight_and_bias
 from .stage import IMAGE_SIZE, StageWeights, shapes
@@ -34,14 +35,14 @@ class Naming:
     """Whether latents and codes are l2-normalised before the nearest code is found."""
 
 
-def read(tensors: Mapping[str, Tensor], naming: Naming, image_size: int | None) -> StageWeights:
+def read(tensors: Mapping[str, Tensor], naming: Naming, image_size: Size | None) -> StageWeights:
     """Return the tokenizer; its sizes follow from the tensors."""
     config = read_config(tensors, naming, image_size)
     ours = import_tensors(entries(config, naming), shapes(config), tensors)
     return StageWeights(config, ours | codebook_state(ours[f"{CODEBOOK}.embed"]))
 
 
-def read_config(tensors: Mapping[str, Tensor], naming: Naming, image_size: int | None) -> TokenizerConfig:
+def read_config(tensors: Mapping[str, Tensor], naming: Naming, image_size: Size | None) -> TokenizerConfig:
     """Return the configuration: sizes from the shapes, attention from the names, the rest as published."""
     level, block = f"{naming.encoder_level}.", naming.block
     width, channels = shape_of(tensors, "encoder.conv_in.weight", 4)[:2]

@@ -49,10 +49,10 @@ def write_card(folder: Path) -> None:
 def _summary(tokenizer: TokenizerConfig | None, prior: PriorConfig | None) -> str:
     if tokenizer is None:
         return "A prior (a transformer over image tokens) without its tokenizer, trained with imgtf."
-    size = tokenizer.image_size
+    height, width = tokenizer.size
     colour = COLOURS.get(tokenizer.channels, f"{tokenizer.channels}-channel")
     colour = "16-bit greyscale" if tokenizer.bit_depth == 16 else colour
-    images = f"{colour} images of {size}x{size} pixels"
+    images = f"{colour} images of {height}x{width} pixels"
     if prior is None:
         return (
             f"An image tokenizer for {images}, trained with imgtf. It has no prior yet, so it cannot sample."
@@ -80,9 +80,9 @@ def _usage(name: str, prior: PriorConfig | None) -> str:
 
 
 def _tokenizer_facts(config: TokenizerConfig) -> str:
-    h, w = config.grid
+    (height, width), (h, w) = config.size, config.grid
     return (
-        f"- {config.image_size}x{config.image_size} pixels to {h}x{w} tokens (downsampling factor {config.factor})\n"
+        f"- {height}x{width} pixels to {h}x{w} tokens (downsampling factor {config.factor})\n"
         f"- codebook: {config.codebook_size:,} codes"
     )
 

@@ -50,13 +50,19 @@ class ImageLoader(ConditionLoader):
 
     @classmethod
     def from_run(cls, run: RunData) -> ImageLoader:
-        """The loader for a new prior. Raises ConfigError when both kinds of conditioning images are asked for."""
+        """The loader for a new prior.
+
+        Raises:
+            ConfigError: both kinds of conditioning images are asked for, or the shape of another tokenizer's images is
+                not that of the images.
+        """
         columns, tokenizer = run.columns, run.tokenizer
         if columns.conditioning_column is not None and columns.conditioning_size is not None:
             raise ConfigError("--conditioning-column and --conditioning-size exclude each other")
         if run.recipe.conditioning_model is not None:
             folder = Path(run.recipe.conditioning_model) / "tokenizer"
             tokenizer = Tokenizer.from_pretrained(folder, tokenizer.device)
+            _check_shape(folder, tokenizer.config.size, run.tokenizer.config.size)
         config = ImageConfig(
             grid=tokenizer.config.grid,
             codebook_size=tokenizer.config.codebook_size,
@@ -130,21 +136,33 @@ class ImageLoader(ConditionLoader):
 
     def tensor(self, values: Sequence[Image.Image]) -> Tensor:
         config = self.image_tokenizer.config
-        pixels = torch.stack([transform(image, config.image_size, config.channels) for image in values])
+        pixels = torch.stack([transform(image, config.size, config.channels) for image in values])
         return encode_reduced(Codec(self.image_tokenizer, "fp32"), pixels, size=self.config.reduced_size)
 
 
 def encode_reduced(codec: Codec, pixels: Tensor, size: int) -> Tensor:
-    """Conditioning images (B, C, H, W) in [-1, 1], reduced to `size` px where it is not 0, to codes (B, T)."""
+    """Conditioning images (B, C, H, W) in [-1, 1], reduced to a shorter side of `size` px unless 0, to codes (B, T)."""
     if size:
         pixels = reduced(pixels, size)
     return codec.encode(pixels.to(codec.device)).flatten(1)
 
 
 def reduced(pixels: Tensor, size: int) -> Tensor:
-    """Images (B, C, H, W) reduced to `size` px and enlarged again, so that their detail is gone."""
-    small = F.interpolate(pixels, (size, size), mode="bicubic", antialias=True, align_corners=False)
+    """Images (B, C, H, W) reduced to a shorter side of `size` px and enlarged again, so that their detail is gone."""
+    shorter = min(pixels.shape[-2:])
+    sides = [round(side * size / shorter) for side in pixels.shape[-2:]]
+    small = F.interpolate(pixels, sides, mode="bicubic", antialias=True, align_corners=False)
     return F.interpolate(small, pixels.shape[-2:], mode="bicubic", align_corners=False).clamp(-1, 1)
+
+
+def _check_shape(folder: Path, size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """ConfigError unless both sizes have the same ratio of height to width: else the crops show different parts."""
+    if size[0] * wanted[1] != size[1] * wanted[0]:
+        own, other = ("x".join(map(str, sides)) for sides in (size, wanted))
+        raise ConfigError(
+            f"{folder}: its images have {own} px (height x width), those of the model {other} px; conditioning images "
+            f"need the same ratio"
+        )
 
 
 def _loaded(image: Any) -> Image.Image:

@@ -11,6 +11,7 @@ from ..data.findings import Findings
 from ..data.image import DEEP_MODES, GREY_MODES
 from ..data.probe import Header, Headers, colour_fraction, used_bits
 from ..data.sizes import MAX_ASPECT, extreme_shapes, smaller_than, typical_side
+from ..options import Size, sides_of, size_text
 from ..tokenizer.config import TokenizerConfig
 from .data_text import some
 from .settings import load_presets
@@ -36,7 +37,7 @@ def data_lines(headers: Sequence[Headers], config: TokenizerConfig, preset: str 
     train, findings = headers[0], headers[0].source.findings
     size = config.image_size
     hints = [
-        preset and other_preset(typical_side(train), size, preset),
+        preset and other_preset(typical_side(train), min(config.size), preset),
         range_line(used_bits(_largest_values(train))) if config.bit_depth == 16 else "",
     ]
     lines = [
@@ -119,21 +120,27 @@ def _labels(findings: Findings) -> str:
     return ", ".join(parts)
 
 
-def _sizes(headers: Headers, size: int) -> str:
+def _sizes(headers: Headers, size: Size) -> str:
     low, high = (pick(headers.found, key=lambda h: h.width * h.height) for pick in (min, max))
     sizes = f"{low.width}x{low.height}"
     if (low.width, low.height) != (high.width, high.height):
         sizes += f" to {high.width}x{high.height}, typical side {typical_side(headers)}"
     read = "" if headers.complete else f" in {headers.total:,} of {len(headers.source):,} headers"
-    return f"{sizes} px{read}, trained at {size}x{size} px"
+    height, width = sides_of(size)
+    order = " (height x width)" if height != width else ""
+    return f"{sizes} px{read}, trained at {height}x{width} px{order}"
 
 
-def _unusual(headers: Sequence[Headers], size: int, channels: int) -> str:
+def _unusual(headers: Sequence[Headers], size: Size, channels: int) -> str:
     """Images that the run changes: enlarged, cut, first frame only, converted."""
     grey = channels == 1 and colour_fraction(headers[0]) > 0
+    text = size_text(size)
+    long = f"longer than {MAX_ASPECT:g}:1 lose all but the centre square"
+    if not isinstance(size, int):
+        long = f"more than {MAX_ASPECT:g} times as long or wide as {text} px lose all but the centre"
     parts = [
-        _some(headers, lambda one: smaller_than(one, size), f"smaller than {size} px are enlarged"),
-        _some(headers, extreme_shapes, f"longer than {MAX_ASPECT:g}:1 lose all but the centre square"),
+        _some(headers, lambda one: smaller_than(one, size), f"smaller than {text} px are enlarged"),
+        _some(headers, lambda one: extreme_shapes(one, size), long),
         _some(headers, _animated, "have several frames, only the first is used"),
         _some(headers, _coloured, "in colour become grey") if grey else "",
     ]

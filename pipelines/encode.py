@@ -158,7 +158,7 @@ def _read(source: ImageSource, tokenizer: Tokenizer, settings: CacheSettings) ->
     """Batches of images (B, crops, C, H, W) at the size of a tokenizer."""
     config = tokenizer.config
     images = CropsDataset(
-        source, config.image_size, config.channels, settings.data, settings.augmentation, settings.crops
+        source, config.size, config.channels, settings.data, settings.augmentation, settings.crops
     )
     return eval_batches(images, BATCH_SIZE, workers=worker_count(settings.data))
 

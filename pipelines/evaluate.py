@@ -41,7 +41,7 @@ def evaluate_tokenizer(
     """
     _refuse_empty(source)
     config = tokenizer.config
-    images = ImageDataset(source, config.image_size, config.channels, data)
+    images = ImageDataset(source, config.size, config.channels, data)
     bad_images = BadImages(len(images), data.bad_images)
     inputs = MetricInputs(config.codebook_size, tokenizer.device, perceptual, inception)
     metrics, codec = Metrics(inputs), Codec(tokenizer, precision)
@@ -58,7 +58,7 @@ def reconstruct(
 ) -> list[Path]:
     """Write each image next to its reconstruction as `out/NAME.png` (`NAME-2.png` for a second file of that name).
 
-    Images are resized to the tokenizer's image size (shorter side, then centre crop). Greyscale images are written with
+    Images are cropped in the centre and resized to the tokenizer's image size. Greyscale images are written with
     16 bits where the image or the tokenizer has them.
     """
     codec = Codec(tokenizer, precision)
@@ -74,7 +74,7 @@ def _with_reconstruction(codec: Codec, path: Path, background: str) -> list[Imag
     """Return an image at the tokenizer's size, and its reconstruction."""
     config = codec.config
     image = load_image(str(path), str(path))
-    pixels = transform(image, config.image_size, config.channels, background)[None].to(codec.device)
+    pixels = transform(image, config.size, config.channels, background)[None].to(codec.device)
     bits = 16 if config.channels == 1 and is_deep(image) else config.bit_depth
     return [to_pil(images[0], bits) for images in (pixels, codec.decode(codec.encode(pixels)))]
 

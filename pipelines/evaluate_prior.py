@@ -57,7 +57,7 @@ def evaluate_prior(
         loader.open(data, conditions)
     settings = CacheSettings.held_out(data, run_precision(folder))
     codes = cached_codes(folder / CODES_FOLDER, pipeline.tokenizer, held_out, settings, pipeline.loaders)
-    prior, pixels = pipeline.prior, pipeline.tokenizer.config.image_size**2
+    prior, pixels = pipeline.prior, math.prod(pipeline.tokenizer.config.size)
     bits, labels = image_bits(prior, codes, orders)
     metrics = {"images": len(bits), "bits_per_token": float(bits.mean())}
     if prior.config.objective == "random":

@@ -13,7 +13,7 @@ from ..interop.families import WeightFile, to_family
 from ..interop.read import read_tensors, read_yaml
 from ..interop.shards import one_per_model
 from ..interop.stage import IMAGE_SIZE, STAGES, Hints, StageWeights, meta_model
-from ..options import build
+from ..options import Size, build, sides_of, to_size
 from ..pretrained import CONFIG_FILE, WEIGHTS_FILE, read_json, write_tensors, write_text
 from ..prior.config import PriorConfig
 from ..prior.model import Prior
@@ -32,7 +32,7 @@ def import_weights(
     *,
     stage: str | None = None,
     heads: int | None = None,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     classes: int | None = None,
     force: bool = False,
 ) -> list[Path]:
@@ -42,7 +42,8 @@ def import_weights(
         family: a name of `FAMILIES`, or "auto" to recognise it by the names of the tensors.
         files: weights. A YAML file belongs to the weights before it, or to the first ones.
         stage: import only "tokenizer" or "prior" from a file with both.
-        heads, image_size, classes: sizes that cannot be read from the tensors.
+        heads, image_size, classes: sizes that cannot be read from the tensors. `image_size` is the side of a square, or
+            (height, width).
         force: replace existing stages.
 
     Raises:
@@ -50,6 +51,7 @@ def import_weights(
             the two stages do not belong together. Nothing is written then.
     """
     sources = [WeightFile(family, path, yaml) for path, yaml in _with_yaml(files)]
+    image_size = None if image_size is None else to_size(image_size, "image_size")
     hints = Hints(heads=heads, image_size=image_size, classes=classes)
     parts: dict[str, StageWeights] = {}
     origins: dict[str, str] = {}
@@ -59,7 +61,7 @@ def import_weights(
                 raise CheckpointError(
                     f"{source.path}: a second {each}; name only one of the files, or use --stage"
                 )
-            hints = replace(hints, side=_grid_side(folder, parts.get("tokenizer"), image_size))
+            hints = replace(hints, grid=_grid(folder, parts.get("tokenizer"), image_size))
             parts[each], origins[each] = source.read(each, hints), source.origin()
     if not parts:
         raise CheckpointError(f"{files[0]}: holds no {stage}; check --stage and the files")
@@ -110,12 +112,14 @@ def _with_yaml(files: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
     return [(path, yaml_of.get(path, {})) for path in weights]
 
 
-def _grid_side(folder: Path, tokenizer: StageWeights | None, image_size: int | None) -> int:
-    """Return the side of the prior's grid: from the tokenizer imported now, the one in the folder, or factor 16."""
+def _grid(folder: Path, tokenizer: StageWeights | None, image_size: Size | None) -> tuple[int, int]:
+    """Return the prior's grid (h, w): from the tokenizer imported now, the one in the folder, or factor 16."""
     config = tokenizer.config if tokenizer else _tokenizer_config(folder)
+    trained, factor = sides_of(IMAGE_SIZE), 16
     if isinstance(config, TokenizerConfig):
-        return (image_size or config.image_size) // config.factor
-    return (image_size or IMAGE_SIZE) // 16
+        trained, factor = config.size, config.factor
+    height, width = trained if image_size is None else sides_of(image_size)
+    return height // factor, width // factor
 
 
 def _tokenizer_config(folder: Path) -> TokenizerConfig | None:

@@ -82,9 +82,10 @@ def describe_sampling(
 
 
 def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    config, (h, w) = tokenizer.config, tokenizer.config.grid
+    config = tokenizer.config
+    (height, width), (h, w) = config.size, config.grid
     return {
-        "image": f"{config.image_size}x{config.image_size}x{config.channels}",
+        "image": f"{height}x{width}x{config.channels}",
         "grid": f"{h}x{w}",
         "codebook_size": config.codebook_size,
         "parameters": tokenizer.parameter_count(),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..data.probe import Headers, bit_depth, count_channels
 from ..data.sizes import fitting_size, typical_side
 from ..errors import CheckpointError, ConfigError, DataError
-from ..options import build, to_dict
+from ..options import Size, build, to_dict, to_size
 from ..pretrained import PretrainedModel, describe_mismatch
 from ..prior.conditions.base import ConditionConfig
 from ..prior.config import PriorConfig, SamplingConfig
@@ -30,13 +31,13 @@ def new_tokenizer(settings: Settings, headers: Headers) -> Tokenizer:
 def tokenizer_config(settings: Settings, headers: Headers) -> TokenizerConfig:
     """The configuration of a new tokenizer; what the user did not set follows the data.
 
-    Channels and bit depth are those of the images. The image size is the preset's, or the typical side of the images
-    where that is smaller: enlarging most images would only cost time.
+    Channels and bit depth are those of the images. The image size is the preset's, reduced to the typical side of the
+    images where that is smaller: enlarging most images would only cost time.
 
     Raises:
         DataError: the typical side is below the downsampling factor of the network.
     """
-    fixed: dict[str, int] = {}
+    fixed: dict[str, Any] = {}
     if "channels" not in settings.explicit:
         fixed["channels"] = count_channels(headers)
     channels = fixed.get("channels", settings.values.get("channels"))
@@ -48,15 +49,15 @@ def tokenizer_config(settings: Settings, headers: Headers) -> TokenizerConfig:
     return settings.part(TokenizerConfig, **fixed)
 
 
-def _image_size(config: TokenizerConfig, headers: Headers) -> int:
-    side = typical_side(headers)
-    own = fitting_size(side, config.factor)
+def _image_size(config: TokenizerConfig, headers: Headers) -> Size:
+    shorter, side = min(config.size), typical_side(headers, config.size)
+    own = min(shorter, fitting_size(side, config.factor))
     if own < config.factor:
         raise DataError(
             f"{headers.source.name}: most images have a side of {side} px, less than the network's factor "
             f"{config.factor}; pass --image-size to enlarge them"
         )
-    return min(config.image_size, own)
+    return to_size([fitting_size(length * own // shorter, config.factor) for length in config.size])
 
 
 def new_prior(settings: Settings, tokenizer: Tokenizer, loaders: Sequence[ConditionLoader] = ()) -> Prior:

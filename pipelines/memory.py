@@ -7,6 +7,7 @@ estimates with the memory of a process.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import psutil
@@ -102,12 +103,12 @@ def sampling_memory(
 
 def image_bytes(config: TokenizerConfig, batch_size: int, grid_images: int) -> int:
     """Return the bytes of the 8-bit images of a batch, of those kept for the grid, and of the grid."""
-    return (batch_size + 2 * grid_images) * config.image_size**2 * config.channels
+    return (batch_size + 2 * grid_images) * prod(config.size) * config.channels
 
 
 def decoded_at_once(config: TokenizerConfig) -> int:
     """Return the number of images that the tokenizer decodes at once."""
-    return max(1, DECODED_PIXELS // config.image_size**2)
+    return max(1, DECODED_PIXELS // prod(config.size))
 
 
 def auto_batch(

@@ -83,13 +83,13 @@ def train_tokenizer(
             model,
             recipe,
             training,
-            ImageDataset(train, config.image_size, config.channels, data, augmentation, seed=training.seed),
-            ImageDataset(held_out, config.image_size, config.channels, data),
+            ImageDataset(train, config.size, config.channels, data, augmentation, seed=training.seed),
+            ImageDataset(held_out, config.size, config.channels, data),
             workers=worker_count(data),
         )
     logger.info(
         "tokenizer: %s parameters, %dx%d px to %dx%d codes of %d | %s, %d images, %d held out | %s on %s",
-        f"{model.parameter_count():,}", config.image_size, config.image_size, *config.grid,
+        f"{model.parameter_count():,}", *config.size, *config.grid,
         config.codebook_size, train.name, len(train), len(held_out), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
     sections = (data, augmentation, config, recipe, training)

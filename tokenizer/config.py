@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..errors import ConfigError
-from ..options import option
+from ..options import option, sides_of, size_text, to_size
 
 QUANTIZERS = ("vq", "simvq", "fsq", "lfq", "residual_vq")
 """Names under which tokenizer/quantizer.py registers its classes."""
@@ -42,8 +42,12 @@ class TokenizerConfig:
     of straight-through.
     """
 
-    image_size: int = option(
-        32, "Side of the training images in pixels.", minimum=4, group="network", common=True
+    image_size: int | tuple[int, int] = option(
+        32,
+        "Training images in pixels: side of a square, or height x width.",
+        minimum=4,
+        group="network",
+        common=True,
     )
     channels: int = option(3, "Image channels: 1 grey, 3 colour.", minimum=1, group="network")
     bit_depth: int = option(8, "Bit depth of grey images that are written.", choices=(8, 16), group="network")
@@ -124,17 +128,28 @@ class TokenizerConfig:
     residual_codes: int = option(2, "residual_vq: codes per latent.", minimum=1, group="quantizer")
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", to_size(self.image_size, "image_size"))
         self._check_conv() if self.network == "conv" else self._check_vit()
-        if self.image_size % self.factor:
-            cause = "patch" if self.network == "vit" else f"{len(self.multipliers)} multipliers"
-            raise ConfigError(
-                f"image_size {self.image_size} is not a multiple of {self.factor}, the downsampling factor of {cause}"
-            )
+        self._check_size()
         if self.bit_depth == 16 and self.channels != 1:
             raise ConfigError(f"bit_depth 16 needs grey images (channels 1), channels is {self.channels}")
         self._check_quantizer()
         for name, value in self._derived().items():
             object.__setattr__(self, name, value)
+
+    def _check_size(self) -> None:
+        """ConfigError unless both sides are multiples of the factor; the message has the nearest sizes that are."""
+        f = self.factor
+        if not any(side % f for side in self.size):
+            return
+        cause = "patch" if self.network == "vit" else f"{len(self.multipliers)} multipliers"
+        below = tuple(max(f, side // f * f) for side in self.size)
+        above = tuple(-(-side // f) * f for side in self.size)
+        near = " or ".join(dict.fromkeys(size_text(to_size(sides)) for sides in (below, above)))
+        raise ConfigError(
+            f"image_size {size_text(self.image_size)} is not a multiple of {f}, the downsampling factor of {cause}; "
+            f"the nearest multiples are {near}"
+        )
 
     def _check_conv(self) -> None:
         if not self.multipliers or min(self.multipliers) < 1:
@@ -179,6 +194,11 @@ class TokenizerConfig:
         return {}
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width (H, W) of the training images in pixels."""
+        return sides_of(self.image_size)
+
+    @property
     def factor(self) -> int:
         """Downsampling factor f: image side / side of the latents."""
         return self.patch if self.network == "vit" else 2 ** (len(self.multipliers) - 1)
@@ -191,8 +211,8 @@ class TokenizerConfig:
     @property
     def grid(self) -> tuple[int, int]:
         """Grid (h, w) of a training image's codes, w = q * W/f: the q codes of a latent are neighbours in a row."""
-        side = self.image_size // self.factor
-        return side, side * self.codes_per_latent
+        h, w = (side // self.factor for side in self.size)
+        return h, w * self.codes_per_latent
 
     @property
     def latent_channels(self) -> int:

@@ -94,13 +94,13 @@ class FeatureDiscriminator(nn.Module):
             return [head(x) for head, x in zip(self.heads, features, strict=True)]
 
 
-def halving_layers(image_size: int) -> int:
-    """Return the PatchGAN's number of halving layers for images of this side.
+def halving_layers(side: int) -> int:
+    """Return the PatchGAN's number of halving layers for images with this shorter side.
 
     `LAYERS` from 24 px on, fewer for smaller images so that the last map keeps `SMALLEST_MAP` pixels: 2 from 12 px,
     1 from 6 px, else 0.
     """
-    return max(n for n in range(LAYERS + 1) if n == 0 or image_size >> n >= SMALLEST_MAP)
+    return max(n for n in range(LAYERS + 1) if n == 0 or side >> n >= SMALLEST_MAP)
 
 
 class DiscriminatorTrainer:
@@ -117,7 +117,7 @@ class DiscriminatorTrainer:
             assert perceptual is not None
             self.model = FeatureDiscriminator(perceptual, recipe.discriminator_width)
         else:
-            layers = halving_layers(config.image_size)
+            layers = halving_layers(min(config.size))
             self.model = Discriminator(config.channels, recipe.discriminator_width, layers)
 
     def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:

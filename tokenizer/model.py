@@ -82,9 +82,8 @@ class Tokenizer(PretrainedModel):
     def encode_images(self, images: ImageLike | Sequence[ImageLike], *, background: str = "white") -> Tensor:
         """Encode PIL images or image files, one or several, to codes (B, h, w * q) int64.
 
-        Images are centre-cropped to a square and resized to the tokenizer's image size, as by
-        `imgtf tokenizer reconstruct`. Images of 16 bits keep their depth. The tokenizer must be in evaluation mode, as
-        after `from_pretrained`.
+        Images are centre-cropped and resized to the tokenizer's image size, as by `imgtf tokenizer reconstruct`.
+        Images of 16 bits keep their depth. The tokenizer must be in evaluation mode, as after `from_pretrained`.
 
         Args:
             background: colour behind transparent pixels, a name or #rrggbb.
@@ -139,9 +138,9 @@ class Tokenizer(PretrainedModel):
 
     def __repr__(self) -> str:
         c = self.config
-        h, w = c.grid
+        (H, W), (h, w) = c.size, c.grid
         return (
-            f"Tokenizer({c.network}, {c.image_size}x{c.image_size}x{c.channels} images -> {h}x{w} codes (f{c.factor}), "
+            f"Tokenizer({c.network}, {H}x{W}x{c.channels} images -> {h}x{w} codes (f{c.factor}), "
             f"{c.quantizer} with {c.codebook_size} codes of dimension {c.codebook_dim}, "
             f"{self.parameter_count():,} parameters, {self.device})"
         )

@@ -8,7 +8,7 @@ from PIL import Image, ImageCms
 
 from imgtf.data.config import AugmentationConfig
 from imgtf.data.decode import BadImage, load_image, open_image
-from imgtf.data.image import Crop, check_background, square, to_pil, to_pixels, transform
+from imgtf.data.image import Crop, check_background, cropped, to_pil, to_pixels, transform
 from imgtf.data.images import draw_crop
 from imgtf.errors import ConfigError
 
@@ -113,18 +113,18 @@ def test_grey_and_colour(noise):
 
 def test_no_resampling_at_the_right_size(noise):
     image = noise(9, 6)
-    assert (np.asarray(square(image, 6)) == np.asarray(image)[:, 1:7]).all()
+    assert (np.asarray(cropped(image, 6)) == np.asarray(image)[:, 1:7]).all()
 
 
 def test_resizing_antialiases():
     stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32)))
-    assert np.abs(np.asarray(square(stripes, 8)).astype(int) - 127).max() <= 2
+    assert np.abs(np.asarray(cropped(stripes, 8)).astype(int) - 127).max() <= 2
 
 
 def test_random_crops_reach_both_ends(noise):
     image = noise(7, 4)
     pixels = np.asarray(image)
-    crops = {np.asarray(square(image, 4, Crop(x, 0.3))).tobytes() for x in np.linspace(0, 0.999, 50)}
+    crops = {np.asarray(cropped(image, 4, Crop(x, 0.3))).tobytes() for x in np.linspace(0, 0.999, 50)}
     assert crops == {pixels[:, left : left + 4].tobytes() for left in range(4)}
 
 
@@ -142,7 +142,7 @@ def test_random_crops_have_sides_down_to_the_scale(noise):
     assert 0.45 < min(shrunk) / whole[0] < 0.6
     assert 0.9 < max(shrunk) / whole[0] <= 1
     image = noise(40, 40)
-    assert (np.asarray(square(image, 20, Crop(0.0, 0.999, 0.5))) == np.asarray(image)[20:, :20]).all()
+    assert (np.asarray(cropped(image, 20, Crop(0.0, 0.999, 0.5))) == np.asarray(image)[20:, :20]).all()
 
 
 @pytest.mark.parametrize("crop", ["centre", "random"])

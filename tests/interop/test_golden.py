@@ -42,7 +42,7 @@ def test_tokenizers(golden: Any, name: str, family: Any) -> None:
 @torch.no_grad()
 def test_llamagen_prior(golden: Any) -> None:
     state, config, tensors = golden("llamagen_gpt")
-    model = network(llamagen.read_prior(state, Hints(heads=config["n_head"], side=4)))
+    model = network(llamagen.read_prior(state, Hints(heads=config["n_head"], grid=(4, 4))))
     codes, label = tensors["codes"], tensors["condition"]
     close(model(codes, label), tensors["logits"])
     uniforms = torch.full((len(codes), 2, 16), 0.5)
