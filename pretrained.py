@@ -93,16 +93,21 @@ class PretrainedModel(nn.Module):
             raise CheckpointError(f"{error}; the file was edited or comes from another version") from error
 
     def weights_sha256(self) -> str:
-        """Return the SHA-256 of names, types, shapes and values of all tensors, the identity of the weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """Return the identity of the weights, see `weights_sha256`."""
+        return weights_sha256(self)
 
     def parameter_count(self) -> int:
         """Return the number of trained parameters."""
         return sum(p.numel() for p in self.parameters())
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """Return the SHA-256 of names, types, shapes and values of all tensors, the identity of a network's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

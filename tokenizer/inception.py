@@ -17,8 +17,8 @@ from ..runtime.optional import import_with_torchvision
 from .perceptual import reachable
 
 DOWNLOAD = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-FEATURES = "2048"
-"""torch-fidelity's name for the last pooling layer."""
+FEATURES, LOGITS = "2048", "logits_unbiased"
+"""torch-fidelity's names for the last pooling layer, and for the logits that the Inception Score is defined by."""
 
 
 class Inception(nn.Module):
@@ -35,7 +35,7 @@ class Inception(nn.Module):
         """
         super().__init__()
         if find_spec("torch_fidelity") is None:
-            raise CheckpointError('rFID needs torch-fidelity: pip install "imgtf[fid]"')
+            raise CheckpointError('FID needs torch-fidelity: pip install "imgtf[fid]"')
         state = _read(file or inception_file())
         extractor = import_with_torchvision("torch_fidelity.feature_extractor_inceptionv3")
         # Given a path, torch-fidelity unpickles any object. Its download is therefore replaced by the state dict that
@@ -45,7 +45,9 @@ class Inception(nn.Module):
                 torch.random.fork_rng(devices=[]),
                 mock.patch.object(extractor, "load_state_dict_from_url", return_value=state),
             ):
-                self.network = extractor.FeatureExtractorInceptionV3("inception-v3-compat", [FEATURES])
+                self.network = extractor.FeatureExtractorInceptionV3(
+                    "inception-v3-compat", [FEATURES, LOGITS]
+                )
         except (RuntimeError, AttributeError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(
@@ -53,14 +55,19 @@ class Inception(nn.Module):
             ) from error
         self.requires_grad_(False).eval()
 
-    @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return the features (B, 2048) of images (B, C, H, W)."""
+        return self.with_logits(images)[0]
+
+    @torch.no_grad()
+    def with_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the features (B, 2048) and the logits (B, 1008) of images (B, C, H, W)."""
         if images.shape[1] != 3:
             images = images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
         pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         with torch.autocast(images.device.type, enabled=False):
-            return self.network(pixels)[0]
+            features, logits = self.network(pixels)
+        return features, logits
 
 
 def local_file() -> Path | None:
@@ -84,7 +91,7 @@ def inception_file() -> Path:
         torch.hub.download_url_to_file(DOWNLOAD, os.fspath(path), hash_prefix=path.stem.rsplit("-", 1)[1])
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"rFID needs Inception-v3's weights, which cannot be downloaded ({error}): get {DOWNLOAD} and give "
+            f"FID needs Inception-v3's weights, which cannot be downloaded ({error}): get {DOWNLOAD} and give "
             f"its path with --inception-file, or put it at {path}"
         ) from error
     return path

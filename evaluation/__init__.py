@@ -1,0 +1,1 @@
+"""How good samples are: distances of distributions, precision and recall, memorisation."""
