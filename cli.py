@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 
 import click
 
+from .commands.lazy import LazyGroup
 from .commands.reporting import FAILED, failure
 
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
     "tokenizer": ("tokenizer.tokenizer", "Stage one: encode images to grids of tokens and decode them."),
     "prior": ("prior.prior", "Stage two: learn the distribution of the token grids."),
     "sample": ("sample.sample", "Sample images."),
+    "edit": ("edit.group.edit", "Edit images: complete, inpaint, outpaint, vary, mix, upscale, translate."),
     "import": ("exchange.import_command", "Convert published weights into a model folder."),
     "export": ("exchange.export_command", "Write a model with the tensor names of a published code base."),
     "bench": ("bench.bench", "Measure the speed of this machine."),
@@ -26,26 +27,10 @@ COMMANDS = {
 """Command -> module in `commands/` with the command's name in it, and a line for `imgtf --help`."""
 
 
-class CommandList(click.Group):
-    """A group that imports a command when it is used, so that `imgtf --help` imports none."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module, attribute = COMMANDS[name][0].split(".")
-        command: click.Command = getattr(import_module(f".commands.{module}", __package__), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-
 @click.group(
-    cls=CommandList, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=LazyGroup,
+    lazy=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(package_name="imgtf")
 def cli() -> None:

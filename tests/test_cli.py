@@ -58,7 +58,7 @@ def test_help_answers_at_once() -> None:
 
 def test_a_command_is_imported_when_it_is_used() -> None:
     program = "import sys, imgtf.cli; print([m for m in sys.modules if m.startswith('imgtf.commands.')])"
-    assert python("-c", program).stdout.strip() == "['imgtf.commands.reporting']"
+    assert python("-c", program).stdout.strip() == "['imgtf.commands.lazy', 'imgtf.commands.reporting']"
 
 
 def test_commands_are_listed_in_the_order_of_use(capsys: Any) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import click
 import pytest
 from click.shell_completion import ShellComplete
 
@@ -23,7 +24,7 @@ def complete(*arguments: str) -> list[str]:
 
 
 def test_commands() -> None:
-    assert complete("") == ["data", "tokenizer", "prior", "sample", "import", "export", "bench", "info"]
+    assert complete("") == list(cli.list_commands(click.Context(cli)))
     assert complete("tokenizer", "e") == ["encode", "eval"]
 
 

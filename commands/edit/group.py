@@ -1,0 +1,18 @@
+"""`imgtf edit`: the group of the editing commands."""
+
+from __future__ import annotations
+
+import click
+
+from ..lazy import LazyGroup
+
+COMMANDS: dict[str, tuple[str, str]] = {}
+"""Command -> module in `commands/` with the command's name in it, and a line for the help."""
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS)
+def edit() -> None:
+    """Edit images with a trained model.
+
+    Images are cropped and resized to the model's size; a line says so.
+    """
