@@ -32,7 +32,7 @@ logger = logging.getLogger("imgtf")
 WIDTHS = (32, 64, 128, 192)
 SIDES = 32, 128
 """Smallest and largest shorter side that the network reads; other images are resized."""
-SEEN = 120_000
+SEEN = 96_000
 """Images of training, counted with repetition; at most `EPOCHS` times each."""
 EPOCHS = 40
 BATCH_SIZE = 64
@@ -89,13 +89,14 @@ class ClassifierData:
     train: ImageSource
     held_out: ImageSource
     data: DataConfig
-    image_size: int | tuple[int, int]
+    size: tuple[int, int]
+    """(H, W) of the images, as the model has them."""
     channels: int
 
     def images(self, source: ImageSource, augmented: bool = False) -> ImageDataset:
         """The images of a source at the size of the model."""
         augmentation = AugmentationConfig() if augmented else None
-        return ImageDataset(source, self.image_size, self.channels, self.data, augmentation)
+        return ImageDataset(source, self.size, self.channels, self.data, augmentation)
 
 
 Progress = Callable[[float, int], object]
@@ -116,28 +117,34 @@ def trained_classifier(
             f"name others with --features"
         )
     file = cache / f"classifier-{_key(given)}.safetensors"
-    shape = tuple(given.images(given.train)[0]["image"].shape[1:])
-    network = Classifier(given.channels, len(given.train.class_names), (shape[0], shape[1]))
-    found = _cached(network, file, given.train.class_names) if file.exists() else None
+    found = _cached(given, file) if file.exists() else None
     if found is None:
-        found = _train(network, given, device, progress)
+        found = _train(given, device, progress)
         cache.mkdir(parents=True, exist_ok=True)
         about = {"class_names": found.class_names, "accuracy": found.accuracy}
-        write_tensors(file, network.state_dict(), {"about": json.dumps(about)})
+        write_tensors(file, found.network.state_dict(), {"about": json.dumps(about)})
     found.network.to(device).eval().requires_grad_(False)
     return found
 
 
 def _key(given: ClassifierData) -> str:
     parts = {
-        "version": VERSION, "training images": given.train.fingerprint, "size": given.image_size,
+        "version": VERSION, "training images": given.train.fingerprint, "size": given.size,
         "channels": given.channels, "background": given.data.background,
     }  # fmt: skip
     return cache_key(parts)
 
 
-def _cached(network: Classifier, file: Path, class_names: tuple[str, ...]) -> Trained | None:
+def _untrained(given: ClassifierData) -> Classifier:
+    """The network with the same weights every time; the global random generator is left as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Classifier(given.channels, len(given.train.class_names), given.size)
+
+
+def _cached(given: ClassifierData, file: Path) -> Trained | None:
     """The classifier of a file; None, with a line in the log, where the file is damaged."""
+    network = _untrained(given)
     try:
         load_tensors(network, file)
         with safe_open(file, framework="pt") as opened:
@@ -145,32 +152,24 @@ def _cached(network: Classifier, file: Path, class_names: tuple[str, ...]) -> Tr
     except (CheckpointError, KeyError, TypeError, ValueError) as error:
         logger.warning("classifier: trained again, because its file cannot be used (%s)", error)
         return None
-    return Trained(network, class_names, about["accuracy"])
+    return Trained(network, given.train.class_names, about["accuracy"])
 
 
-def _train(
-    network: Classifier, given: ClassifierData, device: torch.device, progress: Progress | None
-) -> Trained:
+def _train(given: ClassifierData, device: torch.device, progress: Progress | None) -> Trained:
     images = given.images(given.train, augmented=True)
     batch_size = min(BATCH_SIZE, len(images))
     steps = max(1, min(SEEN, EPOCHS * len(images)) // batch_size)
     logger.info("classifier: training on the %d training images of %s", len(images), given.train.name)
     batches = train_batches(images, batch_size, seed=0, workers=worker_count(given.data))
+    network = _untrained(given).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        _initialise(network)
-        _optimise(network.to(device).train(), batches, steps, device, progress)
+        _optimise(network.train(), batches, steps, device, progress)
     accuracy = held_out_accuracy(network.eval(), given, device)
     logger.info(
         "classifier: accuracy on held-out images %s", "unknown" if accuracy is None else f"{accuracy:.3f}"
     )
     return Trained(network, given.train.class_names, accuracy)
-
-
-def _initialise(network: Classifier) -> None:
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)):
-            module.reset_parameters()
 
 
 def _optimise(

@@ -56,7 +56,8 @@ class RealImages:
 
     source: ImageSource
     data: DataConfig
-    image_size: int | tuple[int, int]
+    size: tuple[int, int]
+    """(H, W)."""
     channels: int
     limit: int | None = None
     """Largest number of images, evenly spaced; None for all."""
@@ -74,7 +75,7 @@ class RealImages:
     @property
     def dataset(self) -> ImageDataset:
         """The centre crops."""
-        return ImageDataset(self.source, self.image_size, self.channels, self.data)
+        return ImageDataset(self.source, self.size, self.channels, self.data)
 
     def batches(self, rank: int = 0, world: int = 1) -> Any:
         """Batches of one of several processes. Raises DataError for too many unreadable images."""
@@ -88,9 +89,8 @@ class RealImages:
 
     def describe(self) -> dict[str, Any]:
         """What stands beside every figure."""
-        h, w = self.dataset[0]["image"].shape[1:]
         return {
-            "data": self.source.name, "split": self.source.split, "images": len(self), "size": [h, w],
+            "data": self.source.name, "split": self.source.split, "images": len(self), "size": list(self.size),
             "channels": self.channels, "fingerprint": self.source.fingerprint,
         }  # fmt: skip
 
