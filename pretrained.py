@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from .errors import CheckpointError, ConfigError
 from .options import build, to_dict
 from .runtime.device import pick_device
+from .runtime.repository import Access, model_folder
+from .runtime.upload import Target, upload
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT = 1
@@ -58,21 +61,71 @@ class PretrainedModel(nn.Module):
         write_tensors(folder / WEIGHTS_FILE, state if state is not None else self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "auto") -> Self:
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "auto",
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
         """Load a model in evaluation mode.
 
         Args:
+            folder: of the network, or of a model that has it in a folder of its kind, or an id of the Hub such as
+                `user/model` or `user/model@revision`. A folder that exists comes before a repository of that name.
             device: auto (a GPU if there is one), cpu, cuda, cuda:N or a torch device.
+            revision: branch, tag or commit of the repository; default: its main branch.
+            token: for private repositories; default: the stored one, or HF_TOKEN.
+            cache_dir: of the download; default: the cache of the Hub.
+            local_files_only: take the repository from the cache, without a network.
 
         Raises:
             CheckpointError: the folder or a file is missing, damaged, or of another kind or format; or a tensor is
-                missing, unknown, or has another shape.
-            ConfigError: the device is not available.
+                missing, unknown, or has another shape; or the repository is missing or cannot be reached.
+            ConfigError: the device is not available, or a revision is given for a folder.
         """
-        folder, picked = Path(folder), pick_device(device)
+        access, own = Access(token, cache_dir, local_files_only), (cls.kind,)
+        picked = pick_device(device)
+        folder = model_folder(folder, revision=revision, access=access, parts=own, needs=own)
+        if not (folder / CONFIG_FILE).exists() and (folder / cls.kind / CONFIG_FILE).exists():
+            folder = folder / cls.kind
         model = cls(cls.read_config(folder))
         load_tensors(model, folder / WEIGHTS_FILE)
         return model.to(picked).eval()
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload with imgtf",
+    ) -> str:
+        """Upload the model to a folder of its kind in a repository of the Hub, and return the address of the commit.
+
+        The repository is created where it is missing. It may already hold the other stage.
+
+        Args:
+            repository: `user/model`.
+            private: whether a new repository is private; default: as the account is set.
+            token: with permission to write; default: the stored one, or HF_TOKEN.
+            revision: branch, created where it is missing; default: the main branch.
+
+        Raises:
+            CheckpointError: the Hub cannot be reached, or refuses access.
+            ConfigError: the id is none, or `private` is asked for a public repository.
+        """
+        target = Target(repository, private, token, commit_message, revision)
+        with TemporaryDirectory() as folder:
+            own = Path(folder) / self.kind
+            self.save_pretrained(own)
+            files: dict[str, Path | bytes] = {f"{self.kind}/{file.name}": file for file in own.iterdir()}
+            files["README.md"] = _short_card(self.kind)
+            return upload(target, files, owned=(self.kind,), unless_there=("README.md",))
 
     @classmethod
     def read_config(cls, folder: str | Path) -> Any:
@@ -99,6 +152,14 @@ class PretrainedModel(nn.Module):
     def parameter_count(self) -> int:
         """Return the number of trained parameters."""
         return sum(p.numel() for p in self.parameters())
+
+
+def _short_card(kind: str) -> bytes:
+    """A model card for a repository without one."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(library_name="imgtf", tags=["imgtf"])
+    return f"---\n{data.to_yaml()}\n---\n\nA {kind} of imgtf.\n".encode()
 
 
 def weights_sha256(network: nn.Module) -> str:

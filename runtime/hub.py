@@ -1,4 +1,4 @@
-"""The Hugging Face Hub and the cache of `datasets` on machines without a network or without a writable home."""
+"""The Hugging Face Hub: whether it answers, its errors in one line, and the cache of `datasets`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from ..errors import CheckpointError, ConfigError
+
 logger = logging.getLogger("imgtf")
 
 TIMEOUT = 3.0
 """Seconds in which the Hub must answer. huggingface_hub itself retries for about 25 s."""
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def datasets_cache() -> str:
@@ -57,6 +60,58 @@ def cached_if_unreachable() -> Iterator[str]:
         yield reason
     finally:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+def why_offline() -> str:
+    """Return why the Hub cannot be asked, or "" if it answers."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    reason = _unreachable(constants.ENDPOINT)
+    return f"{constants.ENDPOINT} cannot be reached: {reason}" if reason else ""
+
+
+@contextmanager
+def one_line_errors(repository: str, revision: str | None = None) -> Iterator[None]:
+    """Turn the errors of huggingface_hub into errors of one line.
+
+    Raises:
+        CheckpointError: the repository or revision is missing, needs a login, or cannot be reached.
+        ConfigError: the Hub refuses what it was sent.
+    """
+    from huggingface_hub import constants, errors
+
+    page = f"{constants.ENDPOINT}/{repository}"
+    transport: type[Exception] = errors.HfHubHTTPError.__mro__[1]  # of httpx or requests, by version
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise CheckpointError(f"{page} is gated: accept its terms there, then {LOG_IN}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(f"{page}: no such repository, or it is private: {LOG_IN}") from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(f"{page}: no revision {revision or 'main'!r}") from error
+    except errors.HfHubHTTPError as error:
+        raise _refused(page, error) from error
+    except (transport, OSError) as error:
+        raise CheckpointError(f"{page}: {_line(error)}; try again later") from error
+    except ValueError as error:  # such as metadata of a model card that the Hub does not know
+        raise ConfigError(f"{page}: refused: {_line(error)}") from error
+
+
+def _refused(page: str, error: Exception) -> CheckpointError | ConfigError:
+    """The error for an answer of the Hub with another status code."""
+    code = getattr(getattr(error, "response", None), "status_code", 0)
+    if code in (401, 403):
+        return CheckpointError(f"{page}: access is refused ({code}): {LOG_IN}, with a token that may do this")
+    if code == 400:
+        return ConfigError(f"{page}: refused: {_line(error)}")
+    return CheckpointError(f"{page}: {_line(error)}; try again later")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _unreachable(url: str) -> str:

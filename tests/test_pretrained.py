@@ -45,6 +45,11 @@ def test_a_loaded_model_has_the_same_weights_and_evaluates(folder: Path) -> None
     assert (one.device.type, one.dtype) == ("cpu", torch.float32)
 
 
+def test_the_folder_of_a_whole_model_is_found_in_too(folder: Path, tmp_path: Path) -> None:
+    own, whole = Line.from_pretrained(folder, "cpu"), Line.from_pretrained(tmp_path, "cpu")
+    assert own.weights_sha256() == whole.weights_sha256()
+
+
 def test_the_default_device_is_auto(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
@@ -92,7 +97,7 @@ def test_damaged_and_missing_files_are_named(folder: Path, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match=r"model\.safetensors: no such file"):
         Line.from_pretrained(folder, "cpu")
     with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
-        Line.from_pretrained(tmp_path, "cpu")
+        Line.from_pretrained(tmp_path / "other", "cpu")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(CheckpointError, match="not a JSON object"):
         read_json(tmp_path / "list.json")
