@@ -10,6 +10,8 @@ from .probe import Header, Headers
 
 REACHED = 0.9
 """Fraction of the images that reach the typical side."""
+SAME_ASPECT = 1.1
+"""Ratio of two aspects up to which they count as the same."""
 MAX_ASPECT = 4.0
 """Longer images lose three quarters or more of their pixels to the crop."""
 
@@ -25,6 +27,14 @@ def typical_side(headers: Headers, shape: Size = 1) -> int:
     sides = np.sort([int(min(largest_crop((h.width, h.height), shape))) for h in headers.found])
     reached = int(sides[int(len(sides) * (1 - REACHED))])
     return max(reached, int(np.median(sides)) // 2)
+
+
+def common_aspect(headers: Headers) -> float | None:
+    """Return the width / height that at least 90 % of the images have, to within 10 %; None if there is none."""
+    aspects = np.array([header.width / header.height for header in headers.found])
+    middle = float(np.median(aspects))
+    near = np.maximum(aspects / middle, middle / aspects) <= SAME_ASPECT
+    return middle if near.mean() >= REACHED else None
 
 
 def fitting_size(side: int, factor: int) -> int:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..data.grid import draw_grid
 from ..data.sample import SIDE
+from ..options import size_text
 from .data_report import SHEET_IMAGES, DataReport
 from .data_text import counts, to_lines
 
@@ -87,7 +88,7 @@ def _cards(facts: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "captions", f"{facts['captions']['count']:,}"
     yield "typical side", f"{facts['sizes']['typical_side']} px"
     if "image_size" in fits:
-        yield "preset that fits", f"{fits['preset']} ({fits['image_size']} px)"
+        yield "preset that fits", f"{fits['preset']} ({size_text(fits['image_size'])} px)"
 
 
 def _warnings(facts: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from ..data.findings import Findings
 from ..data.image import DEEP_MODES, GREY_MODES
 from ..data.probe import Header, Headers, colour_fraction, used_bits
-from ..data.sizes import MAX_ASPECT, extreme_shapes, smaller_than, typical_side
+from ..data.sizes import MAX_ASPECT, common_aspect, extreme_shapes, smaller_than, typical_side
 from ..options import Size, sides_of, size_text
 from ..tokenizer.config import TokenizerConfig
 from .data_text import some
@@ -22,6 +22,8 @@ MOST_UNUSED = 14
 """16-bit images that need at most this many bits use a quarter of their range or less."""
 RANGE_SAMPLE = 32
 """16-bit images that are decoded to find the range of their values."""
+MOST_LOST = 0.2
+"""The images' own shape is named where the square crop loses at least this fraction of them."""
 FAR = 2
 """A preset is named where the images have at least this many times the side that they are trained at."""
 
@@ -38,6 +40,7 @@ def data_lines(headers: Sequence[Headers], config: TokenizerConfig, preset: str 
     size = config.image_size
     hints = [
         preset and other_preset(typical_side(train), min(config.size), preset),
+        preset and shape_line(train, config),
         range_line(used_bits(_largest_values(train))) if config.bit_depth == 16 else "",
     ]
     lines = [
@@ -59,6 +62,17 @@ def other_preset(side: int, size: int, preset: str) -> str:
         f"the images have {side} px, the preset {preset} trains at {size} px; "
         f"--preset {fitting} ({preset_size(fitting)} px) fits"
     )
+
+
+def shape_line(headers: Headers, config: TokenizerConfig) -> str:
+    """Return a line that names the size of the images' own shape, or "" where the square crop loses little."""
+    aspect, side = common_aspect(headers) or 1.0, config.image_size
+    long = max(aspect, 1 / aspect)
+    if not isinstance(side, int) or 1 - 1 / long < MOST_LOST or long > MAX_ASPECT:
+        return ""
+    longer = round(side * long / config.factor) * config.factor
+    size = size_text((side, longer) if aspect > 1 else (longer, side))
+    return f"the square crop loses {1 - 1 / long:.0%} of most images; --image-size {size} has their shape"
 
 
 def range_line(used: int) -> str:

@@ -19,7 +19,7 @@ from ..data.sizes import extreme_shapes, smaller_than, typical_side
 from ..data.source import ImageSource, open_source
 from ..errors import ImgtfError
 from ..tokenizer.config import TokenizerConfig
-from .data_lines import fitting_preset, range_line, shorten
+from .data_lines import fitting_preset, range_line, shape_line, shorten
 from .initial import tokenizer_config
 from .settings import TOKENIZER_CLASSES, collect
 
@@ -222,13 +222,13 @@ def _fit(data: DataConfig, headers: Sequence[Headers], pixels: dict[str, Any]) -
         "bit_depth": config.bit_depth,
         "tokens_per_image": config.grid[0] * config.grid[1],
         "enlarged": _names(headers, lambda one: smaller_than(one, config.image_size)),
-        "hints": _hints(config, pixels),
+        "hints": _hints(config, headers[0], pixels),
     }
     return {"fits": fits, "token_cache": _token_cache(data, headers, config)}
 
 
-def _hints(config: TokenizerConfig, pixels: dict[str, Any]) -> list[str]:
-    hints = []
+def _hints(config: TokenizerConfig, headers: Headers, pixels: dict[str, Any]) -> list[str]:
+    hints = [shape] if (shape := shape_line(headers, config)) else []
     if config.channels == 3 and pixels["grey_in_content"] == pixels["decoded"] > 0:
         hints.append("all decoded images are grey: --channels 1 is enough")
     if config.bit_depth == 16 and (line := range_line(pixels["used_bits"])):

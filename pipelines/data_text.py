@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..options import sides_of
 from .info import mebibytes
 
 MOST = 8
@@ -116,7 +117,7 @@ def _fit(facts: Mapping[str, Any]) -> Iterable[str]:
     channels = f"{fits['channels']} channel{'s' if fits['channels'] > 1 else ''}"
     yield _line(
         "fits",
-        f"--preset {fits['preset']}: {fits['image_size']}x{fits['image_size']} px, {channels}, "
+        f"--preset {fits['preset']}: {'x'.join(map(str, sides_of(fits['image_size'])))} px, {channels}, "
         f"{fits['bit_depth']} bits, {fits['tokens_per_image']} tokens per image",
     )
     if fits["enlarged"]["count"]:

@@ -142,9 +142,9 @@ class Models:
         return [to_pil(image, bits) for chunk in chunks for image in self.tokenizer.decode(chunk)]
 
     def __repr__(self) -> str:
-        size, (h, w) = self.tokenizer.config.image_size, self.prior.config.grid
+        (H, W), (h, w) = self.tokenizer.config.size, self.prior.config.grid
         conditions = ", ".join(self.prior.config.condition_kinds) or "none"
         return (
-            f"Pipeline({size}x{size} px, {h}x{w} tokens of {self.prior.config.codebook_size} codes, "
+            f"Pipeline({H}x{W} px, {h}x{w} tokens of {self.prior.config.codebook_size} codes, "
             f"conditions: {conditions}, {self.precision} on {self.prior.device})"
         )

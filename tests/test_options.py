@@ -11,7 +11,20 @@ import pytest
 import torch
 
 from imgtf.errors import ConfigError
-from imgtf.options import MAX_FLOAT, MAX_INT, bounds, build, check, option, to_dict
+from imgtf.options import (
+    MAX_FLOAT,
+    MAX_INT,
+    Size,
+    bounds,
+    build,
+    check,
+    is_size,
+    option,
+    sides_of,
+    size_text,
+    to_dict,
+    to_size,
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,8 @@ class Sizes:
     name: str = option("a", "A name.")
     kind: str = option("x", "A kind.", choices=("x", "y"))
     levels: tuple[int, ...] = option((1, 2), "Several numbers.", minimum=1)
+    size: int | tuple[int, int] = option(8, "A size.", minimum=4)
+    other: int | tuple[int, int] | None = option(None, "Another size.", maximum=100)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +57,19 @@ class Sizes:
         ("levels", torch.tensor([4]), (4,)),
         ("name", np.str_("b"), "b"),
         ("name", Path("a") / "b", "a/b"),
+        ("size", 64, 64),
+        ("size", (64, 64), 64),
+        ("size", "64x64", 64),
+        ("size", "64", 64),
+        ("size", [64, 96], (64, 96)),
+        ("size", "64x96", (64, 96)),
+        ("size", " 64 X 96 ", (64, 96)),
+        ("size", np.array([64, 96]), (64, 96)),
+        ("size", (np.int64(64), np.int32(64)), 64),
+        ("size", np.uint8(64), 64),
+        ("size", [64], 64),
+        ("other", None, None),
+        ("other", "0x3", (0, 3)),
         ("seed", None, None),
         ("seed", 2**64 - 1, 2**64 - 1),
     ],
@@ -75,6 +103,22 @@ def test_numbers_of_any_library_become_python_values(name: str, value: Any, expe
         ("levels", 3, "levels must be a list of int"),
         ("levels", [1, 0], "levels must be at least 1"),
         ("levels", [[1]], "levels must be int"),
+        ("size", 3, "settings: size must be at least 4, got 3"),
+        ("size", "64x3", "size must be at least 4, got 3"),
+        ("size", [3, 64], "size must be at least 4, got 3"),
+        ("size", [64, 10**30], f"size must be at most {MAX_INT}, got 1000"),
+        ("size", "64x", "size must be one side, such as 64, or height and width, such as 192x128; got '64x'"),
+        ("size", "64x64x3", "size must be one side, such as 64, or height and width"),
+        ("size", "-64x64", "size must be one side, such as 64, or height and width"),
+        pytest.param("size", "9" * 5000, "got '9{59}$", id="5000 digits"),
+        ("size", [64, 64, 3], r"such as 192x128; got \[64, 64, 3\]"),
+        ("size", [], "size must be one side"),
+        ("size", 64.0, "size must be one side, .* got 64.0"),
+        ("size", [64, 96.5], "size must be one side"),
+        ("size", True, "size must be one side"),
+        ("size", None, "size must be one side, .* got None"),
+        ("size", {"h": 3}, "size must be one side"),
+        ("other", "101x3", "other must be at most 100, got 101"),
         ("name", 3, "name must be str"),
         ("deep", 1, "deep must be bool"),
     ],
@@ -93,8 +137,19 @@ def test_every_number_has_a_maximum() -> None:
 
 
 def test_build_is_the_reverse_of_to_dict() -> None:
-    sizes = Sizes(count=3, levels=(4, 5))
+    sizes = Sizes(count=3, levels=(4, 5), size=(6, 7))
+    assert to_dict(sizes)["size"] == [6, 7]
     assert build(Sizes, to_dict(sizes)) == sizes
+
+
+@pytest.mark.parametrize("size", [64, (64, 96)])
+def test_text_of_a_size_is_read_back(size: Size) -> None:
+    assert to_size(size_text(size)) == size
+    assert to_size(sides_of(size)) == size
+
+
+def test_sizes_are_known_by_their_type() -> None:
+    assert [name for name in Sizes.__annotations__ if is_size(Sizes, name)] == ["size", "other"]
 
 
 def test_an_unknown_key_names_the_nearest_known_one() -> None:

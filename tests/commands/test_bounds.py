@@ -65,6 +65,31 @@ def test_out_of_range_is_a_usage_error(wrong: tuple[str, ...], capsys: Any) -> N
     refused(*wrong, capsys=capsys)
 
 
+SIZES = [(("tokenizer", "train"), "--image-size"), (("import",), "--image-size")]
+
+
+@pytest.mark.parametrize(
+    ("value", "size"), [("64", 64), ("64x64", 64), ("192x128", (192, 128)), ("192X128", (192, 128))]
+)
+def test_sizes(value: str, size: Any) -> None:
+    for path, flag in SIZES:
+        context = COMMANDS[path].make_context(
+            "x", [flag, value, *(["auto", "f"] if path == ("import",) else [])]
+        )
+        assert context.params["image_size"] == size
+
+
+@pytest.mark.parametrize(
+    "value",
+    [*HUGE, "64x", "x64", "64x64x3", "64,96", "3", "64x3", "3x64", "0x64", "-64x64", "64.5", "1e3", ""],
+)
+def test_wrong_sizes_are_refused(value: str, capsys: Any) -> None:
+    for path, flag in SIZES:
+        line = refused(*path, flag, value, *(["auto", "f"] if path == ("import",) else []), capsys=capsys)
+        assert flag in line
+        assert "such as 192x128" in line or "is not in the range" in line
+
+
 def test_the_largest_seed_is_accepted() -> None:
     for value in (0, 2**64 - 1):
         assert COMMANDS[("sample",)].make_context("sample", ["--seed", str(value)]).params["seed"] == value

@@ -117,7 +117,7 @@ def test_fits(tmp_path):
     assert codes.fits(info)  # the flipped codes are not used
     assert codes.fits(dataclasses.replace(info, columns=(FEATURES, IMAGE)))
     for change in (
-        {"tokenizer_sha256": "x"}, {"fingerprint": "x"}, {"split": "x"}, {"image_size": 1}, {"preprocessing": "x"},
+        {"tokenizer_sha256": "x"}, {"fingerprint": "x"}, {"split": "x"}, {"image_size": (8, 1)}, {"preprocessing": "x"},
         {"precision": "bf16"}, {"columns": ()}, {"columns": (IMAGE,)},
         {"columns": (IMAGE, dataclasses.replace(FEATURES, origin="t5"))},
         {"columns": (dataclasses.replace(IMAGE, codebook_size=17), FEATURES)},

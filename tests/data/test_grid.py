@@ -46,6 +46,18 @@ def test_images_of_different_modes_and_sizes(noise):
     assert draw_grid([Image.new("L", (4, 4))]).mode == "L"
 
 
+@pytest.mark.parametrize(("size", "columns"), [((64, 64), 4), ((192, 64), 3), ((64, 256), 8)])
+def test_the_sheet_is_about_square(noise, size, columns):
+    width, height = draw_grid([noise(*size)] * 16).size
+    assert (width - 2) // (size[0] + 2) == columns
+    assert 0.4 < width / height < 2.5
+
+
+@pytest.mark.parametrize("size", [(16, 64), (64, 16), (128, 16)])
+def test_both_sides_of_a_small_image_are_enlarged(noise, size):
+    assert draw_grid([noise(*size)]).size == (2 + 4 * size[0] + 2, 2 + 4 * size[1] + 2)
+
+
 def test_wrong_arguments_are_refused(noise):
     with pytest.raises(ValueError, match="no images"):
         draw_grid([])

@@ -116,6 +116,50 @@ def test_no_resampling_at_the_right_size(noise):
     assert (np.asarray(cropped(image, 6)) == np.asarray(image)[:, 1:7]).all()
 
 
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((4, 6), (0, 1, 9, 7)),  # left, top, right, bottom of 9 x 8 pixels
+        ((8, 3), (3, 0, 6, 8)),
+        ((1, 9), (0, 3, 9, 4)),
+        ((16, 18), (0, 0, 9, 8)),
+        (3, (0, 0, 8, 8)),
+    ],
+)
+def test_the_centre_crop_is_the_largest_of_the_shape(noise, size, box):
+    image = noise(9, 8)
+    H, W = (size, size) if isinstance(size, int) else size
+    expected = image.resize((W, H), Image.Resampling.BICUBIC, box=box)
+    assert (np.asarray(cropped(image, size)) == np.asarray(expected)).all()
+    assert transform(image, size, 3).shape == (3, H, W)
+
+
+def test_no_resampling_at_the_right_height_and_width(noise):
+    image = noise(12, 10)
+    assert (np.asarray(cropped(image, (8, 12))) == np.asarray(image)[1:9]).all()
+    assert (np.asarray(cropped(image, (5, 6), Crop(0.0, 0.999, 0.5))) == np.asarray(image)[5:, :6]).all()
+
+
+@pytest.mark.parametrize("size", [(8, 12), (12, 8), (5, 7), (1, 30)])
+def test_random_crops_stay_inside_and_keep_their_shape(size):
+    """Pixels outside the image would be black; grey levels are those of the whole crop."""
+    white = Image.new("L", (31, 23), 255)
+    config = AugmentationConfig(crop="random", crop_scale=0.3)
+    for i in range(60):
+        crop = draw_crop(np.random.default_rng(i), config, flip=True)
+        assert transform(white, size, 1, crop=crop).min() == 1
+
+
+def test_square_crops_are_those_of_a_side(noise):
+    image, crop = noise(40, 25), Crop(0.3, 0.8, 0.6)
+    assert cropped(image, (8, 8), crop).tobytes() == cropped(image, 8, crop).tobytes()
+    side = round(0.6 * 25)
+    left, top = int(0.3 * (40 - side + 1)), int(0.8 * (25 - side + 1))
+    box = (left, top, left + side, top + side)
+    expected = image.resize((8, 8), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    assert cropped(image, 8, crop).tobytes() == expected.tobytes()
+
+
 def test_resizing_antialiases():
     stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32)))
     assert np.abs(np.asarray(cropped(stripes, 8)).astype(int) - 127).max() <= 2

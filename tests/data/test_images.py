@@ -1,5 +1,6 @@
 import logging
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,6 +73,21 @@ def test_crops_are_the_centre_crop_and_fixed_random_crops(folder):
         CropsDataset(source, 8, 3, config, AugmentationConfig(), 2)
 
 
+def test_images_that_are_not_square(folder):
+    config = DataConfig(data=str(folder), held_out=0)
+    source = open_source(config)[0]
+    whole = ImageDataset(source, (9, 12), 3, config)[2]["image"]
+    assert whole.shape == (3, 9, 12)  # every pixel of the file
+    assert torch.equal(
+        ((whole + 1) * 127.5).round().byte().permute(1, 2, 0), torch.tensor(np.asarray(source.image(2)))
+    )
+    crops = CropsDataset(source, (4, 6), 3, config, AugmentationConfig(crop="random", crop_scale=0.3), 4)[7][
+        "image"
+    ]
+    assert crops.shape == (4, 3, 4, 6)
+    assert len({crop.numpy().tobytes() for crop in crops}) >= 3
+
+
 def test_small_crops_are_cut_from_more_pixels_and_centre_crops_are_not(tmp_path, noise, monkeypatch):
     noise(128, 128).resize((512, 512)).save(tmp_path / "0.jpg")  # which Pillow can reduce while it decodes
     config, small = (
@@ -90,7 +106,8 @@ def test_small_crops_are_cut_from_more_pixels_and_centre_crops_are_not(tmp_path,
     ImageDataset(source, 16, 3, config)[0]
     CropsDataset(source, 16, 3, config, small, 3)[0]
     CropsDataset(source, 16, 3, config, small, 1)[0]
-    assert asked == [64, 16, 64, 16]
+    ImageDataset(source, (8, 16), 3, config)[0]  # enough for the longer side
+    assert asked == [64, 16, 64, 16, 16]
 
 
 def test_smaller_crops_must_be_random():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from imgtf.data.config import DataConfig
 from imgtf.data.probe import Headers, bit_depth, count_channels, read_headers
-from imgtf.data.sizes import extreme_shapes, fitting_size, smaller_than, typical_side
+from imgtf.data.sizes import common_aspect, extreme_shapes, fitting_size, smaller_than, typical_side
 from imgtf.data.source import open_source
 from imgtf.errors import DataError
 
@@ -51,6 +51,36 @@ def test_small_and_long_images_are_found(tmp_path):
     assert [(h.width, h.height) for h in extreme_shapes(found)] == [(64, 8), (400, 50)]
     assert found.where(smaller_than(found, 32)[0]).endswith("003.png (6x6)")
     assert (fitting_size(100, 16), fitting_size(7, 8)) == (96, 0)
+
+
+def test_sizes_that_are_not_square_are_compared_side_by_side(tmp_path):
+    found = headers(write(tmp_path / "d", (96, 64), (64, 96), (95, 64), (96, 63), (400, 80), (80, 30)))
+    assert [(h.width, h.height) for h in smaller_than(found, (64, 96))] == [
+        (80, 30), (64, 96), (96, 63), (95, 64),
+    ]  # fmt: skip
+    tall, wide = (extreme_shapes(found, shape) for shape in ((96, 24), (20, 100)))
+    assert [(h.width, h.height) for h in tall] == [(400, 80), (80, 30), (96, 63), (96, 64), (95, 64)]
+    assert [(h.width, h.height) for h in wide] == [(64, 96)]
+
+
+@pytest.mark.parametrize(("shape", "side"), [((64, 96), 40), ((32, 48), 40), (1, 40), ((96, 64), 26)])
+def test_the_typical_side_is_that_of_the_largest_crop(tmp_path, shape, side):
+    assert typical_side(headers(write(tmp_path / "d", *[(60, 40)] * 10)), shape) == side
+
+
+@pytest.mark.parametrize(
+    ("sizes", "aspect"),
+    [
+        ([(60, 40)] * 9 + [(40, 60)], 1.5),
+        ([(60, 40)] * 8 + [(40, 60)] * 2, None),
+        ([(30, 40), (31, 40), (30, 41)], 0.75),
+        ([(8, 8)], 1),
+    ],
+)
+def test_the_aspect_of_most_images(tmp_path, sizes, aspect):
+    assert common_aspect(headers(write(tmp_path / "d", *sizes))) == (
+        aspect and pytest.approx(aspect, rel=0.02)
+    )
 
 
 def test_rotated_images_have_their_upright_size(tmp_path, noise):

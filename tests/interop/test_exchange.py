@@ -85,6 +85,51 @@ def test_an_imported_pair_samples_images(tmp_path: Path, write: Any) -> None:
     assert [p.size for p in pipeline.sample(n=2, label="3")] == [(2 * ref.SIDE, 2 * ref.SIDE)] * 2
 
 
+def test_an_imported_pair_is_not_square(tmp_path: Path, write: Any) -> None:
+    """LlamaGen's positions are computed, so the published networks run on another grid."""
+    import_weights("llamagen", both(write), tmp_path / "m", heads=ref.HEADS, image_size=(6, 10))
+    pipeline = Pipeline.from_pretrained(tmp_path / "m", "cpu")
+    assert pipeline.prior.config.grid == pipeline.tokenizer.config.grid == (3, 5)
+    assert [p.size for p in pipeline.sample(n=2, label="3")] == [(10, 6)] * 2
+    export_weights("llamagen", tmp_path / "m", tmp_path / "gpt.safetensors", stage="prior")
+    same(load_file(tmp_path / "gpt.safetensors"), dict(gpt_state("class")))
+
+
+def test_the_grid_of_a_prior_is_that_of_the_tokenizer_in_the_folder(tmp_path: Path, write: Any) -> None:
+    gpt, vq = both(write)
+    import_weights("auto", [vq], tmp_path / "m", image_size="10x6")
+    import_weights("auto", [gpt], tmp_path / "m", heads=ref.HEADS)
+    assert Pipeline.from_pretrained(tmp_path / "m", "cpu").prior.config.grid == (5, 3)
+
+
+def test_learned_positions_keep_their_number(tmp_path: Path, write: Any) -> None:
+    """taming's positions are a table: another grid is possible only where it has as many positions."""
+    state, options = (
+        dict(gpt_state("taming")),
+        {"heads": ref.HEADS, "classes": 0, "image_size": (2 * 16, 3 * 16)},
+    )
+    with pytest.raises(
+        CheckpointError, match="pos_emb has 9 learned positions, which are not the grid of 2x3 codes"
+    ):
+        import_weights("auto", [write("gpt.pt", state)], tmp_path / "m", **options)
+    assert not (tmp_path / "m").exists()
+    state["pos_emb"] = state["pos_emb"][:, :6].clone()
+    import_weights("auto", [write("short.pt", state)], tmp_path / "m", **options)
+    assert Prior.from_pretrained(tmp_path / "m" / "prior", "cpu").config.grid == (2, 3)
+    export_weights("taming", tmp_path / "m", tmp_path / "back.safetensors")
+    same(load_file(tmp_path / "back.safetensors"), state)
+
+
+def test_saved_positions_of_another_grid_are_refused(tmp_path: Path, write: Any) -> None:
+    state = dict(gpt_state("class")) | {"freqs_cis": torch.zeros(1 + ref.SIDE**2, 4, 2)}
+    options = {"heads": ref.HEADS, "image_size": (2 * 16, 3 * 16)}
+    with pytest.raises(CheckpointError, match="9 positions are not the grid of 2x3 codes of the image size"):
+        import_weights("auto", [write("gpt.pt", state)], tmp_path / "m", **options)
+    state["freqs_cis"] = torch.zeros(1 + 6, 4, 2)
+    import_weights("auto", [write("gpt.pt", state)], tmp_path / "m", **options)
+    assert Prior.from_pretrained(tmp_path / "m" / "prior", "cpu").config.grid == (2, 3)
+
+
 def test_an_imported_text_conditional_prior_samples_images(tmp_path: Path, write: Any) -> None:
     """As the README says it."""
     files = both(write, "text")

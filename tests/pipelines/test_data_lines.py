@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imgtf.data.config import DataConfig
+from imgtf.data.probe import read_headers
+from imgtf.data.source import open_source
 from imgtf.pipelines.data_lines import fitting_preset, other_preset
+from imgtf.pipelines.initial import tokenizer_config
 from imgtf.pipelines.readable import LIST_FILE
+from imgtf.pipelines.settings import Settings, preset_values
 
 from .conftest import run
 
@@ -85,6 +90,52 @@ def test_presets_by_the_side_of_the_images(side: int, size: int, preset: str, na
     line = other_preset(side, size, preset)
     assert named in line
     assert bool(line) == bool(named)
+
+
+@pytest.mark.parametrize(
+    ("size", "named"),
+    [
+        ((48, 32), "loses 33% of most images; --image-size 32x48 has"),
+        ((32, 64), "--image-size 64x32"),
+        ((38, 32), ""),
+    ],
+)
+def test_the_shape_of_most_images_is_named(
+    size: tuple[int, int], named: str, tmp_path: Path, capsys: Any
+) -> None:
+    data = write(tmp_path / "d", 12, size)
+    config, lines = trained(tmp_path / "m", data, capsys)
+    assert config["image_size"] == 32  # a preset stays square
+    assert named in lines[-1]
+    assert ("--image-size" in lines[-1]) == bool(named)
+    chosen = f"{size[1] // 4 * 4}x{size[0] // 4 * 4}"
+    config, lines = trained(tmp_path / "n", data, capsys, "--image-size", chosen)
+    assert config["image_size"] == [int(side) for side in chosen.split("x")]
+    assert f"{size[0]}x{size[1]} px, trained at {chosen} px (height x width)" in lines[-1]
+
+
+def test_images_that_a_size_that_is_not_square_enlarges_or_cuts_are_named(
+    tmp_path: Path, capsys: Any
+) -> None:
+    data = write(write(tmp_path / "d", 20, (24, 16)), 1, (23, 16), "narrow{}.png")
+    write(data, 1, (16, 100), "tall{}.png")
+    _, lines = trained(tmp_path / "m", data, capsys, "--image-size", "16x24")
+    assert "2 of 22 smaller than 16x24 px are enlarged: tall0.png (16x100), narrow0.png (23x16)" in lines[-1]
+    assert "1 of 22 more than 4 times as long or wide as 16x24 px lose all but the centre: tall0" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [((48, 32), (32, 48)), ((25, 40), (16, 24)), ((24, 18), (16, 24)), ((400, 300), (32, 48))],
+)
+def test_a_preset_that_is_not_square_is_reduced_in_its_shape(
+    images: tuple[int, int], expected: tuple[int, int], tmp_path: Path
+) -> None:
+    """No preset is so today."""
+    source = open_source(DataConfig(data=str(write(tmp_path / "d", 12, images)), held_out=0))[0]
+    values = preset_values("tokenizer", "tiny") | {"image_size": [32, 48]}
+    config = tokenizer_config(Settings("wide", values, frozenset()), read_headers(source))
+    assert config.size == expected
 
 
 def test_the_smallest_preset_fits_the_smallest_images() -> None:

@@ -63,6 +63,14 @@ def test_the_smallest_images_of_each_depth_have_a_logit(size: int) -> None:
     assert logits.numel() >= 1
 
 
+def test_the_shorter_side_decides_about_the_depth() -> None:
+    recipe = TokenizerRecipe(discriminator_weight=1.0, discriminator_width=8)
+    for size in ((8, 64), (64, 8)):
+        model = DiscriminatorTrainer(recipe, TokenizerConfig(image_size=size)).model
+        (logits,) = model(torch.zeros(1, 3, *size))
+        assert logits.shape[2] < logits.shape[3] if size[0] < size[1] else logits.shape[2] > logits.shape[3]
+
+
 def test_spectral_norm_bounds_every_layer() -> None:
     torch.manual_seed(0)
     model = Discriminator(3, 8, 2).train()

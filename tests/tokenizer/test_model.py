@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
 from imgtf.errors import ConfigError, DataError
+from imgtf.options import build, to_dict
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.model import Tokenizer
 
@@ -137,11 +141,35 @@ def test_images_of_the_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"image_size": 15}, {"attention_levels": (2,)}, {"norm_groups": 3}, {"multipliers": ()}],
+    [
+        {"image_size": 15},
+        {"image_size": (16, 15)},
+        {"image_size": (16, 16, 3)},
+        {"attention_levels": (2,)},
+        {"norm_groups": 3},
+        {"multipliers": ()},
+    ],
 )
 def test_invalid_configurations_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         tiny(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "held"), [((16, 16), 16), ([16, 16], 16), ("16x16", 16), ([16, 24], (16, 24))]
+)
+def test_a_square_is_held_as_its_side(given: Any, held: Any) -> None:
+    config = replace(tiny().config, image_size=given)
+    assert config.image_size == held
+    assert config == build(TokenizerConfig, to_dict(config))
+    assert config.size == ((held, held) if isinstance(held, int) else held)
+    assert config.grid == tuple(side // 2 for side in config.size)
+
+
+def test_the_nearest_multiples_are_named() -> None:
+    for size, near in ((6, "4 or 8"), ((5, 8), "4x8 or 8"), ((8, 30), "8x28 or 8x32"), (1, "4")):
+        with pytest.raises(ConfigError, match=f"the nearest multiples are {near}$"):
+            tiny(image_size=size, multipliers=(1, 2, 4))
 
 
 def test_levels_and_attention_follow_the_configuration() -> None:
