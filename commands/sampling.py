@@ -81,8 +81,9 @@ class SamplingRun:
         from ..pipelines.pipeline import Pipeline
         from ..pipelines.processes import process_group
         from ..pipelines.write import check_out, free_folder, write_samples
+        from ..runtime.repository import results_folder
 
-        _stop_on_terminate()
+        stop_on_terminate()
         n = n or self.n
         given = {"label": self.label or None, "text": self.text or None} | conditions
         with process_group() as processes:
@@ -93,7 +94,7 @@ class SamplingRun:
                 capture=self.capture,
             )  # fmt: skip
             canvas = canvas_of(pipeline) if canvas_of else None
-            out = self.out or processes.gather(free_folder(self.model / folder))[0]
+            out = self.out or processes.gather(free_folder(results_folder(self.model) / folder))[0]
             total = n * (canvas.missing if canvas else pipeline.prior.config.tokens)
             quiet = None if processes.is_first else True
             with tqdm(total=total, desc=folder.rstrip("s"), unit="token", disable=quiet) as bar:
@@ -181,7 +182,7 @@ def _image_options(images: int) -> list[Callable[[Function], Function]]:
     ]  # fmt: skip
 
 
-def _stop_on_terminate() -> None:
+def stop_on_terminate() -> None:
     """Handle SIGTERM like Ctrl-C. Launchers send it to all processes when one fails."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)

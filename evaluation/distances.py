@@ -1,4 +1,4 @@
-"""Distances of two sets of images in features: Frechet, KID, precision and recall; Inception Score.
+"""Distances of two sets of images in features: Frechet, kernel distance, precision and recall; Inception Score.
 
 Shapes: n, m images, D features.
 """
@@ -106,32 +106,61 @@ def inception_score(probabilities: Probabilities) -> Estimate:
     return Estimate(float(scores.mean()), float(scores.std(correction=0)))
 
 
-def compare(own: Statistics, reference: Statistics, name: str, kid: bool = True) -> dict[str, Any]:
-    """All distances of a set to a reference, by name; `name` is that of the Frechet distance.
+@dataclass(frozen=True)
+class DistanceNames:
+    """What the distances in a network's features are called; only those of Inception-v3 are FID and KID."""
 
-    Precision and recall need the same number of images in both sets: they and KID use the features that are kept.
+    frechet: str = "frechet_distance"
+    kernel: str = "kernel_distance"
+
+    @property
+    def is_inception(self) -> bool:
+        """Whether these are the names of published figures."""
+        return self == INCEPTION_NAMES
+
+
+INCEPTION_NAMES = DistanceNames("fid", "kid")
+
+
+def compare(own: Statistics, reference: Statistics, names: DistanceNames) -> dict[str, Any]:
+    """All distances of a set to a reference, by name.
+
+    Precision and recall need the same number of images in both sets: they and the kernel distance use the features
+    that are kept.
     """
     assert own.moments is not None
     assert reference.moments is not None
-    values: dict[str, Any] = {name: frechet_distance(own.moments, reference.moments)}
-    return values | compare_kept(own.kept.features, reference.kept.features, kid)
+    values: dict[str, Any] = {names.frechet: frechet_distance(own.moments, reference.moments)}
+    return values | compare_kept(own.kept.features, reference.kept.features, names)
 
 
-def compare_kept(features: Tensor, real: Tensor, kid: bool = True) -> dict[str, Any]:
-    """KID, precision and recall of features (n, D) against those of real images (m, D)."""
+def compare_kept(features: Tensor, real: Tensor, names: DistanceNames) -> dict[str, Any]:
+    """Kernel distance, precision and recall of features (n, D) against those of real images (m, D)."""
     values: dict[str, Any] = {}
     n = min(len(features), len(real))
-    if kid and n > 1:
-        estimate = kernel_distance(features, real)
-        values |= {"kid": estimate.mean, "kid_std": estimate.std}
+    if n > 1:
+        estimate = kernel_distance(*scaled(features, real, names))
+        values |= {names.kernel: estimate.mean, f"{names.kernel}_std": estimate.std}
     if n > NEIGHBOURS:
         precision, recall = precision_recall(features[:n], real[:n])
         values |= {"precision": precision, "recall": recall}
     return values
 
 
-def floor(reference: Statistics, images: int, name: str) -> dict[str, Any]:
-    """The distances between two random halves of the reference: what a perfect set of samples would show.
+def scaled(features: Tensor, real: Tensor, names: DistanceNames) -> tuple[Tensor, Tensor]:
+    """Features (n, D) and (m, D) as the kernel distance takes them.
+
+    The kernel is made for the size of Inception-v3's features. Those of other networks are divided by the root mean
+    square of the real ones: else a few large ones decide.
+    """
+    if names.is_inception:
+        return features, real
+    scale = real.square().mean().sqrt().clamp_min(1e-12)
+    return features / scale, real / scale
+
+
+def floor(reference: Statistics, images: int, names: DistanceNames) -> dict[str, Any]:
+    """The distances between two random parts of the reference: what a perfect set of samples would show.
 
     The first part has as many images as the samples, `images`, but at most half of the kept ones.
     """
@@ -141,5 +170,5 @@ def floor(reference: Statistics, images: int, name: str) -> dict[str, Any]:
         return {}
     part, rest = features[:size], features[size:]
     values: dict[str, Any] = {"images": [len(part), len(rest)]}
-    values[name] = frechet_distance(Moments(part), Moments(rest))
-    return values | compare_kept(part, rest)
+    values[names.frechet] = frechet_distance(Moments(part), Moments(rest))
+    return values | compare_kept(part, rest, names)

@@ -22,6 +22,7 @@ from ..pretrained import weights_sha256
 from ..tokenizer.inception import Inception, inception_file, local_file
 from ..tokenizer.perceptual import BACKBONE_FILES, Perceptual, backbone_file, local_backbone
 from .classifier import ClassifierData, Progress, Trained, trained_classifier
+from .distances import INCEPTION_NAMES, DistanceNames
 from .statistics import Output
 
 logger = logging.getLogger("imgtf")
@@ -41,8 +42,8 @@ class FeatureNetwork:
     sha256: str
     """Of the weights; empty where it is not known, and then nothing is cached."""
     device: torch.device
-    distance: str = "frechet_distance"
-    """Name of the Frechet distance in these features: `fid` for Inception-v3 only."""
+    names: DistanceNames = DistanceNames()  # noqa: RUF009
+    """What distances in these features are called."""
     class_names: tuple[str, ...] = ()
     """Of a classifier of the data set's own labels."""
     accuracy: float | None = None
@@ -52,11 +53,6 @@ class FeatureNetwork:
     def __call__(self, images: Tensor) -> Output:
         """Return what the network computes of images (B, C, H, W) in [-1, 1]."""
         return self.compute(images.to(self.device))
-
-    @property
-    def has_inception_score(self) -> bool:
-        """Whether its logits are those that the Inception Score is defined by."""
-        return self.distance == "fid"
 
     def describe(self) -> dict[str, Any]:
         """What stands beside every figure."""
@@ -165,7 +161,7 @@ def _inception(request: FeatureRequest) -> FeatureNetwork:
     return FeatureNetwork(
         "inception", lambda images: Output(*network.with_logits(images)),
         "8 bits, grey as three channels, resized to 299x299 (bilinear, as in TensorFlow 1)", file_sha256(file),
-        request.device, "fid",
+        request.device, INCEPTION_NAMES,
     )  # fmt: skip
 
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from imgtf.evaluation.distances import (
+    INCEPTION_NAMES,
+    DistanceNames,
     compare,
     floor,
     frechet_distance,
@@ -110,15 +112,15 @@ def test_the_inception_score_equals_torch_fidelitys() -> None:
 
 def test_the_floor_is_far_below_another_distribution(features: tuple[torch.Tensor, torch.Tensor]) -> None:
     reference, others = map(statistics, features)
-    noise = floor(reference, 150, "frechet_distance")
+    noise = floor(reference, 150, DistanceNames())
     assert noise["images"] == [150, 250]
-    values = compare(others, reference, "frechet_distance")
+    values = compare(others, reference, DistanceNames())
     assert noise["frechet_distance"] < 0.2 * values["frechet_distance"]
-    assert noise["kid"] < 0.2 * values["kid"]
+    assert noise["kernel_distance"] < 0.2 * values["kernel_distance"]
     assert noise["precision"] > 0.8 > values["precision"]
 
 
 def test_a_reference_of_three_images_has_no_floor_but_a_distance() -> None:
     own = statistics(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
-    assert floor(own, 3, "frechet_distance") == {}
-    assert set(compare(own, own, "fid")) == {"fid", "kid", "kid_std"}
+    assert floor(own, 3, DistanceNames()) == {}
+    assert set(compare(own, own, INCEPTION_NAMES)) == {"fid", "kid", "kid_std"}

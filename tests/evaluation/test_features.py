@@ -15,6 +15,7 @@ from imgtf.data.config import DataConfig
 from imgtf.data.source import ImageSource, open_source
 from imgtf.errors import CheckpointError, ConfigError, DataError
 from imgtf.evaluation.classifier import ClassifierData
+from imgtf.evaluation.distances import DistanceNames
 from imgtf.evaluation.features import FeatureRequest, check_features, custom, load_features
 from imgtf.evaluation.references import class_numbers
 
@@ -34,7 +35,7 @@ def test_a_backbone_has_a_hash_that_sha256sum_gives(
     output = network(torch.rand(2, 3, 16, 16) * 2 - 1)
     assert output.features.shape == (2, 512)
     assert output.logits is None
-    assert network.distance == "frechet_distance"
+    assert network.names.frechet == "frechet_distance"
     assert set(network.describe()) == {"preprocessing", "weights_sha256"}
 
 
@@ -43,7 +44,7 @@ def test_auto_takes_what_is_there_and_does_not_call_it_fid(
 ) -> None:
     with caplog.at_level(logging.INFO, logger="imgtf"):
         (network,) = load_features("auto", request_for)
-    assert (network.name, network.distance) == ("squeeze", "frechet_distance")
+    assert (network.name, network.names.frechet) == ("squeeze", "frechet_distance")
     text = " ".join(caplog.messages)
     assert "downloading" in text
     assert "squeeze takes its place; its distances are no FIDs" in text
@@ -67,10 +68,11 @@ def test_auto_without_any_weights_trains_a_classifier_or_says_what_is_missing(
 def test_the_classifier_learns_reports_its_accuracy_and_is_cached(
     request_for: FeatureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with mock.patch("imgtf.evaluation.classifier.SEEN", 64 * 16):
+    module = "imgtf.evaluation.classifier"
+    with mock.patch(f"{module}.SEEN", 16 * 50), mock.patch(f"{module}.BATCH_SIZE", 16):
         (first,) = load_features("classifier", request_for)
     assert first.accuracy is not None
-    assert first.accuracy > 0.8
+    assert first.accuracy > 0.7
     assert first.describe()["held_out_accuracy"] == first.accuracy
     state = torch.random.get_rng_state()
     with caplog.at_level(logging.INFO, logger="imgtf"):
@@ -142,5 +144,5 @@ def test_inception_gives_logits_and_its_distance_is_fid(tmp_path: Path, request_
     assert output.features.shape == (1, 2048)
     assert output.logits is not None
     assert output.logits.shape == (1, 1008)
-    assert network.distance == "fid"
-    assert network.has_inception_score
+    assert network.names == DistanceNames("fid", "kid")
+    assert network.names.is_inception
