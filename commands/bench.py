@@ -18,6 +18,8 @@ from .options import (
     folder_type,
     force_option,
     json_option,
+    local_model,
+    name_type,
     named,
     option,
     preset_option,
@@ -32,11 +34,11 @@ FILES = "bench"
 @command()
 @option(
     "--model",
-    type=folder_type,
-    metavar="DIR",
+    type=name_type,
+    metavar="DIR|ID",
     group="run",
     default_text="a preset with random weights",
-    help="Folder of a trained model to measure.",
+    help="Trained model to measure: a folder, or an id of the Hub.",
 )
 @preset_option("prior")
 @settings_options(BenchConfig, DataConfig, defaults={"data": "none"})
@@ -51,7 +53,7 @@ FILES = "bench"
 @device_option
 @json_option
 def bench(
-    model: Path | None, preset: str | None, out: Path | None, force: bool, device: str, as_json: bool, **given: Any
+    model: str | None, preset: str | None, out: Path | None, force: bool, device: str, as_json: bool, **given: Any
 ) -> None:  # fmt: skip
     """Measure the speed of sampling, training and encoding, and compare it with the limits of this machine.
 
@@ -68,8 +70,13 @@ def bench(
 
     if out:
         output_files(out / FILES, force)
+    folder = local_model(model) if model else None
     report = measure(
-        config, model=model, preset=preset or "tiny", data=data if "data" in settings else None, device=device
+        config,
+        model=folder,
+        preset=preset or "tiny",
+        data=data if "data" in settings else None,
+        device=device,
     )
     click.echo(json.dumps(report) if as_json else to_markdown(report), nl=as_json)
     if out:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .options import command, file_type, force_option, json_option, model_option, option
+from .options import command, file_type, force_option, json_option, model_option, option, own_model_option
 from .reporting import log_to_stderr, report_files
 from .types import ImageSize, WholeRange
 
@@ -17,7 +17,7 @@ stage_type = click.Choice(["tokenizer", "prior"])
 @command("import")
 @click.argument("family", type=click.Choice(["auto", "llamagen", "taming"]))
 @click.argument("files", nargs=-1, required=True, type=file_type)
-@model_option
+@own_model_option
 @option(
     "--stage",
     type=stage_type,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
 from ..options import bounds, field_types, is_size
 from ..pipelines.settings import load_presets, option_names
 from .command import Command, Option
+from .reporting import log_to_stderr
 from .types import PRECISIONS, CommaSeparated, Device, FiniteRange, ImageSize, Preset, WholeRange
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,20 +33,47 @@ PATHS = {
 """Settings that can be a path, and how the help shows their values."""
 SHORT_NAMES = {"gradient_accumulation_steps": "--accumulate"}
 """Second names of options."""
+MODEL_HELP = "Folder of the model, or its id on the Hub: user/model[@revision]."
 
 command = partial(click.command, cls=Command)
 option = partial(click.option, cls=Option)
 folder_type = click.Path(file_okay=False, path_type=Path)
 file_type = click.Path(dir_okay=False, path_type=Path)
+name_type = click.Path(file_okay=False)
+"""A folder or an id of the Hub, as text: `./a/b` is a folder, `a/b` may be either."""
 
-model_option = option(
-    "--model",
-    type=folder_type,
-    metavar="DIR",
-    default=Path("model"),
-    group="run",
-    help="Folder of the model.",
+_model_name: dict[str, Any] = {"default": "model", "group": "run"}
+own_model_option = option(
+    "--model", type=folder_type, metavar="DIR", **_model_name, help="Folder of the model."
 )
+"""Of commands that write into the model folder."""
+
+
+def reads_model(*parts: str) -> Callable[[F], F]:
+    """`--model` of a command that only reads: a folder, or an id of the Hub, whose `parts` are downloaded."""
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def call(model: str, **given: Any) -> Any:
+            return function(model=local_model(model, parts), **given)
+
+        return cast(
+            F, option("--model", type=name_type, metavar="DIR|ID", **_model_name, help=MODEL_HELP)(call)
+        )
+
+    return decorate
+
+
+def local_model(model: str, parts: tuple[str, ...] = ()) -> Path:
+    """Return the folder of a model. An id of the Hub is downloaded, after a line that says what and from where."""
+    from ..runtime.repository import PARTS, model_folder, parse_id
+
+    if parse_id(model):
+        log_to_stderr()
+    return model_folder(model, parts=parts or PARTS)
+
+
+model_option = reads_model()
 device_option = option(
     "--device",
     type=Device(),
@@ -92,7 +120,7 @@ def run_options(stage: str) -> Callable[[F], F]:
             group="run",
             help="Continue the last run from its saved state and settings.",
         )(function)
-        return model_option(preset_option(stage)(function))
+        return own_model_option(preset_option(stage)(function))
 
     return decorate
 

@@ -25,10 +25,10 @@ from .options import (
     folder_type,
     force_option,
     json_option,
-    model_option,
     named,
     option,
     precision_option,
+    reads_model,
     run_options,
     settings_options,
 )
@@ -63,7 +63,7 @@ def train(model: Path, resume: bool, force: bool, as_json: bool, **given: Any) -
 
 
 @tokenizer.command()
-@model_option
+@reads_model("tokenizer")
 @settings_options(*INHERITED_CLASSES, owner="the run's")
 @settings_options(CacheRecipe)
 @option(
@@ -84,13 +84,15 @@ def encode(model: Path, out: Path | None, precision: str, device: str, as_json: 
     """
     settings = collect_for_model(model, CACHE_CLASSES, named(given))
     log_to_stderr()
-    from ..pipelines.prior_data import encode_data
+    from ..pipelines.prior_data import CODES_FOLDER, encode_data
+    from ..runtime.repository import results_folder
 
+    out = out or results_folder(model) / CODES_FOLDER
     report_files("caches", encode_data(model, settings, out=out, precision=precision, device=device), as_json)
 
 
 @tokenizer.command("eval")
-@model_option
+@reads_model("tokenizer")
 @settings_options(DataConfig, owner="the run's")
 @option(
     "--lpips-backbone",
@@ -133,7 +135,7 @@ def evaluate(
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @option("--out", required=True, type=folder_type, metavar="DIR", group="output", help="Folder for the PNGs.")
 @force_option("files in --out")
-@model_option
+@reads_model("tokenizer")
 @option(
     "--background",
     default="white",

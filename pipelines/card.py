@@ -71,17 +71,19 @@ def read_card(folder: Path) -> ModelCard:
         ) from error
 
 
-def render_card(folder: Path, name: str, license: str | None = None) -> str:
+def render_card(folder: Path, name: str, license: str | None = None, pictures: bool = True) -> str:
     """Return the card of a model folder.
 
     Args:
         name: what its commands load: a folder, or an id of the Hub.
+        license: as the Hub names it; None: unknown.
+        pictures: whether it shows the pictures that are there.
     """
     from huggingface_hub import ModelCard
 
     title = name.rsplit("/", 1)[-1]
     metadata = card_data(folder, title, license).to_yaml()
-    body = str(ModelCard(f"---\n{metadata}\n---\n\n{card_text(folder, name)}\n"))
+    body = str(ModelCard(f"---\n{metadata}\n---\n\n{card_text(folder, name, pictures)}\n"))
     return body + MARK.format(_digest(body))
 
 

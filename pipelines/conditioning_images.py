@@ -23,6 +23,7 @@ from ..data.image import transform
 from ..data.source import ImageSource, open_source
 from ..errors import CheckpointError, ConfigError
 from ..prior.conditions.image import ImageConfig
+from ..runtime.repository import model_folder
 from ..tokenizer.codec import Codec
 from ..tokenizer.model import Tokenizer
 from .condition_loader import ConditionLoader, EncodeCrops, Given, Read, RunData, as_list
@@ -60,7 +61,7 @@ class ImageLoader(ConditionLoader):
         if columns.conditioning_column is not None and columns.conditioning_size is not None:
             raise ConfigError("--conditioning-column and --conditioning-size exclude each other")
         if run.recipe.conditioning_model is not None:
-            folder = Path(run.recipe.conditioning_model) / "tokenizer"
+            folder = model_folder(run.recipe.conditioning_model, parts=("tokenizer",)) / "tokenizer"
             tokenizer = Tokenizer.from_pretrained(folder, tokenizer.device)
             _check_shape(folder, tokenizer.config.size, run.tokenizer.config.size)
         config = ImageConfig(

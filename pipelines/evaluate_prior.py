@@ -21,6 +21,7 @@ from ..errors import DataError
 from ..prior.model import Prior
 from ..prior.objectives import log_likelihood
 from ..prior.train import condition_of
+from ..runtime.repository import results_folder
 from .encode import CacheSettings, cached_codes
 from .pipeline import Pipeline
 from .prior_data import CODES_FOLDER
@@ -56,7 +57,9 @@ def evaluate_prior(
     for loader in pipeline.loaders:
         loader.open(data, conditions)
     settings = CacheSettings.held_out(data, run_precision(folder))
-    codes = cached_codes(folder / CODES_FOLDER, pipeline.tokenizer, held_out, settings, pipeline.loaders)
+    codes = cached_codes(
+        results_folder(folder) / CODES_FOLDER, pipeline.tokenizer, held_out, settings, pipeline.loaders
+    )
     prior, pixels = pipeline.prior, math.prod(pipeline.tokenizer.config.size)
     bits, labels = image_bits(prior, codes, orders)
     metrics = {"images": len(bits), "bits_per_token": float(bits.mean())}

@@ -19,8 +19,8 @@ from ..prior.config import PriorConfig
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
-from .card import ORIGIN_FILE, write_card
-from .files import check_files, check_writable
+from .card import write_card
+from .files import ORIGIN_FILE, check_files, check_writable
 
 YAML = (".yaml", ".yml")
 

@@ -9,6 +9,13 @@ from pathlib import Path
 
 from ..errors import ConfigError
 
+RUN_FILE = "train.toml"
+"""The resolved settings of a run, next to the weights it made."""
+DATA_FILE = "data.txt"
+"""Next to trained weights: what the images of the run are, in a few lines."""
+ORIGIN_FILE = "origin.txt"
+"""Next to imported weights: where they come from, in one line."""
+
 
 def reconstruction_files(images: Iterable[Path], out: Path) -> list[Path]:
     """Return the file of each image's reconstruction: `out/NAME.png`, or `out/NAME-2.png` where that is taken."""

@@ -6,6 +6,7 @@ Shapes: B images, T = h*w tokens, h, w grid.
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import torch
@@ -19,10 +20,13 @@ from ..prior.decoding.quantized import cast
 from ..prior.model import Prior
 from ..runtime.device import pick_device
 from ..runtime.precision import DTYPES
+from ..runtime.repository import Access, model_folder
+from ..runtime.upload import Target
 from ..tokenizer.model import Tokenizer
 from .conditioning_images import IMAGE_TOKENIZER, ImageLoader
 from .conditions import trained_conditions
 from .memory import decoded_at_once
+from .publish import copy_facts, push_folder
 from .request import sampling_precision
 
 
@@ -56,7 +60,7 @@ class Models:
                 f"the tokenizer has {tokenizer.config.codebook_size} codes, the prior {prior.config.codebook_size}"
             )
         self.tokenizer, self.prior = tokenizer.eval(), prior.eval()
-        self.precision = "fp32"
+        self.precision, self.folder = "fp32", folder
         self.loaders = trained_conditions(prior.config, tokenizer, folder)
         for loader in self.loaders:
             if isinstance(loader, ImageLoader):
@@ -73,22 +77,31 @@ class Models:
         precision: str | torch.dtype = "auto",
         compile: bool = False,
         capture: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
     ) -> Self:
         """Load `folder/tokenizer` and `folder/prior`.
 
         Args:
+            folder: of the model, or an id of the Hub such as `user/model` or `user/model@revision`. A folder that
+                exists comes before a repository of that name.
             device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
             precision: of the prior: "auto", "fp32", "bf16", "fp16", "int8" (8-bit weights) or a torch dtype. "auto"
                 takes bf16 where the device is fast at it and the prior wide enough. Images of different precisions
                 differ. The tokenizer stays in float32.
             compile: compile decoding steps of causal priors with torch.compile.
             capture: replay decoding steps of causal priors as CUDA graphs; not tested on a GPU yet.
+            revision, token, cache_dir, local_files_only: of a repository on the Hub, see `Tokenizer.from_pretrained`.
 
         Raises:
-            ConfigError: for a device or precision that is not available.
-            CheckpointError: for a model that is missing, damaged, or whose two parts do not belong together.
+            ConfigError: for a device or precision that is not available, or a revision of a folder.
+            CheckpointError: for a model that is missing, damaged, or whose two parts do not belong together; or for
+                a repository that is missing or cannot be reached.
         """
-        folder, place = Path(folder), pick_device(device)
+        place, access = pick_device(device), Access(token, cache_dir, local_files_only)
+        folder = model_folder(folder, revision=revision, access=access, needs=("tokenizer", "prior"))
         tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", place)
         prior = Prior.from_pretrained(folder / "prior", place)
         pipeline = cls(tokenizer, prior, folder=folder)
@@ -131,6 +144,36 @@ class Models:
         for loader in self.loaders:
             if isinstance(loader, ImageLoader) and loader.image_tokenizer is not self.tokenizer:
                 loader.image_tokenizer.save_pretrained(Path(folder) / IMAGE_TOKENIZER)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        license: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload with imgtf",
+        pictures: bool = True,
+    ) -> str:
+        """Upload both models with their card as `imgtf push` does, and return the address of the commit.
+
+        Args:
+            repository: `user/model`, created where it is missing.
+            license: of the model, as the Hub names it, such as apache-2.0.
+            pictures: whether to upload the pictures of the card, which may show images of the data set.
+            private, token, revision: see `Tokenizer.push_to_hub`.
+
+        Raises:
+            CheckpointError: the Hub cannot be reached, or refuses access.
+            ConfigError: an argument is wrong, or the prior was cast for sampling.
+        """
+        target = Target(repository, private, token, commit_message, revision)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            if self.folder:
+                copy_facts(self.folder, Path(folder))
+            return push_folder(Path(folder), target, license=license, pictures=pictures)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> list[Image.Image]:

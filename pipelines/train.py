@@ -26,6 +26,7 @@ from ..pretrained import write_text
 from ..prior.model import Prior
 from ..prior.recipe import CacheRecipe, PriorRecipe
 from ..prior.train import PriorStage
+from ..runtime.repository import model_folder
 from ..tokenizer.metrics import CodeCounts
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.recipe import TokenizerRecipe
@@ -35,11 +36,13 @@ from ..training.checkpoint import latest_state
 from ..training.config import TrainingConfig
 from ..training.loop import Trainer, TrainingResult
 from ..training.report import LOG_FILE
-from .card import DATA_FILE, write_card
+from .card import write_card
 from .conditioning_images import IMAGE_TOKENIZER, ImageLoader
 from .conditions import describe_conditions
 from .data_lines import data_lines
-from .files import check_writable
+from .figures import save_figures
+from .files import DATA_FILE, check_writable
+from .files import RUN_FILE as RUN_FILE
 from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
 from .plots import CURVES_FILE, USAGE_FILE, can_draw, draw_curves, draw_usage
 from .prior_data import CODES_FOLDER, PriorData, open_prior_data
@@ -47,9 +50,6 @@ from .readable import read_images
 from .settings import Settings
 
 logger = logging.getLogger("imgtf")
-
-RUN_FILE = "train.toml"
-"""The resolved settings of a run, next to the weights it made."""
 
 
 def train_tokenizer(
@@ -70,7 +70,7 @@ def train_tokenizer(
     check_batch(len(train), training.batch_size)
     set_seed(training.seed)
     if training.init_from and not resume:
-        model = continued_tokenizer(Path(training.init_from), settings)
+        model = continued_tokenizer(model_folder(training.init_from), settings)
     else:
         model = new_tokenizer(settings, headers[0])
     config = model.config
@@ -155,7 +155,7 @@ def _initial_prior(
         return new_prior(settings, tokenizer, data.loaders)
     # No option describes all of that network: a resumed run reads the rest from its own folder.
     own = resume and (folder / "prior" / "config.json").exists()
-    return continued_prior(folder if own else Path(init_from), settings, tokenizer, data.loaders)
+    return continued_prior(folder if own else model_folder(init_from), settings, tokenizer, data.loaders)
 
 
 def _start(
@@ -187,6 +187,7 @@ def _start(
 def _finish(trainer: Trainer, stage: TokenizerStage | PriorStage, folder: Path) -> TrainingResult:
     outcome = trainer.run()
     if trainer.accelerator.is_main_process:
+        save_figures(folder / stage.name, outcome, stage.held_out_set, stage.config.eval_images)
         write_card(folder)
         if can_draw():
             _draw(stage, folder)
