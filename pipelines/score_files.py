@@ -128,9 +128,14 @@ def _sheet(unlikely: Sequence[Score], kind: str) -> Image.Image:
     captions = [
         text
         for rank, own in enumerate(unlikely, 1)
-        for text in (f"{rank}. {Path(own.name).name}", f"{own.bits_per_token:.3f} bits per token")
+        for text in (f"{rank}. {_short(own.name)}", f"{own.bits_per_token:.3f} bits per token")
     ]
     return draw_grid(pairs, columns=SHEET_COLUMNS, captions=captions, scale=1)
+
+
+def _short(name: str) -> str:
+    """Return the name of a file with its folder, which is often its class."""
+    return "/".join(Path(name).parts[-2:])
 
 
 def _summary(rows: Sequence[Row], out: Path, unreadable: int) -> Row:
