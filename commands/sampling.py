@@ -60,7 +60,7 @@ class SamplingRun:
     def write(
         self,
         folder: str,
-        canvas_of: Callable[[Pipeline], Canvas] | None = None,
+        canvas_of: Callable[[Pipeline], Canvas | Sequence[Canvas]] | None = None,
         *,
         n: int | None = None,
         names: Sequence[str] | None = None,
@@ -70,7 +70,8 @@ class SamplingRun:
         """Sample into `--out`, or the next free `MODEL/folder/NNN`, and print the path of the grid.
 
         Args:
-            canvas_of: makes the canvas of an editing command; its errors come before anything is written.
+            canvas_of: makes the canvas of an editing command, or several, see `write_samples`; its errors come before
+                anything is written.
             n: number of images where it is not `--n`.
             names, record: see `write_samples`.
             conditions: conditions besides `--label` and `--text`, or in their place.
@@ -95,7 +96,7 @@ class SamplingRun:
             )  # fmt: skip
             canvas = canvas_of(pipeline) if canvas_of else None
             out = self.out or processes.gather(free_folder(results_folder(self.model) / folder))[0]
-            total = n * (canvas.missing if canvas else pipeline.prior.config.tokens)
+            total = n * _missing_codes(pipeline, canvas)
             quiet = None if processes.is_first else True
             with tqdm(total=total, desc=folder.rstrip("s"), unit="token", disable=quiet) as bar:
                 grid = write_samples(
@@ -105,6 +106,13 @@ class SamplingRun:
                 )  # fmt: skip
             if processes.is_first:
                 click.echo(json.dumps({"grid": str(grid), "n": n}) if self.as_json else grid)
+
+
+def _missing_codes(pipeline: Pipeline, canvas: Canvas | Sequence[Canvas] | None) -> int:
+    """Return the number of codes to sample for one image of each canvas."""
+    if canvas is None:
+        return pipeline.prior.config.tokens
+    return sum(one.missing for one in canvas) if isinstance(canvas, Sequence) else canvas.missing
 
 
 def sampling_run(images: int, folder: str) -> Callable[[Function], Function]:

@@ -5,7 +5,7 @@ Shapes: h, w grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,8 @@ class Canvas:
     """Turns the decoded image of the canvas into the result: pastes kept pixels, cuts to a size."""
     values_at: Callable[[Window], Mapping[str, Any]] | None = None
     """The conditions of one window of a grid larger than the trained one, one value by name: {"image": PIL image}."""
+    shown: Sequence[tuple[str, Image.Image]] = ()
+    """Captions and images that a grid of the results starts with, such as the image that is edited."""
 
     def __post_init__(self) -> None:
         if self.codes.dim() != 2 or self.codes.dtype != torch.int64:

@@ -25,6 +25,8 @@ from .sampling import Sampling
 GRID_FILE, RECORD_FILE = "grid.png", "samples.json"
 GRID_MOST = 1024
 """Most images on the grid."""
+SHOWN_COLUMNS = 8
+"""Most images in a row of a grid that starts with what was edited."""
 
 Row = dict[str, Any]
 """One image in the record."""
@@ -49,7 +51,7 @@ def write_samples(
     processes: Processes | None = None,
     conditions: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-    canvas: Canvas | None = None,
+    canvas: Canvas | Sequence[Canvas] | None = None,
     names: Sequence[str] | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -61,7 +63,8 @@ def write_samples(
     Args:
         conditions: arguments of `Pipeline.stream` by name (label, text, features, image).
         settings: fields of `SamplingConfig` by name.
-        canvas: see `Pipeline.stream`.
+        canvas: see `Pipeline.stream`. Of several canvases each is filled n times, with the same random numbers; the
+            grid has a row per image and a column per canvas.
         names: file names without suffix, one per image; default: the six digits of each image's number.
         record: entries to add to `samples.json`, such as the images that were edited.
 
@@ -74,15 +77,19 @@ def write_samples(
     used = sampling_settings(pipeline.prior.config, **settings or {})
     # Free memory differs from process to process; the batches must not. No process writes before all have checked.
     size = min(processes.gather(batch_size or pipeline.auto_batch_size(n, used, processes.world)))
-    stream = pipeline.stream(
-        n, seed=seed, first=first, batch_size=size, shard=(processes.rank, processes.world), progress=progress,
-        canvas=canvas, **conditions or {}, **settings or {},
-    )  # fmt: skip
+    canvases = canvas if isinstance(canvas, Sequence) else [canvas]
+    streams = [
+        pipeline.stream(
+            n, seed=seed, first=first, batch_size=size, shard=(processes.rank, processes.world), progress=progress,
+            canvas=one, **conditions or {}, **settings or {},
+        )
+        for one in canvases
+    ]  # fmt: skip
     stems = {first + i: name for i, name in enumerate(names or ())}
-    rows, shown = _write_images(stream, out, stems, first + GRID_MOST if processes.is_first else 0)
-    rows = sorted((row for part in processes.gather(rows) for row in part), key=lambda row: row["index"])
+    rows, kept = _write_images(streams, out, stems, first + GRID_MOST if processes.is_first else 0)
+    rows = sorted((row for part in processes.gather(rows) for row in part), key=_place)
     if processes.is_first:
-        _write_grid(out, rows[:GRID_MOST], shown)
+        _write_grid(out, rows[:GRID_MOST], kept, canvases)
         described = _describe(pipeline, used) | {"seed": seed, "batch_size": size} | dict(record or {})
         described["images"] = rows
         write_text(out / RECORD_FILE, json.dumps(described, indent=2) + "\n")
@@ -97,20 +104,28 @@ def check_out(folder: Path, force: bool) -> None:
 
 
 def _write_images(
-    stream: Iterable[Sample], out: Path, stems: Mapping[int, str], keep_below: int
+    streams: Sequence[Iterable[Sample]], out: Path, stems: Mapping[int, str], keep_below: int
 ) -> tuple[list[Row], dict[str, Image.Image]]:
     """Write the images. Return their rows of the record, and by file name the images numbered below `keep_below`."""
     rows: list[Row] = []
     kept: dict[str, Image.Image] = {}
     with PngWriter() as writer:
-        for sample in stream:
-            out.mkdir(parents=True, exist_ok=True)
-            file = f"{stems.get(sample.index, f'{sample.index:06d}')}.png"
-            writer.save(sample.image, out / file)
-            rows.append({"file": file, "index": sample.index, "label": sample.label, "text": sample.text})
-            if sample.index < keep_below:
-                kept[file] = sample.image
+        for number, stream in enumerate(streams):
+            end, step = (f"-{number:02d}", {"step": number}) if len(streams) > 1 else ("", {})
+            for sample in stream:
+                out.mkdir(parents=True, exist_ok=True)
+                file = f"{stems.get(sample.index, f'{sample.index:06d}')}{end}.png"
+                writer.save(sample.image, out / file)
+                row = {"file": file, "index": sample.index, "label": sample.label, "text": sample.text}
+                rows.append(row | step)
+                if sample.index < keep_below:
+                    kept[file] = sample.image
     return rows, kept
+
+
+def _place(row: Row) -> tuple[int, int]:
+    """Place of an image in the record and on the grid."""
+    return row["index"], row.get("step", 0)
 
 
 def _describe(pipeline: Sampling, settings: SamplingConfig) -> Row:
@@ -127,11 +142,16 @@ def _describe(pipeline: Sampling, settings: SamplingConfig) -> Row:
     }
 
 
-def _write_grid(out: Path, rows: list[Row], kept: Mapping[str, Image.Image]) -> None:
+def _write_grid(
+    out: Path, rows: list[Row], kept: Mapping[str, Image.Image], canvases: Sequence[Canvas | None]
+) -> None:
     """Write the labelled grid; images of other processes are read back from disk."""
+    shown = canvases[0].shown if canvases[0] else ()
     images = [kept[row["file"]] if row["file"] in kept else _read(out / row["file"]) for row in rows]
-    captions = [row["text"] or row["label"] or "" for row in rows]
-    write_png(draw_grid(images, captions=captions if any(captions) else None), out / GRID_FILE)
+    captions = [*(caption for caption, _ in shown), *(row["text"] or row["label"] or "" for row in rows)]
+    columns = len(canvases) if len(canvases) > 1 else min(len(captions), SHOWN_COLUMNS) if shown else None
+    grid = draw_grid([*(image for _, image in shown), *images], columns, captions if any(captions) else None)
+    write_png(grid, out / GRID_FILE)
 
 
 def _read(path: Path) -> Image.Image:

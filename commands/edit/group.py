@@ -6,7 +6,10 @@ import click
 
 from ..lazy import LazyGroup
 
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "complete": ("edit.fill.complete", "Keep the top of an image, or a rectangle; sample the rest."),
+    "inpaint": ("edit.fill.inpaint", "Sample a part of an image anew: a mask or a box."),
+}
 """Command -> module in `commands/` with the command's name in it, and a line for the help."""
 
 
