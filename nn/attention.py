@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .rotary import Rotary, rotate
-from .scores import attend, attend_one
+from .scores import attend, attend_one, weights_of_one
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,19 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, inputs: AttentionInputs) -> Tensor:
         """Map x (B, n, D), the whole sequence or the tokens after the cached ones, to (B, n, D)."""
-        qkv = self.qkv(x).unflatten(-1, (self.heads + 2 * self.key_heads, -1)).transpose(1, 2)
-        q, k, v = self._queries_keys_values(qkv, inputs.rotary)  # (B, heads, n, head_width)
+        q, k, v = self._queries_keys_values(x, inputs.rotary)  # (B, heads, n, head_width)
         cache = inputs.cache
         y = self._attend(q, k, v, inputs) if cache is None else self._attend_cached(q, k, v, inputs, cache)
         return self.proj(y.transpose(1, 2).flatten(2))  # (B, n, D)
 
-    def _queries_keys_values(self, qkv: Tensor, rotary: Rotary | None) -> tuple[Tensor, ...]:
-        """Split, normalise and rotate."""
+    def weights(self, x: Tensor, inputs: AttentionInputs, query: int) -> Tensor:
+        """Return the weights (B, heads, n) with which token `query` attends to all in `forward`, without a cache."""
+        q, k, _ = self._queries_keys_values(x, inputs.rotary)
+        return weights_of_one(q, k, inputs.mask, inputs.causal and inputs.mask is None, query)
+
+    def _queries_keys_values(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, ...]:
+        """Project, split, normalise and rotate."""
+        qkv = self.qkv(x).unflatten(-1, (self.heads + 2 * self.key_heads, -1)).transpose(1, 2)
         heads = [self.heads, self.key_heads, self.key_heads]
         if rotary is not None and rotary.query is rotary.key and not self.qk_norm:  # one rotation of both
             both, v = qkv.split([self.heads + self.key_heads, self.key_heads], dim=1)
@@ -144,13 +149,20 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, encoder: EncoderInputs) -> Tensor:
         """Map x (B, n, D) to (B, n, D)."""
-        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, n, head_width)
-        q = self.q_norm(q)
-        if encoder.rotary is not None:
-            q = rotate(q, encoder.rotary.query)
+        q = self._queries(x, encoder.rotary)  # (B, heads, n, head_width)
         k, v = encoder.keys_values or self._keys_values(encoder)
         y = attend(q, k, v, encoder.mask, False, self.dropout if self.training else 0.0)
         return self.proj(y.transpose(1, 2).flatten(2))  # (B, n, D)
+
+    def weights(self, x: Tensor, encoder: EncoderInputs, query: int) -> Tensor:
+        """Return the weights (B, heads, L) with which token `query` attends to the encoder states in `forward`."""
+        q = self._queries(x, encoder.rotary)
+        k, _ = encoder.keys_values or self._keys_values(encoder)
+        return weights_of_one(q, k, encoder.mask, False, query)
+
+    def _queries(self, x: Tensor, rotary: Rotary | None) -> Tensor:
+        q = self.q_norm(self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2))
+        return q if rotary is None else rotate(q, rotary.query)
 
     def _keys_values(self, encoder: EncoderInputs) -> tuple[Tensor, Tensor]:
         assert encoder.states is not None

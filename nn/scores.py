@@ -42,6 +42,22 @@ def attend_one(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return torch.bmm(weights, v).view(q.shape)
 
 
+def weights_of_one(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, query: int) -> Tensor:
+    """Return the weights (B, heads, keys) float32 with which query number `query` of q attends to the keys.
+
+    The other arguments are those of `attend`, which never computes the weights themselves. Each row sums to 1.
+    """
+    groups = q.shape[1] // k.shape[1]
+    own = q[:, :, query].float().unflatten(1, (-1, groups))  # (B, key_heads, groups, head_width)
+    scores = (own @ k.float().mT * q.shape[-1] ** -0.5).flatten(1, 2)  # (B, heads, keys)
+    if causal:
+        scores[..., query + 1 :] = -torch.inf
+    if mask is not None:
+        own_mask = mask[..., min(query, mask.shape[-2] - 1), :]  # (B or 1, heads or 1, keys)
+        scores = scores.masked_fill(~own_mask, -torch.inf) if mask.dtype == torch.bool else scores + own_mask
+    return scores.softmax(-1)
+
+
 def _attend_grouped(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout: float
 ) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..data.codes import CacheColumn
 from ..data.config import ConditionDataConfig, DataConfig
 from ..data.decode import load_image
-from ..data.image import transform
+from ..data.image import largest_crop, transform, upright
 from ..data.source import ImageSource, open_source
 from ..errors import CheckpointError, ConfigError
 from ..prior.conditions.image import ImageConfig
@@ -136,9 +136,21 @@ class ImageLoader(ConditionLoader):
         return [_loaded(one) for one in as_list(given.get("image"), "image")]
 
     def tensor(self, values: Sequence[Image.Image]) -> Tensor:
-        config = self.image_tokenizer.config
-        pixels = torch.stack([transform(image, config.size, config.channels) for image in values])
-        return encode_reduced(Codec(self.image_tokenizer, "fp32"), pixels, size=self.config.reduced_size)
+        pixels = torch.stack([self.pixels(image) for image in values])
+        return encode_reduced(Codec(self.image_tokenizer, "fp32"), pixels, size=0)
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Return a conditioning image as its tokenizer reads it, (C, H, W) in [-1, 1].
+
+        An image that already has the reduced size is enlarged only: reduced again, it would be more blurred than those
+        of the training.
+        """
+        config, size = self.image_tokenizer.config, self.config.reduced_size
+        if size and min(largest_crop(upright(image).size, config.size)) <= size:
+            small = transform(image, reduced_sides(config.size, size), config.channels)
+            return enlarged(small[None], config.size)[0]
+        pixels = transform(image, config.size, config.channels)
+        return reduced(pixels[None], size)[0] if size else pixels
 
 
 def encode_reduced(codec: Codec, pixels: Tensor, size: int) -> Tensor:
@@ -150,10 +162,20 @@ def encode_reduced(codec: Codec, pixels: Tensor, size: int) -> Tensor:
 
 def reduced(pixels: Tensor, size: int) -> Tensor:
     """Images (B, C, H, W) reduced to a shorter side of `size` px and enlarged again, so that their detail is gone."""
-    shorter = min(pixels.shape[-2:])
-    sides = [round(side * size / shorter) for side in pixels.shape[-2:]]
-    small = F.interpolate(pixels, sides, mode="bicubic", antialias=True, align_corners=False)
-    return F.interpolate(small, pixels.shape[-2:], mode="bicubic", align_corners=False).clamp(-1, 1)
+    whole = (pixels.shape[-2], pixels.shape[-1])
+    sides = reduced_sides(whole, size)
+    return enlarged(F.interpolate(pixels, sides, mode="bicubic", antialias=True, align_corners=False), whole)
+
+
+def reduced_sides(whole: tuple[int, int], size: int) -> tuple[int, int]:
+    """Return height and width of an image (H, W) whose shorter side is reduced to `size` px."""
+    H, W = whole
+    return round(H * size / min(whole)), round(W * size / min(whole))
+
+
+def enlarged(small: Tensor, whole: tuple[int, int]) -> Tensor:
+    """Return reduced images (B, C, h, w) enlarged to (H, W), (B, C, H, W) in [-1, 1]."""
+    return F.interpolate(small, whole, mode="bicubic", align_corners=False).clamp(-1, 1)
 
 
 def _check_shape(folder: Path, size: tuple[int, int], wanted: tuple[int, int]) -> None:

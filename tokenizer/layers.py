@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..nn.scores import weights_of_one
+
 NORM_EPS = 1e-6  # the published models' value, not torch's 1e-5
 
 
@@ -44,10 +46,18 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         B, C, H, W = x.shape
-        qkv = self.qkv(self.norm(x))  # (B, 3C, H, W)
-        q, k, v = qkv.flatten(2).mT.unsqueeze(1).chunk(3, dim=-1)  # (B, 1, HW, C) each
+        q, k, v = self._queries_keys_values(x)  # (B, 1, HW, C) each
         h = F.scaled_dot_product_attention(q, k, v)  # (B, 1, HW, C)
         return x + self.proj(h.squeeze(1).mT.reshape(B, C, H, W))
+
+    def weights(self, x: Tensor, query: int) -> Tensor:
+        """Return the weights (B, 1, HW) with which position `query` attends to all positions in `forward`."""
+        q, k, _ = self._queries_keys_values(x)
+        return weights_of_one(q, k, None, False, query)
+
+    def _queries_keys_values(self, x: Tensor) -> tuple[Tensor, ...]:
+        qkv = self.qkv(self.norm(x))  # (B, 3C, H, W)
+        return qkv.flatten(2).mT.unsqueeze(1).chunk(3, dim=-1)
 
 
 class Downsample(nn.Module):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from imgtf.nn.attention import AttentionInputs, CrossAttention, EncoderInputs, LayerCache, SelfAttention
+from imgtf.nn.recording import recorded
 from imgtf.nn.rotary import Rotary, grid_positions, rotary_table
-from imgtf.nn.scores import attend, attend_one
+from imgtf.nn.scores import attend, attend_one, weights_of_one
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = None) -> Tensor:
@@ -109,3 +110,51 @@ def test_cross_attention_to_cached_keys_equals_encoder_states() -> None:
     torch.testing.assert_close(
         layer(x, replace(cached, mask=torch.zeros(mask.shape).masked_fill(~mask, -torch.inf))), expected
     )
+
+
+@pytest.mark.parametrize("key_heads", [6, 2])
+def test_weights_of_one_query_give_its_attention(key_heads: int) -> None:
+    q, k, v = tensors(7, 7, key_heads)
+    mask = torch.rand(3, 1, 7, 7) < 0.6
+    mask[..., 0] = True
+    full_v = v.repeat_interleave(6 // key_heads, 1)
+    for given, causal in ((mask, False), (None, True), (None, False), (mask[:, :, :1], False)):
+        full = None if given is None else given.expand(3, 1, 7, 7)
+        expected = attend(q, k, v, full, causal, 0.0)
+        for query in (0, 4, 6):
+            weights = weights_of_one(q, k, given, causal, query)
+            torch.testing.assert_close(weights.sum(-1), torch.ones(3, 6))
+            torch.testing.assert_close((weights[:, :, None] @ full_v)[:, :, 0], expected[:, :, query])
+
+
+def test_weights_with_an_added_mask_equal_those_with_a_bool_mask() -> None:
+    q, k, _ = tensors(5, 5)
+    mask = torch.ones(3, 1, 5, 5, dtype=torch.bool).tril()
+    added = torch.zeros(3, 1, 5, 5).masked_fill(~mask, -torch.inf)
+    expected = weights_of_one(q, k, mask, False, 2)
+    torch.testing.assert_close(weights_of_one(q, k, added, False, 2), expected)
+    assert not expected[..., 3:].any()
+
+
+def test_weights_of_a_layer_give_its_output() -> None:
+    torch.manual_seed(0)
+    table = rotary_table(grid_positions((2, 3)), 8, 100.0)
+    inputs = AttentionInputs(Rotary(table, table), causal=True)
+    layer, x = SelfAttention(32, 4, key_heads=2, qk_norm_eps=1e-5), torch.randn(1, 6, 32)
+    v = layer.qkv(x).unflatten(-1, (8, 8)).transpose(1, 2)[:, 6:].repeat_interleave(2, 1)
+    own = (layer.weights(x, inputs, 4)[:, :, None] @ v).flatten(1)
+    torch.testing.assert_close(layer.proj(own), layer(x, inputs)[:, 4])
+
+
+def test_recorded_weights_do_not_change_the_forward_pass_and_leave_no_hooks() -> None:
+    torch.manual_seed(0)
+    layer, x = SelfAttention(32, 4), torch.randn(1, 6, 32)
+    inputs = AttentionInputs(causal=True)
+    with recorded([layer], lambda own, x, inputs: own.weights(x, inputs, 3)) as found:
+        assert torch.equal(layer(x, inputs), layer(x, inputs))
+    assert len(found) == 2
+    assert torch.equal(found[0], layer.weights(x, inputs, 3))
+    with pytest.raises(ValueError, match="stop"), recorded([layer], lambda *_: found[0]):
+        raise ValueError("stop")
+    layer(x, inputs)
+    assert len(found) == 2
