@@ -80,6 +80,7 @@ class Publication:
         else:
             text = render_card(self.folder, self.folder.resolve().name, self.license)
         write_text(self.folder / CARD_FILE, text)
+        logger.info("%s names the license now, for later uploads", self.folder / CARD_FILE)
 
     def _check(self) -> None:
         stages = [part for part in ("tokenizer", "prior") if StageFacts(self.folder / part).exists]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import shutil
+import sys
 import tempfile
 import threading
 import urllib.error
@@ -96,8 +97,30 @@ def one_line_errors(repository: str, revision: str | None = None) -> Iterator[No
         raise _refused(page, error) from error
     except (transport, OSError) as error:
         raise CheckpointError(f"{page}: {_line(error)}; try again later") from error
+    except RuntimeError as error:  # of the threads that transfer large files
+        cause = f" ({_line(error.__cause__)})" if error.__cause__ else ""
+        raise CheckpointError(f"{page}: {_line(error)}{cause}; try again later") from error
     except ValueError as error:  # such as metadata of a model card that the Hub does not know
         raise ConfigError(f"{page}: refused: {_line(error)}") from error
+
+
+@contextmanager
+def bars_on_terminals() -> Iterator[None]:
+    """Show the progress bars of huggingface_hub on terminals only."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _refused(page: str, error: Exception) -> CheckpointError | ConfigError:
@@ -110,7 +133,7 @@ def _refused(page: str, error: Exception) -> CheckpointError | ConfigError:
     return CheckpointError(f"{page}: {_line(error)}; try again later")
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 

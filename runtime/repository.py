@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError
-from .hub import one_line_errors, why_offline
+from .hub import bars_on_terminals, one_line_errors, why_offline
 
 logger = logging.getLogger("imgtf")
 
@@ -112,7 +111,7 @@ class _Download:
             files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
             self._check(files, f"{constants.ENDPOINT}/{self.repository}")
             self._announce(files, str(info.sha), constants.ENDPOINT)
-            with _bars_on_terminals():
+            with bars_on_terminals():
                 return self._snapshot(local_files_only=False)
 
     def _cached(self, reason: str) -> Path:
@@ -152,12 +151,11 @@ class _Download:
         lacking = [name for name in configs if name not in files]
         if not lacking or (not self.needs and len(lacking) < len(configs)):
             return
-        wanted = " and ".join(lacking) if self.needs else f"neither {' nor '.join(lacking)}"
         have = sorted(name for name in files if not name.startswith("."))
         more = f" and {len(have) - NAMED} more" if len(have) > NAMED else ""
+        wanted, held = " and no ".join(lacking), ", ".join(have[:NAMED])
         raise CheckpointError(
-            f"{where} is no imgtf model that can be loaded here: it lacks {wanted}, and holds "
-            f"{', '.join(have[:NAMED]) or 'nothing'}{more}"
+            f"{where} is not the imgtf model that is needed: it holds no {wanted}, but {held or 'no file'}{more}"
         )
 
     def _required(self, files: Iterable[str]) -> list[str]:
@@ -203,20 +201,3 @@ class _Download:
 
 def _size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
-@contextmanager
-def _bars_on_terminals() -> Iterator[None]:
-    """Show the progress bars of huggingface_hub on terminals only."""
-    import sys
-
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if sys.stderr.isatty() or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError
-from .hub import one_line_errors, why_offline
+from .hub import bars_on_terminals, one_line_errors, why_offline
 from .repository import parse_id
 
 logger = logging.getLogger("imgtf")
@@ -63,7 +63,7 @@ def upload(
     repository, branch = target.resolved()
     if reason := why_offline():
         raise CheckpointError(f"{repository} cannot be uploaded to: {reason}")
-    with one_line_errors(repository, branch):
+    with one_line_errors(repository, branch), bars_on_terminals():
         api = HfApi(token=target.token)
         url = api.create_repo(repository, private=target.private, exist_ok=True)
         if target.private and not api.model_info(repository).private:
