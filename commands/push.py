@@ -32,6 +32,7 @@ from .reporting import log_to_stderr, report
 @option(
     "--pictures/--no-pictures",
     default=True,
+    default_text="on",
     group="output",
     help="Upload samples and reconstructions of data.",
 )

@@ -155,8 +155,8 @@ def test_commands_take_ids(model: Path, hub: Hub, pushes: None, tmp_path: Path, 
     assert run("sample", "--model", "me/m", "--n", "2", "--json") == 0
     shown = capsys.readouterr()
     assert "downloading me/m, commit " in shown.err
-    assert json.loads(shown.out)["grid"] == "m/samples/000/grid.png"
-    assert (tmp_path / "m" / "samples" / "000" / "grid.png").exists()
+    assert json.loads(shown.out)["grid"] == "m/samples/001/grid.png"
+    assert (tmp_path / "m" / "samples" / "001" / "grid.png").exists()
     assert run("info", "me/m@main") == 0
     assert run("prior", "eval", "--model", "me/m", "--data", "digits", "--json") == 0
     assert (tmp_path / "m" / "codes").is_dir()
