@@ -19,12 +19,14 @@ from ..prior.config import PriorConfig
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
-from . import llamagen, taming
+from . import diffusers, llamagen, taming
 from .mapping import export_tensors
 from .read import read_tensors
 from .stage import Hints, StageWeights, number_names
+from .vqmodel_config import to_vqmodel
+from .vqmodel_folder import open_folder, read_settings
 
-FAMILIES: dict[str, ModuleType] = {"llamagen": llamagen, "taming": taming}
+FAMILIES: dict[str, ModuleType] = {"llamagen": llamagen, "taming": taming, "diffusers": diffusers}
 IGNORED: dict[type, frozenset[str]] = {
     TokenizerConfig: frozenset({
         # training and output
@@ -45,16 +47,22 @@ AVERAGES = {"quantizer.vq._codebook.cluster_size", "quantizer.vq._codebook.embed
 
 
 class WeightFile:
-    """A weight file, the YAML file of its training run, and its family."""
+    """A weight file, what was published beside it, and its family."""
 
     def __init__(self, family: str, path: Path, yaml: Mapping[str, Any]) -> None:
-        """Read the tensors. `family` is a name of `FAMILIES`, or "auto"; `yaml` may be empty.
+        """Read the tensors.
+
+        Args:
+            family: a name of `FAMILIES`, or "auto".
+            path: a weight file, or a folder of diffusers.
+            yaml: the `model` section of the YAML file of the training run, or nothing.
 
         Raises:
             CheckpointError: the file cannot be read or is of another family.
         """
-        self.path, self.yaml = path, yaml
-        self.tensors = read_tensors(path)
+        self.given, self.settings = path, yaml
+        path = open_folder(path) if path.is_dir() else path
+        self.path, self.tensors = path, read_tensors(path)
         found = {name: naming.recognise(self.tensors) for name, naming in FAMILIES.items()}
         families = [name for name, stages in found.items() if stages and family in ("auto", name)]
         if not families:
@@ -64,6 +72,10 @@ class WeightFile:
             raise CheckpointError(f"{path}: no {'known' if family == 'auto' else family} weights: {reason}")
         self.naming = FAMILIES[families[0]]
         self.stages: tuple[str, ...] = found[families[0]]
+        if self.naming is diffusers:
+            if yaml:
+                raise CheckpointError(f"{path}: a tokenizer of diffusers has a config.json, no YAML file")
+            self.settings = read_settings(path.parent)
 
     def read(self, stage: str, hints: Hints) -> StageWeights:
         """Return one of its stages.
@@ -73,13 +85,14 @@ class WeightFile:
         """
         read = self.naming.read_tokenizer if stage == "tokenizer" else self.naming.read_prior
         try:
-            return read(self.tensors, replace(hints, yaml=self.yaml))
+            return read(self.tensors, replace(hints, settings=self.settings))
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
 
     def origin(self) -> str:
         """Return the origin of the weights in one sentence, for the model card."""
-        return f"`{self.path.name}` of {self.naming.SOURCE}; code under {self.naming.LICENCE}, weights as published"
+        name = self.given.resolve().name
+        return f"`{name}` of {self.naming.SOURCE}; code under {self.naming.LICENCE}, weights as published"
 
 
 def to_family(family: str, model: Tokenizer | Prior) -> dict[str, Tensor]:
@@ -88,7 +101,10 @@ def to_family(family: str, model: Tokenizer | Prior) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the family's networks cannot represent the model.
     """
-    naming, config = FAMILIES[family], model.config
+    naming = FAMILIES[family]
+    if naming is diffusers and isinstance(model, Tokenizer):
+        model = diffusers.to_euclidean(model)
+    config = model.config
     is_tokenizer = isinstance(config, TokenizerConfig)
     entries = list(naming.tokenizer_entries(config) if is_tokenizer else naming.prior_entries(config))
     state = model.state_dict()
@@ -112,7 +128,8 @@ def _lost(naming: ModuleType, model: Tokenizer | Prior, tensors: Mapping[str, Te
     """Import the exported tensors again; return the names of settings and tensors that differ from the model's."""
     config = model.config
     if isinstance(config, TokenizerConfig):
-        imported = naming.read_tokenizer(tensors, Hints(image_size=config.image_size))
+        settings = to_vqmodel(config) if naming is diffusers else {}
+        imported = naming.read_tokenizer(tensors, Hints(image_size=config.image_size, settings=settings))
     else:
         hints = Hints(heads=config.heads, classes=config.classes, grid=config.grid)
         imported = naming.read_prior(tensors, hints)

@@ -31,7 +31,7 @@ NAMING = vqgan.Naming(
     encoder_level="encoder.conv_blocks",
     decoder_level="decoder.conv_blocks",
     block="res",
-    middle=("0", "1", "2"),
+    middle=("mid.0", "mid.1", "mid.2"),
     decoder_forward=True,
     normalised=True,
 )

@@ -24,9 +24,13 @@ class Entry:
     """1: ours has an additional leading axis of length 1; -1: theirs has it."""
     convert: Callable[[Tensor], Tensor] | None = None
     """Applied on import, for values that the original computes from its tensor at every use."""
+    linear: bool = False
+    """Whether ours is a 1x1 convolution and theirs a linear layer, without the last two axes."""
 
     def shape(self, ours: Shape) -> Shape:
         """Return the shape of each published tensor, given ours."""
+        if self.linear:
+            ours = ours[:2]
         if self.axis:
             return ours[1:] if self.axis > 0 else (1, *ours)
         return (ours[0] // len(self.theirs), *ours[1:])

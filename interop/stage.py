@@ -35,8 +35,9 @@ class Hints:
     """Classes of the prior; 0 for an unconditional one."""
     grid: tuple[int, int] = (16, 16)
     """Grid (h, w) of the prior's codes: image size / downsampling factor of the tokenizer."""
-    yaml: Mapping[str, Any] = field(default_factory=dict)
-    """The `model` section of the YAML file of the training run."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What was published beside the weights: the `model` section of a training run's YAML file, or diffusers'
+    config.json."""
 
 
 @dataclass(frozen=True)

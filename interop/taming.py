@@ -27,7 +27,7 @@ NAMING = vqgan.Naming(
     encoder_level="encoder.down",
     decoder_level="decoder.up",
     block="block",
-    middle=("block_1", "attn_1", "block_2"),
+    middle=("mid.block_1", "mid.attn_1", "mid.block_2"),
     decoder_forward=False,
     normalised=False,
 )
@@ -53,7 +53,7 @@ def read_tokenizer(tensors: Mapping[str, Tensor], hints: Hints) -> StageWeights:
     tensors = without(under(tensors, VQGAN) or tensors, "loss.")
     if "quantize.proj.weight" in tensors:
         raise CheckpointError("a VQGAN with a Gumbel quantizer, which imgtf does not support")
-    params = _params(hints.yaml, "first_stage_config")
+    params = _params(hints.settings, "first_stage_config")
     size = hints.image_size or _section(params, "ddconfig").get("resolution")
     weights = vqgan.read(tensors, NAMING, size)
     _check_yaml(weights.config, params)
@@ -98,7 +98,7 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
     codebook_size, width = shape_of(tensors, "tok_emb.weight", 2)
     tokens = shape_of(tensors, "pos_emb", 3)[1]
     grid = _grid(tokens, hints)
-    heads = hints.heads or _params(hints.yaml, "transformer_config").get("n_head")
+    heads = hints.heads or _params(hints.settings, "transformer_config").get("n_head")
     classes = _classes(hints)
     if classes > codebook_size:
         raise CheckpointError(f"{classes} classes, but tok_emb.weight has only {codebook_size} rows")
@@ -138,7 +138,7 @@ def _grid(tokens: int, hints: Hints) -> tuple[int, int]:
 def _classes(hints: Hints) -> int:
     if hints.classes is not None:
         return hints.classes
-    params = _section(hints.yaml, "params")
+    params = _section(hints.settings, "params")
     if params.get("cond_stage_config") == "__is_unconditional__":
         return 0
     stage = _section(params, "cond_stage_config")
@@ -162,7 +162,7 @@ def label_table(codes: Tensor, config: PriorConfig, hints: Hints) -> Tensor:
     rows replaces it, so guidance has no meaning before the prior is fine-tuned with dropped labels.
     """
     if not config.classes:
-        start = _section(hints.yaml, "params").get("sos_token", 0)
+        start = _section(hints.settings, "params").get("sos_token", 0)
         if not isinstance(start, int) or not 0 <= start < len(codes):
             raise CheckpointError(f"the YAML file's sos_token {start!r} is not a row of tok_emb.weight")
         return codes[start : start + 1].clone()

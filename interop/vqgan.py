@@ -1,9 +1,9 @@
-"""The convolutional VQGAN (arXiv:2012.09841) under the names of two code bases; imgtf's network is the same."""
+"""The convolutional VQGAN (arXiv:2012.09841) under the names of three code bases; imgtf's network is the same."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,11 +33,23 @@ class Naming:
     """Whether the decoder's level 0 has the lowest resolution; in imgtf it has the highest."""
     normalised: bool
     """Whether latents and codes are l2-normalised before the nearest code is found."""
+    shortcut: str = "nin_shortcut"
+    attention: str = "attn"
+    attention_layers: tuple[str, str, str, str, str] = ("norm", "q", "k", "v", "proj_out")
+    linear: bool = False
+    """Whether the layers of attention are linear; in imgtf they are 1x1 convolutions."""
+    downsample: str = "downsample.conv"
+    upsample: str = "upsample.conv"
+    norm_out: str = "norm_out"
 
 
 def read(tensors: Mapping[str, Tensor], naming: Naming, image_size: Size | None) -> StageWeights:
     """Return the tokenizer; its sizes follow from the tensors."""
-    config = read_config(tensors, naming, image_size)
+    return read_weights(read_config(tensors, naming, image_size), naming, tensors)
+
+
+def read_weights(config: TokenizerConfig, naming: Naming, tensors: Mapping[str, Tensor]) -> StageWeights:
+    """Return the tokenizer with a known configuration."""
     ours = import_tensors(entries(config, naming), shapes(config), tensors)
     return StageWeights(config, ours | codebook_state(ours[f"{CODEBOOK}.embed"]))
 
@@ -60,8 +72,10 @@ def read_config(tensors: Mapping[str, Tensor], naming: Naming, image_size: Size 
         "width": width,
         "multipliers": tuple(w // width for w in widths),
         "blocks": count(tensors, f"{level}0.{block}."),
-        "attention_levels": tuple(i for i in range(levels) if count(tensors, f"{level}{i}.attn.")),
-        "middle_attention": f"encoder.mid.{naming.middle[1]}.q.weight" in tensors,
+        "attention_levels": tuple(
+            i for i in range(levels) if count(tensors, f"{level}{i}.{naming.attention}.")
+        ),
+        "middle_attention": f"encoder.{naming.middle[1]}.{naming.attention_layers[1]}.weight" in tensors,
         "latent_width": shape_of(tensors, "encoder.conv_out.weight", 4)[0],
         "codebook_size": codebook_size,
         "codebook_dim": codebook_dim,
@@ -79,12 +93,17 @@ def entries(config: TokenizerConfig, naming: Naming) -> Iterator[Entry]:
     """Yield every tensor of the network under both names."""
     last = len(config.multipliers) - 1
     for half, blocks in (("encoder", config.blocks), ("decoder", config.blocks + 1)):
-        for name in ("conv_in", "norm_out", "conv_out"):
-            yield from weight_and_bias(f"{half}.{name}", f"{half}.{name}")
-        for i, middle in enumerate(naming.middle):
-            layer = _attention if i == 1 and config.middle_attention else _block
-            if i != 1 or config.middle_attention:
-                yield from layer(f"{half}.middle.{i}", f"{half}.mid.{middle}")
+        for ours, theirs in (
+            ("conv_in", "conv_in"),
+            ("norm_out", naming.norm_out),
+            ("conv_out", "conv_out"),
+        ):
+            yield from weight_and_bias(f"{half}.{ours}", f"{half}.{theirs}")
+        first, attention, second = naming.middle
+        yield from _block(f"{half}.middle.0", f"{half}.{first}")
+        if config.middle_attention:
+            yield from _attention(f"{half}.middle.1", f"{half}.{attention}", naming)
+        yield from _block(f"{half}.middle.2", f"{half}.{second}")
         for i in range(last + 1):
             yield from _level(config, naming, half, i, blocks)
     yield from weight_and_bias("to_codebook", "quant_conv")
@@ -98,19 +117,20 @@ def _level(config: TokenizerConfig, naming: Naming, half: str, i: int, blocks: i
     last = len(widths) - 1
     if half == "encoder":
         theirs = f"{naming.encoder_level}.{i}"
-        before, resample = [config.width, *widths][i], "downsample" if i < last else None
+        before, resample = [config.width, *widths][i], naming.downsample if i < last else None
     else:
         theirs = f"{naming.decoder_level}.{last - i if naming.decoder_forward else i}"
-        before, resample = [*widths, widths[-1]][i + 1], "upsample" if i > 0 else None
+        before, resample = [*widths, widths[-1]][i + 1], naming.upsample if i > 0 else None
     ours = f"{half}.levels.{i}"
     for j in range(blocks):
         yield from _block(f"{ours}.blocks.{j}", f"{theirs}.{naming.block}.{j}")
         if j == 0 and before != widths[i]:
-            yield from weight_and_bias(f"{ours}.blocks.0.shortcut", f"{theirs}.{naming.block}.0.nin_shortcut")
+            shortcut = f"{theirs}.{naming.block}.0.{naming.shortcut}"
+            yield from weight_and_bias(f"{ours}.blocks.0.shortcut", shortcut)
         if i in config.attention_levels:
-            yield from _attention(f"{ours}.attentions.{j}", f"{theirs}.attn.{j}")
+            yield from _attention(f"{ours}.attentions.{j}", f"{theirs}.{naming.attention}.{j}", naming)
     if resample:
-        yield from weight_and_bias(f"{ours}.resample.conv", f"{theirs}.{resample}.conv")
+        yield from weight_and_bias(f"{ours}.resample.conv", f"{theirs}.{resample}")
 
 
 def _block(ours: str, theirs: str) -> Iterator[Entry]:
@@ -118,10 +138,11 @@ def _block(ours: str, theirs: str) -> Iterator[Entry]:
         yield from weight_and_bias(f"{ours}.{name}", f"{theirs}.{name}")
 
 
-def _attention(ours: str, theirs: str) -> Iterator[Entry]:
-    yield from weight_and_bias(f"{ours}.norm", f"{theirs}.norm")
-    yield from weight_and_bias(f"{ours}.qkv", f"{theirs}.q", f"{theirs}.k", f"{theirs}.v")
-    yield from weight_and_bias(f"{ours}.proj", f"{theirs}.proj_out")
+def _attention(ours: str, theirs: str, naming: Naming) -> Iterator[Entry]:
+    norm, q, k, v, proj = (f"{theirs}.{name}" for name in naming.attention_layers)
+    yield from weight_and_bias(f"{ours}.norm", norm)
+    for entry in [*weight_and_bias(f"{ours}.qkv", q, k, v), *weight_and_bias(f"{ours}.proj", proj)]:
+        yield replace(entry, linear=naming.linear)
 
 
 def unit_length(codebook: Tensor) -> Tensor:

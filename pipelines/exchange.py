@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from torch import Tensor
+
+from ..errors import CheckpointError, ConfigError
 from ..interop.families import WeightFile, to_family
 from ..interop.read import read_tensors, read_yaml
 from ..interop.shards import one_per_model
 from ..interop.stage import IMAGE_SIZE, STAGES, Hints, StageWeights, meta_model
+from ..interop.vqmodel_config import to_vqmodel
+from ..interop.vqmodel_folder import FILES
 from ..options import Size, build, sides_of, to_size
 from ..pretrained import CONFIG_FILE, WEIGHTS_FILE, read_json, write_tensors, write_text
 from ..prior.config import PriorConfig
@@ -23,6 +28,8 @@ from .card import write_card
 from .files import ORIGIN_FILE, check_files, check_writable
 
 YAML = (".yaml", ".yml")
+WEIGHTS = FILES[0]
+"""Weights in a folder of diffusers."""
 
 
 def import_weights(
@@ -40,7 +47,8 @@ def import_weights(
 
     Args:
         family: a name of `FAMILIES`, or "auto" to recognise it by the names of the tensors.
-        files: weights. A YAML file belongs to the weights before it, or to the first ones.
+        files: weights, or folders of diffusers' VQModel. A YAML file belongs to the weights before it, or to the first
+            ones.
         stage: import only "tokenizer" or "prior" from a file with both.
         heads, image_size, classes: sizes that cannot be read from the tensors. `image_size` is the side of a square, or
             (height, width).
@@ -76,25 +84,42 @@ def import_weights(
 def export_weights(
     family: str, folder: Path, file: Path, *, stage: str | None = None, force: bool = False
 ) -> Path:
-    """Write one stage of a model folder to a safetensors file with the tensor names of a published family.
+    """Write one stage of a model folder with the tensor names of a published family, and return `file`.
 
     Args:
-        stage: "tokenizer" or "prior"; None: the only stage of the folder.
+        file: a safetensors file; for diffusers a folder, in which config.json and the weights are written.
+        stage: "tokenizer" or "prior"; None: the only stage of the folder, for diffusers the tokenizer.
 
     Raises:
         CheckpointError: networks of the family cannot represent the model.
-        ConfigError: `file` exists and `force` is not given, or its folder cannot be written.
+        ConfigError: a file exists and `force` is not given, or its folder cannot be written.
     """
-    check_files([file], force)
+    as_folder = family == "diffusers"
+    check_files([file / name for name in (CONFIG_FILE, WEIGHTS)] if as_folder else [file], force)
+    if as_folder and file.suffix == ".safetensors":
+        raise ConfigError(f"{file}: a VQModel of diffusers is a folder; name a folder")
+    if not as_folder and file.is_dir():
+        raise ConfigError(f"{file} is a folder: name a file")
+    stage = stage or ("tokenizer" if as_folder else None)
     found = [s for s in STAGES if (folder / s / CONFIG_FILE).exists() and stage in (None, s)]
     if len(found) != 1:
         have = " and ".join(found) or f"no {stage or 'model'}"
         raise CheckpointError(f"{folder}: holds {have}; choose with --stage {' or '.join(STAGES)}")
     kind: type[Tokenizer] | type[Prior] = Tokenizer if found[0] == "tokenizer" else Prior
-    tensors = to_family(family, kind.from_pretrained(folder / found[0], "cpu"))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(file, tensors)
+    model = kind.from_pretrained(folder / found[0], "cpu")
+    tensors = to_family(family, model)
+    if as_folder and isinstance(model.config, TokenizerConfig):
+        _write_vqmodel(file, model.config, tensors)
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(file, tensors)
     return file
+
+
+def _write_vqmodel(folder: Path, config: TokenizerConfig, tensors: Mapping[str, Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    write_text(folder / CONFIG_FILE, json.dumps(to_vqmodel(config), indent=2, sort_keys=True) + "\n")
 
 
 def _with_yaml(files: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:

@@ -148,7 +148,12 @@ def test_the_model_card_has_the_origin_of_both_stages(tmp_path: Path, write: Any
     import_weights("auto", [vq], tmp_path / "m", image_size=2 * ref.SIDE)
     import_weights("auto", [gpt], tmp_path / "m", heads=ref.HEADS)
     card = (tmp_path / "m" / "README.md").read_text()
-    for words in ("Imported from `vq.pt`", "Imported from `gpt.pt`", "MIT", "cfg_scale = 1"):
+    for words in (
+        "tokenizer was imported from `vq.pt`",
+        "prior was imported from `gpt.pt`",
+        "MIT",
+        "cfg_scale = 1",
+    ):
         assert card.count(words) >= 1, words
 
 

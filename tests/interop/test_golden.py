@@ -32,8 +32,8 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 @torch.no_grad()
 def test_tokenizers(golden: Any, name: str, family: Any) -> None:
     state, config, tensors = golden(name)
-    yaml = {"params": config} if family is taming else {}
-    model = network(family.read_tokenizer(state, Hints(image_size=32, yaml=yaml)))
+    settings = {"params": config} if family is taming else {}
+    model = network(family.read_tokenizer(state, Hints(image_size=32, settings=settings)))
     close(model.to_codebook(model.encoder(tensors["image"])), tensors["latent"])
     assert torch.equal(model.encode(tensors["image"]), tensors["codes"])
     close(model.decode_vectors(model.quantizer.lookup(tensors["codes"])), tensors["decoded"])
