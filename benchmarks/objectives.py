@@ -29,7 +29,8 @@ from imgtf.data.config import AugmentationConfig, DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.loader import eval_batches, train_batches
 from imgtf.data.source import ImageSource, open_source
-from imgtf.tokenizer.metrics import frechet_distance
+from imgtf.evaluation.distances import frechet_distance
+from imgtf.evaluation.statistics import Moments
 from imgtf.tokenizer.perceptual import Perceptual
 
 STEPS = {"raster": [64], "random": [4, 8, 16, 32, 64], "masked": [4, 8, 12, 16, 32]}
@@ -166,7 +167,7 @@ def main() -> None:
     classifier = train_classifier(train, data, args.epochs)
     images, labels = (torch.cat(parts) for parts in zip(*held_out_images(held_out, data), strict=True))
     perceptual = Perceptual("squeeze")
-    real = features(perceptual, images)
+    real = Moments(features(perceptual, images))
     rows = []
     for folder in args.models:
         pipeline = Pipeline.from_pretrained(folder, "cpu", precision="fp32")
@@ -178,7 +179,7 @@ def main() -> None:
             rows.append({
                 "objective": objective, "steps": steps, "seconds_per_64_images": round(seconds, 2),
                 "agreement": agreement(classifier, sampled, asked),
-                "frechet_lpips_features": frechet_distance(real, features(perceptual, sampled)),
+                "frechet_lpips_features": frechet_distance(real, Moments(features(perceptual, sampled))),
             })  # fmt: skip
             print(rows[-1], file=sys.stderr, flush=True)
     reconstructed = reconstruct(pipeline, images)
@@ -188,7 +189,7 @@ def main() -> None:
         "cfg scale": args.cfg_scale,
         "classifier_on_held_out": agreement(classifier, images, labels),
         "classifier_on_reconstructions": agreement(classifier, reconstructed, labels),
-        "frechet_of_reconstructions": frechet_distance(real, features(perceptual, reconstructed)),
+        "frechet_of_reconstructions": frechet_distance(real, Moments(features(perceptual, reconstructed))),
         "rows": rows,
     }
     print(json.dumps(report, indent=2))

@@ -184,11 +184,15 @@ def _run(
     from ..pipelines.judge import JudgeOptions
     from ..pipelines.pipeline import Pipeline
     from ..pipelines.write import check_out, free_folder
+    from ..runtime.repository import results_folder
 
     check_features(run.features)
     if run.out and processes.is_first:
         check_out(run.out, run.force)
-    out = run.out or processes.gather(free_folder(run.model / "evaluation"))[0]
+    results = results_folder(run.model)
+    if run.keep and results != run.model:
+        raise ConfigError("--keep changes the model: download it to a folder of your own first")
+    out = run.out or processes.gather(free_folder(results / "evaluation"))[0]
     options = JudgeOptions(run.features, run.reference, run.cache, run.inception_file)
     shared: dict[str, Any] = {"options": options, "processes": processes}
     with Bars(processes.is_first) as bars:

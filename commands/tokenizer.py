@@ -110,25 +110,47 @@ def encode(model: Path, out: Path | None, precision: str, device: str, as_json: 
     default_text="in $TORCH_HOME",
     help="Weights of Inception-v3 as torch-fidelity publishes them.",
 )
+@option(
+    "--features",
+    metavar="NAME,...",
+    group="measurement",
+    help="Distances in these features too: inception, squeeze, alex, vgg, classifier.",
+)
+@option(
+    "--cache",
+    type=folder_type,
+    metavar="DIR",
+    group="measurement",
+    default_text="~/.cache/imgtf",
+    common=False,
+    help="Folder of classifiers.",
+)
 @precision_option(AUTO)
 @device_option
 @json_option
 def evaluate(
-    model: Path, lpips_backbone: str | None, rfid: bool, inception_file: Path | None, precision: str,
-    device: str, as_json: bool, **given: Any,
+    model: Path, lpips_backbone: str | None, rfid: bool, inception_file: Path | None, features: str | None,
+    cache: Path | None, precision: str, device: str, as_json: bool, **given: Any,
 ) -> None:  # fmt: skip
     """Measure reconstructions of held-out images: PSNR in dB, SSIM, LPIPS, rFID, codebook usage and perplexity."""
     data = collect_for_model(model, (DataConfig,), named(given)).part(DataConfig)
     log_to_stderr()
     from ..data.source import open_source
+    from ..evaluation.features import check_features
     from ..pipelines.evaluate import evaluate_tokenizer
+    from ..pipelines.judge import JudgeOptions, feature_networks
 
+    check_features(features or "auto")
     loaded = _load(model, device)
     networks = _perceptual(lpips_backbone), _inception(rfid, inception_file)
     for network in networks:
         if network is not None:
             network.to(loaded.device)
-    report(evaluate_tokenizer(loaded, open_source(data)[1], data, *networks, precision), as_json)
+    sources = open_source(data)
+    options = JudgeOptions(features or (), cache=cache, inception_file=inception_file)
+    size, channels = loaded.config.size, loaded.config.channels
+    others = feature_networks(sources, data, size, channels, loaded.device, options) if features else []
+    report(evaluate_tokenizer(loaded, sources[1], data, *networks, precision, others), as_json)
 
 
 @tokenizer.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,12 +17,14 @@ from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches
 from ..data.source import ImageSource
 from ..errors import DataError
+from ..evaluation.features import FeatureNetwork
 from ..tokenizer.codec import Codec
 from ..tokenizer.inception import Inception
 from ..tokenizer.metrics import MetricInputs, Metrics
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.perceptual import Perceptual
 from .files import reconstruction_files
+from .reconstruction_distances import ReconstructionDistances
 
 BATCH_SIZE = 64
 
@@ -33,23 +36,28 @@ def evaluate_tokenizer(
     perceptual: Perceptual | None = None,
     inception: Inception | None = None,
     precision: str = "auto",
-) -> dict[str, float]:
+    networks: Sequence[FeatureNetwork] = (),
+) -> dict[str, Any]:
     """Return all metrics of `tokenizer.metrics` over a source, centre-cropped to the tokenizer's image size.
 
-    LPIPS and the Frechet distance in its features need `perceptual`, rFID needs `inception`. Images are encoded and
-    decoded in `precision` and compared in float32.
+    LPIPS and the Frechet distance in its features need `perceptual`, rFID needs `inception`. For each of `networks`,
+    `NAME_features` holds the distances, precision and recall of the reconstructions in its features. Images are encoded
+    and decoded in `precision` and compared in float32.
     """
     _refuse_empty(source)
     config = tokenizer.config
     images = ImageDataset(source, config.size, config.channels, data)
     bad_images = BadImages(len(images), data.bad_images)
-    inputs = MetricInputs(config.codebook_size, tokenizer.device, perceptual, inception)
+    inputs = MetricInputs(config.codebook_size, tokenizer.device, perceptual)
     metrics, codec = Metrics(inputs), Codec(tokenizer, precision)
+    distances = ReconstructionDistances(networks, perceptual, inception)
     for batch in eval_batches(images, BATCH_SIZE, workers=worker_count(data)):
         bad_images.note(batch["bad"])
         pixels = batch["image"].to(tokenizer.device)
-        metrics.update(pixels, codec(pixels))
-    return {"images": float(len(source)), **metrics.compute()}
+        result = codec(pixels)
+        metrics.update(pixels, result)
+        distances.update(pixels, result.images, batch, source)
+    return {"images": float(len(source)), **metrics.compute(), **distances.compute()}
 
 
 @torch.no_grad()

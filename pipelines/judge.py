@@ -16,8 +16,8 @@ from ..data.source import ImageSource, open_source
 from ..errors import ConfigError, ImgtfError
 from ..evaluation.cache import cache_folder
 from ..evaluation.classifier import ClassifierData
-from ..evaluation.distances import compare, floor, inception_score
 from ..evaluation.features import FeatureNetwork, FeatureRequest, Features, load_features
+from ..evaluation.figures import figures
 from ..evaluation.nearest import QUERIES, Memorisation, Queries, find_nearest, memorisation
 from ..evaluation.references import (
     Progress,
@@ -51,6 +51,30 @@ class JudgeOptions:
     def __post_init__(self) -> None:
         if self.reference not in REFERENCES:
             raise ConfigError(f"reference must be {' or '.join(REFERENCES)}, got {self.reference!r}")
+
+
+def feature_networks(
+    sources: tuple[ImageSource, ImageSource],
+    data: DataConfig,
+    size: tuple[int, int],
+    channels: int,
+    device: torch.device,
+    options: JudgeOptions,
+    progress: Progress | None = None,
+) -> list[FeatureNetwork]:
+    """The feature networks of images (channels, H, W); a classifier is one of the training images of `sources`.
+
+    Raises:
+        ConfigError, CheckpointError, DataError: as `load_features`.
+    """
+
+    def report(done: float, total: int) -> None:
+        if progress is not None:
+            progress("training the classifier", done, total)
+
+    given = ClassifierData(*sources, data, size, channels)
+    request = FeatureRequest(device, options.cache or cache_folder(), given, options.inception_file, report)
+    return load_features(options.features, request)
 
 
 class Judge:
@@ -91,16 +115,16 @@ class Judge:
 
     def _networks(self, device: torch.device) -> list[FeatureNetwork]:
         """The feature networks. The first process trains or downloads, the others find the result."""
-        given = ClassifierData(self.train, self.held_out, self.data, self.size, self.channels)
 
-        def report(done: float, total: int) -> None:
-            if self.progress is not None:
-                self.progress("training the classifier", done, total)
+        def load() -> list[FeatureNetwork]:
+            sources = self.train, self.held_out
+            return feature_networks(
+                sources, self.data, self.size, self.channels, device, self.options, self.progress
+            )
 
-        request = FeatureRequest(device, self.cache, given, self.options.inception_file, report)
-        networks = load_features(self.options.features, request) if self.processes.is_first else []
+        networks = load() if self.processes.is_first else []
         self.share.gather(None)
-        networks = networks or load_features(self.options.features, request)
+        networks = networks or load()
         if len(set(self.share.gather(tuple((own.name, own.sha256) for own in networks)))) > 1:
             raise ImgtfError("the processes have different feature networks: give them one --cache folder")
         return networks
@@ -129,20 +153,8 @@ class Judge:
 
     def figures(self, statistics: dict[str, Statistics]) -> dict[str, dict[str, Any]]:
         """All figures of samples by network, each with what it takes to compare them."""
-        return {own.name: self._figures(own, statistics[own.name]) for own in self.networks}
-
-    def _figures(self, network: FeatureNetwork, own: Statistics) -> dict[str, Any]:
-        reference = self.real_statistics[network.name]
-        values = compare(own, reference, network.names)
-        if network.names.is_inception and own.probabilities is not None:
-            score = inception_score(own.probabilities)
-            values |= {"inception_score": score.mean, "inception_score_std": score.std}
-        if network.class_names and own.agreement.labelled:
-            values["class_agreement"] = own.agreement.matched / own.agreement.labelled
-        noise = floor(reference, own.count, network.names)
-        assert own.moments is not None
-        about = {"dimension": len(own.moments.mean)} | network.describe()
-        return values | {"floor": noise, "network": about}
+        reference = self.real_statistics
+        return {own.name: figures(own, statistics[own.name], reference[own.name]) for own in self.networks}
 
     @property
     def memorisation_network(self) -> FeatureNetwork:

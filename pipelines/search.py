@@ -146,7 +146,7 @@ class Search:
             measured = [trial for trial in pool if self._try(trial, self.start.images)]
             if best is not self.start and best not in measured:
                 break
-            ranked = sorted([*measured, self.start], key=lambda trial: trial.score)
+            ranked = sorted([self.start, *measured], key=lambda trial: trial.score)
             best, pool = ranked[0], ranked[: max(2, round(len(ranked) * KEPT_SHARE))]
             self._say(f"round {number + 1}", len(measured), best)
         return best
@@ -159,7 +159,7 @@ class Search:
             measured = [trial for trial in near if self._try(trial, self.start.images)]
             if not measured:
                 break
-            nearest = min([*measured, best], key=lambda trial: trial.score)
+            nearest = min([best, *measured], key=lambda trial: trial.score)
             if nearest is best:
                 step /= 2
             best = nearest

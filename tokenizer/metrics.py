@@ -1,8 +1,8 @@
-"""Metrics of reconstructions, by name: errors, similarity, Frechet distances, use of the codebook.
+"""Metrics of reconstructions, by name: errors, similarity, use of the codebook.
 
 A new metric is a function of images and reconstructions under `@per_image("NAME")`, or a class under
 `@register("NAME")` where it needs more than the mean over images. `imgtf tokenizer eval` reports all of them.
-Shapes: B batch, C channels, H, W image, V codebook size, D features.
+Shapes: B batch, C channels, H, W image, V codebook size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ..runtime.optional import import_with_torchvision
-from .inception import Inception
 from .model import Reconstruction
 from .perceptual import Perceptual
 
@@ -32,8 +31,6 @@ class MetricInputs:
     device: torch.device
     perceptual: Perceptual | None = None
     """Network of LPIPS."""
-    inception: Inception | None = None
-    """Inception-v3, for rFID."""
 
 
 class Metric(ABC):
@@ -170,59 +167,6 @@ class PerceptualDistance(MeanOverImages):
         return inputs.perceptual is not None
 
 
-class FeatureDistance(Metric):
-    """Frechet distance between the features of images and of reconstructions."""
-
-    name: str
-    extract: Callable[[Tensor], Tensor]
-    """Images (B, C, H, W) to features (B, D)."""
-
-    def __init__(self) -> None:
-        self.features: list[tuple[Tensor, Tensor]] = []
-
-    def update(self, images: Tensor, result: Reconstruction) -> None:
-        pair = self.extract(images), self.extract(result.images.clamp(-1, 1))
-        self.features.append((pair[0].cpu(), pair[1].cpu()))
-
-    def compute(self) -> dict[str, float]:
-        if sum(len(own) for own, _ in self.features) < 2:
-            return {}
-        own, others = (torch.cat(features) for features in zip(*self.features, strict=True))
-        return {self.name: frechet_distance(own, others)}
-
-
-@register("frechet_lpips_features")
-class PerceptualFeatureDistance(FeatureDistance):
-    """Frechet distance in the last layer of the LPIPS backbone, averaged over positions."""
-
-    name = "frechet_lpips_features"
-
-    def __init__(self, inputs: MetricInputs) -> None:
-        super().__init__()
-        assert inputs.perceptual is not None
-        self.extract = inputs.perceptual.pooled_features
-
-    @classmethod
-    def available(cls, inputs: MetricInputs) -> bool:
-        return inputs.perceptual is not None
-
-
-@register("rfid")
-class ReconstructionFID(FeatureDistance):
-    """FID of the reconstructions (Heusel et al. 2017, arXiv:1706.08500), at the size of the tokenizer's images."""
-
-    name = "rfid"
-
-    def __init__(self, inputs: MetricInputs) -> None:
-        super().__init__()
-        assert inputs.inception is not None
-        self.extract = inputs.inception
-
-    @classmethod
-    def available(cls, inputs: MetricInputs) -> bool:
-        return inputs.inception is not None
-
-
 class CodeCounts:
     """Number of uses of each of V codes since the last reset."""
 
@@ -259,18 +203,3 @@ class CodeUsage(Metric):
 
     def compute(self) -> dict[str, float]:
         return self.counts.metrics()
-
-
-def frechet_distance(features: Tensor, others: Tensor) -> float:
-    """Return the Frechet distance of Gaussians fitted to two sets of features (n, D), n > 1 (arXiv:1706.08500).
-
-    Each covariance is R^T R, so the trace of the square root of their product is the sum of the singular values of
-    R1 R2^T. This is exact for fewer images than dimensions too, and then fast.
-    """
-    factors = []
-    for x in (features.double(), others.double()):
-        factors.append(torch.linalg.qr((x - x.mean(0)) / (len(x) - 1) ** 0.5, mode="r").R)  # (min(n, D), D)
-    first, second = factors
-    shared = torch.linalg.svdvals(first @ second.T).sum()
-    means = (features.double().mean(0) - others.double().mean(0)).square().sum()
-    return max(0.0, float(means + first.square().sum() + second.square().sum() - 2 * shared))
