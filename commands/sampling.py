@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -31,9 +32,31 @@ from .types import MAX_BATCH, MAX_FIRST, MAX_IMAGES, MAX_SEED, SAMPLING_PRECISIO
 if TYPE_CHECKING:
     from ..pipelines.canvas import Canvas
     from ..pipelines.pipeline import Pipeline
+    from ..pipelines.processes import Processes
+    from ..pipelines.request import Progress
 
 Function = Callable[..., Any]
 TURNS = "several take turns"
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A loaded model, the processes that share the work, and the folder of the results."""
+
+    pipeline: Pipeline
+    processes: Processes
+    out: Path
+    what: str
+    """What is sampled, for the bar."""
+
+    @contextmanager
+    def bar(self, tokens: int) -> Iterator[Progress]:
+        """Show a bar of that many tokens, of all processes, and yield what moves it."""
+        from tqdm import tqdm
+
+        quiet = None if self.processes.is_first else True
+        with tqdm(total=tokens, desc=self.what, unit="token", disable=quiet) as bar:
+            yield lambda codes: bar.update(codes * self.processes.world)
 
 
 @dataclass(frozen=True)
@@ -76,17 +99,31 @@ class SamplingRun:
             names, record: see `write_samples`.
             conditions: conditions besides `--label` and `--text`, or in their place.
         """
-        log_to_stderr()
-        from tqdm import tqdm
+        from ..pipelines.write import write_samples
 
+        n = n or self.n
+        given = {"label": self.label or None, "text": self.text or None} | conditions
+        with self.prepared(folder) as prepared:
+            pipeline, processes, out = prepared.pipeline, prepared.processes, prepared.out
+            canvas = canvas_of(pipeline) if canvas_of else None
+            with prepared.bar(n * _missing_codes(pipeline, canvas)) as progress:
+                grid = write_samples(
+                    pipeline, out, n, seed=self.seed, first=self.first, batch_size=self.batch_size, force=self.force,
+                    progress=progress, processes=processes, conditions=given, settings=self.settings, canvas=canvas,
+                    names=names, record=record,
+                )  # fmt: skip
+            self.report(prepared, grid, n)
+
+    @contextmanager
+    def prepared(self, folder: str) -> Iterator[PreparedRun]:
+        """Load the model and choose the folder of the results: `--out`, or the next free `MODEL/folder/NNN`."""
+        log_to_stderr()
         from ..pipelines.pipeline import Pipeline
         from ..pipelines.processes import process_group
-        from ..pipelines.write import check_out, free_folder, write_samples
+        from ..pipelines.write import check_out, free_folder
         from ..runtime.repository import results_folder
 
         stop_on_terminate()
-        n = n or self.n
-        given = {"label": self.label or None, "text": self.text or None} | conditions
         with process_group() as processes:
             if self.out and processes.is_first:
                 check_out(self.out, self.force)
@@ -94,18 +131,13 @@ class SamplingRun:
                 self.model, processes.device(self.device), precision=self.precision, compile=self.compile,
                 capture=self.capture,
             )  # fmt: skip
-            canvas = canvas_of(pipeline) if canvas_of else None
             out = self.out or processes.gather(free_folder(results_folder(self.model) / folder))[0]
-            total = n * _missing_codes(pipeline, canvas)
-            quiet = None if processes.is_first else True
-            with tqdm(total=total, desc=folder.rstrip("s"), unit="token", disable=quiet) as bar:
-                grid = write_samples(
-                    pipeline, out, n, seed=self.seed, first=self.first, batch_size=self.batch_size, force=self.force,
-                    progress=lambda codes: bar.update(codes * processes.world), processes=processes,
-                    conditions=given, settings=self.settings, canvas=canvas, names=names, record=record,
-                )  # fmt: skip
-            if processes.is_first:
-                click.echo(json.dumps({"grid": str(grid), "n": n}) if self.as_json else grid)
+            yield PreparedRun(pipeline, processes, out, folder.rstrip("s"))
+
+    def report(self, prepared: PreparedRun, grid: Path, n: int) -> None:
+        """Print the path of the grid, in the first process."""
+        if prepared.processes.is_first:
+            click.echo(json.dumps({"grid": str(grid), "n": n}) if self.as_json else grid)
 
 
 def _missing_codes(pipeline: Pipeline, canvas: Canvas | Sequence[Canvas] | None) -> int:

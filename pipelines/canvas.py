@@ -40,7 +40,7 @@ class Canvas:
     finish: Callable[[Image.Image], Image.Image] = unchanged
     """Turns the decoded image of the canvas into the result: pastes kept pixels, cuts to a size."""
     values_at: Callable[[Window], Mapping[str, Any]] | None = None
-    """The conditions of one window of a grid larger than the trained one, one value by name: {"image": PIL image}."""
+    """The conditions of one window, which has the trained grid, one value by name: {"image": PIL image}."""
     shown: Sequence[tuple[str, Image.Image]] = ()
     """Captions and images that a grid of the results starts with, such as the image that is edited."""
 

@@ -136,8 +136,10 @@ class ImageLoader(ConditionLoader):
         return [_loaded(one) for one in as_list(given.get("image"), "image")]
 
     def tensor(self, values: Sequence[Image.Image]) -> Tensor:
-        pixels = torch.stack([self.pixels(image) for image in values])
-        return encode_reduced(Codec(self.image_tokenizer, "fp32"), pixels, size=0)
+        once = {id(image): image for image in values}  # several variants of one image
+        pixels = torch.stack([self.pixels(image) for image in once.values()])
+        codes = encode_reduced(Codec(self.image_tokenizer, "fp32"), pixels, size=0)
+        return codes[[list(once).index(id(image)) for image in values]]
 
     def pixels(self, image: Image.Image) -> Tensor:
         """Return a conditioning image as its tokenizer reads it, (C, H, W) in [-1, 1].

@@ -154,17 +154,20 @@ class Sampling(Models):
     ) -> Tensor:
         """Return the codes (B, h, w) of B ways to fill a canvas."""
         known = canvas.codes.expand(len(uniforms), -1, -1)  # (B, h, w)
-        if canvas.grid == self.prior.config.grid:
-            condition = to_condition(self.loaders, values)
-            codes = sample(self.decoder, condition, uniforms, settings, progress, known=known.flatten(1))
-            return codes.unflatten(1, canvas.grid)
 
         def condition_at(window: Window) -> Condition:
             own = canvas.values_at(window) if canvas.values_at else {}
             rows = {kind: [value] * len(uniforms) for kind, value in own.items()}
             return to_condition(self.loaders, {**values, **rows})
 
-        return sample_windows(self.decoder, condition_at, uniforms, settings, known, progress)
+        if canvas.grid == self.prior.config.grid:
+            condition = condition_at(Window(0, 0, *canvas.grid))
+            codes = sample(self.decoder, condition, uniforms, settings, progress, known=known.flatten(1))
+            return codes.unflatten(1, canvas.grid)
+        return sample_windows(
+            self.decoder, condition_at, uniforms, settings, known, progress,
+            codes_per_latent=self.tokenizer.config.codes_per_latent,
+        )  # fmt: skip
 
     def auto_batch_size(self, n: int, settings: SamplingConfig | None = None, processes: int = 1) -> int:
         """Images to sample at once when n are wanted: as many as fit in half of the free memory."""

@@ -90,7 +90,7 @@ def write_samples(
     rows = sorted((row for part in processes.gather(rows) for row in part), key=_place)
     if processes.is_first:
         _write_grid(out, rows[:GRID_MOST], kept, canvases)
-        described = _describe(pipeline, used) | {"seed": seed, "batch_size": size} | dict(record or {})
+        described = describe_run(pipeline, used) | {"seed": seed, "batch_size": size} | dict(record or {})
         described["images"] = rows
         write_text(out / RECORD_FILE, json.dumps(described, indent=2) + "\n")
     return out / GRID_FILE
@@ -128,7 +128,7 @@ def _place(row: Row) -> tuple[int, int]:
     return row["index"], row.get("step", 0)
 
 
-def _describe(pipeline: Sampling, settings: SamplingConfig) -> Row:
+def describe_run(pipeline: Sampling, settings: SamplingConfig) -> Row:
     """The models and settings of all images, for the record."""
     return {
         "format": 1,
