@@ -36,7 +36,7 @@ from imgtf.pipelines.score_files import find_images
 from imgtf.prior.decoding.stepwise import coding_order
 from imgtf.tokenizer.perceptual import Perceptual, local_backbone
 
-QUALITIES = (0, 1, 2, 3, 5, 7, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90)
+BEST_QUALITY = 95
 FORMATS: dict[str, dict[str, Any]] = {"jpeg": {"optimize": True}, "webp": {"method": 6}}
 PICTURE_ROWS = 6
 
@@ -70,8 +70,8 @@ def at_like_lpips(
     images: list[Image.Image], kind: str, wanted: float, lpips: Lpips, *, together: bool
 ) -> tuple[dict[str, float], list[Image.Image]]:
     """Return bytes an image and LPIPS at the quality whose LPIPS is closest, and the decoded images."""
-    results = []
-    for quality in QUALITIES:
+
+    def at(quality: int) -> tuple[dict[str, float], list[Image.Image]]:
         if together:
             size, sheet = encoded(mosaic(images), kind, quality)
             decoded = tiles(sheet, images[0].size, len(images))
@@ -79,7 +79,13 @@ def at_like_lpips(
             sizes, decoded = map(list, zip(*(encoded(image, kind, quality) for image in images), strict=True))
             size = sum(sizes)
         row = {"quality": quality, "bytes": size / len(images), "lpips": lpips(decoded)}
-        results.append((row | {"psnr": psnr(images, decoded)}, decoded))
+        return row | {"psnr": psnr(images, decoded)}, decoded
+
+    low, high, results = 0, BEST_QUALITY, []  # LPIPS falls with the quality: bisect
+    while low <= high:
+        results.append(at((low + high) // 2))
+        worse = results[-1][0]["lpips"] > wanted
+        low, high = ((low + high) // 2 + 1, high) if worse else (low, (low + high) // 2 - 1)
     return min(results, key=lambda result: abs(result[0]["lpips"] - wanted))
 
 
