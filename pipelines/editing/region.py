@@ -107,7 +107,7 @@ def region_below(share: float, size: tuple[int, int], config: TokenizerConfig) -
         raise ConfigError("the model has one row of tokens: name a box to keep")
     kept = min(max(1, round(share * h)), h - 1)
     top, _, height, _ = centre_crop(size, config)
-    rows = np.arange(size[1]) >= np.ceil(top + kept * f * height / config.size[0])
+    rows = np.asarray(np.arange(size[1]) >= np.ceil(top + kept * f * height / config.size[0]))
     latents = np.zeros((h, w // config.codes_per_latent), bool)
     latents[kept:] = True
     return Region(rows[:, None].repeat(size[0], 1), latents, f)
@@ -121,7 +121,7 @@ def centre_crop(size: tuple[int, int], config: TokenizerConfig) -> tuple[int, in
 
 def _region(marked: np.ndarray, config: TokenizerConfig, name: str) -> Region:
     f, (H, W) = config.factor, config.size
-    latents = _touched(marked, config).reshape(H // f, f, W // f, f).any((1, 3))
+    latents = np.asarray(_touched(marked, config).reshape(H // f, f, W // f, f).any((1, 3)))
     if not latents.any():
         raise DataError(f"{name} marks nothing in the centre of the image, which is all that the model reads")
     return Region(marked, latents, f)
