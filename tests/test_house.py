@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOOR = {"errors", "options", "pretrained"}
 STAGE = {"nn", "training", "data", "runtime"}
-PIPELINES = {"interop", "tokenizer", "prior"} | STAGE
+EVALUATION = {"tokenizer", "prior"} | STAGE
+PIPELINES = {"evaluation", "interop"} | EVALUATION
 MAY_IMPORT = {
     "__init__": {"pipelines"} | PIPELINES,
     "__main__": {"cli"},
@@ -22,6 +23,7 @@ MAY_IMPORT = {
     "commands": {"bench", "pipelines", "__init__"} | PIPELINES,
     "bench": {"pipelines"} | PIPELINES,
     "pipelines": PIPELINES,
+    "evaluation": EVALUATION,
     "interop": {"tokenizer", "prior", "nn", "runtime"},
     "tokenizer": STAGE,
     "prior": STAGE,
