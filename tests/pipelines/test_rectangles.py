@@ -30,7 +30,17 @@ from .conftest import SMALL, SMALL_PRIOR, run
 
 SIZE = (16, 24)
 """Height and width of the images that are trained on."""
-COMMON = ["--image-size", "16x24", "--codebook-size", "16", "--codebook-dim", "4", "--steps", "4", *SMALL]
+COMMON: list[Any] = [
+    "--image-size",
+    "16x24",
+    "--codebook-size",
+    "16",
+    "--codebook-dim",
+    "4",
+    "--steps",
+    "4",
+    *SMALL,
+]
 CONV = ["--width", "8", "--multipliers", "1,2,2", "--latent-width", "8", "--norm-groups", "4", *COMMON]
 VIT = ["--network", "vit", "--width", "16", "--depth", "1", "--heads", "2", "--patch", "4", *COMMON]
 PATCHES = ["--discriminator-weight", "0.5", "--discriminator-start", "1", "--discriminator-width", "8"]
@@ -49,7 +59,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(photos: Path, folder: Path, network: list[str], prior: tuple[str, ...] = ()) -> Path:
+def train(photos: Path, folder: Path, network: list[Any], prior: tuple[str, ...] = ()) -> Path:
     assert run("tokenizer", "train", "--data", photos, "--model", folder, *network) == 0
     assert run("prior", "train", "--model", folder, "--steps", "4", *SMALL_PRIOR, *prior) == 0
     return folder
@@ -123,14 +133,19 @@ def test_a_run_is_resumed_and_repeated_with_its_size(tokenizer_only: Path, tmp_p
     shutil.copytree(tokenizer_only, tmp_path / "m")
     assert run("tokenizer", "train", "--model", tmp_path / "m", "--resume", "--steps", "6") == 0
     assert read_config(tmp_path / "m")["image_size"] == [16, 24]
-    again = ["--config", tokenizer_only / "tokenizer" / "train.toml", "--model", tmp_path / "again"]
+    again: list[Any] = [
+        "--config",
+        tokenizer_only / "tokenizer" / "train.toml",
+        "--model",
+        tmp_path / "again",
+    ]
     assert run("tokenizer", "train", *again, "--steps", "1") == 0
     assert read_config(tmp_path / "again")["image_size"] == [16, 24]
 
 
 def test_a_square_tokenizer_is_continued_at_another_shape(model: Path, photos: Path, tmp_path: Path) -> None:
     """Weights of either network do not depend on the size, so a square tokenizer may be fine-tuned."""
-    command = ["tokenizer", "train", "--data", photos, "--batch-size", "8", "--steps", "1"]
+    command: list[Any] = ["tokenizer", "train", "--data", photos, "--batch-size", "8", "--steps", "1"]
     assert run(*command, "--model", tmp_path / "a", "--init-from", model, "--image-size", "16") == 0
     assert read_config(tmp_path / "a")["image_size"] == 16
     assert (
@@ -162,10 +177,10 @@ def tokenizer_only(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_conditioning_images_of_another_shape_are_refused(
     photos: Path, tokenizer_only: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    other = ["--data", photos, "--model", tmp_path / "square", *CONV, "--image-size", "16"]
+    other: list[Any] = ["--data", photos, "--model", tmp_path / "square", *CONV, "--image-size", "16"]
     assert run("tokenizer", "train", *other) == 0
-    command = ["prior", "train", "--model", tokenizer_only, "--steps", "1", *SMALL_PRIOR]
-    images = ["--conditioning-size", "4", "--conditioning-model", tmp_path / "square"]
+    command: list[Any] = ["prior", "train", "--model", tokenizer_only, "--steps", "1", *SMALL_PRIOR]
+    images: list[Any] = ["--conditioning-size", "4", "--conditioning-model", tmp_path / "square"]
     capsys.readouterr()
     assert run(*command, *images) == 1
     line = capsys.readouterr().err.splitlines()[-1]
@@ -183,7 +198,7 @@ def test_reduced_images_keep_their_shape() -> None:
 def test_a_size_that_is_no_multiple_of_the_factor_is_refused(
     photos: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    command = ["tokenizer", "train", "--data", photos, "--model", tmp_path / "m", *CONV]
+    command: list[Any] = ["tokenizer", "train", "--data", photos, "--model", tmp_path / "m", *CONV]
     assert run(*command, "--image-size", "19x24") == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert "image_size 19x24 is not a multiple of 4" in line
