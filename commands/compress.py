@@ -72,13 +72,7 @@ def compress(
 @out_option("The image, a PNG")
 @model_option
 @force_option("files that exist")
-@option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    group="device",
-    help="auto: the kind that compressed it.",
-)
+@device_option
 @json_option
 def decompress(
     files: tuple[Path, ...], out: Path, model: Path, force: bool, device: str, as_json: bool
