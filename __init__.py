@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .errors import DataError as DataError
     from .errors import ImgtfError as ImgtfError
     from .errors import Interrupted as Interrupted
+    from .pipelines.canvas import Canvas as Canvas
+    from .pipelines.judge import JudgeOptions as JudgeOptions
     from .pipelines.pipeline import Pipeline as Pipeline
     from .pipelines.python import train_prior as train_prior
     from .pipelines.python import train_tokenizer as train_tokenizer
@@ -40,6 +42,7 @@ __version__ = version("imgtf")
 _MODULES = {
     "AugmentationConfig": "data.config",
     "CacheRecipe": "prior.recipe",
+    "Canvas": "pipelines.canvas",
     "CheckpointError": "errors",
     "ConditionDataConfig": "data.config",
     "ConfigError": "errors",
@@ -47,6 +50,7 @@ _MODULES = {
     "DataError": "errors",
     "ImgtfError": "errors",
     "Interrupted": "errors",
+    "JudgeOptions": "pipelines.judge",
     "Pipeline": "pipelines.pipeline",
     "Prior": "prior.model",
     "PriorConfig": "prior.config",

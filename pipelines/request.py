@@ -45,6 +45,18 @@ class SamplingOptions(TypedDict, total=False):
     confidence_noise: float | None
 
 
+class StreamOptions(SamplingOptions, total=False):
+    """Arguments of `Sampling.stream` besides n, by name."""
+
+    label: Labels
+    text: Texts
+    features: Features
+    seed: int
+    first: int
+    batch_size: int | None
+    progress: Progress | None
+
+
 @dataclass(frozen=True)
 class Sample:
     """One sampled image and what it takes to sample it again."""
