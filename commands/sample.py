@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from ..options import Size, size_text
 from .options import command, option
 from .reporting import log_to_stderr, report
 from .sampling import TURNS, SamplingRun, sampling_run
+from .types import ImageSize
 
 
 @command()
@@ -32,13 +35,24 @@ from .sampling import TURNS, SamplingRun, sampling_run
     default_text="none",
     help="Captions, one a line; - is stdin. -n is images per line, default 1.",
 )
+@option(
+    "--size",
+    type=ImageSize(1, None),
+    default=None,
+    default_text="the trained size",
+    group="images",
+    help="Any other size, sampled window by window.",
+)
 @option("--dry-run", is_flag=True, group="output", help="Print the memory and steps it would take, and stop.")
-def sample(run: SamplingRun, image: tuple[Path, ...], text_file: Path | None, dry_run: bool) -> None:
+def sample(
+    run: SamplingRun, image: tuple[Path, ...], text_file: Path | None, size: Size | None, dry_run: bool
+) -> None:
     """Sample images: single PNGs, a grid, and samples.json, which records how to sample them again.
 
     Several processes (torchrun, accelerate launch) share the work and write the same files as one.
     """
     captions = _captions(run, text_file) if text_file else {}
+    of_size = {} if size is None else _of_size(size, image, dry_run)
     if dry_run:
         from ..pipelines.info import describe_sampling
 
@@ -46,7 +60,18 @@ def sample(run: SamplingRun, image: tuple[Path, ...], text_file: Path | None, dr
         plan = describe_sampling(run.model, n, run.batch_size, run.device, run.precision, **run.settings)
         report(plan, run.as_json)
         return
-    run.write("samples", image=image or None, **captions)
+    run.write("samples", image=image or None, **captions, **of_size)
+
+
+def _of_size(size: Size, image: tuple[Path, ...], dry_run: bool) -> dict[str, Any]:
+    """Return the arguments of `SamplingRun.write` for another size than the trained one."""
+    if image:
+        raise click.UsageError("--size does not work with --image: use `imgtf edit translate` or `upscale`")
+    if dry_run:
+        raise click.UsageError("--dry-run describes samples of the trained size: leave --size out")
+    from ..pipelines.editing.extend import blank
+
+    return {"canvas_of": partial(blank, size=size), "record": {"size": size_text(size)}}
 
 
 def _captions(run: SamplingRun, file: Path) -> dict[str, Any]:

@@ -165,12 +165,18 @@ def evaluate(
     group="images",
     help="Colour behind transparent pixels.",
 )
+@option(
+    "--full-size",
+    is_flag=True,
+    group="images",
+    help="Code images at their own size, in tiles, not cropped and resized to the tokenizer's.",
+)
 @precision_option(AUTO)
 @device_option
 @json_option
 def reconstruct(
-    images: tuple[Path, ...], out: Path, force: bool, model: Path, background: str, precision: str, device: str,
-    as_json: bool,
+    images: tuple[Path, ...], out: Path, force: bool, model: Path, background: str, full_size: bool, precision: str,
+    device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Encode and decode IMAGES. Each PNG shows an image and its reconstruction side by side."""
     log_to_stderr()
@@ -178,7 +184,9 @@ def reconstruct(
     from ..pipelines.files import check_files, reconstruction_files
 
     check_files(reconstruction_files(images, out), force)
-    paths = write_reconstructions(_load(model, device), images, out, background, precision)
+    paths = write_reconstructions(
+        _load(model, device), images, out, background, precision, full_size=full_size
+    )
     report_files("files", paths, as_json)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from ..data.config import DataConfig, worker_count
 from ..data.decode import load_image
 from ..data.grid import draw_grid
-from ..data.image import is_deep, to_pil, transform
+from ..data.image import is_deep, to_pil, transform, upright
 from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches
 from ..data.source import ImageSource
@@ -23,6 +23,7 @@ from ..tokenizer.inception import Inception
 from ..tokenizer.metrics import MetricInputs, Metrics
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.perceptual import Perceptual
+from ..tokenizer.tiling import decode_tiled, encode_tiled, padded
 from .files import reconstruction_files
 from .reconstruction_distances import ReconstructionDistances
 
@@ -62,29 +63,38 @@ def evaluate_tokenizer(
 
 @torch.no_grad()
 def reconstruct(
-    tokenizer: Tokenizer, paths: Sequence[Path], out: Path, background: str, precision: str = "auto"
+    tokenizer: Tokenizer,
+    paths: Sequence[Path],
+    out: Path,
+    background: str,
+    precision: str = "auto",
+    *,
+    full_size: bool = False,
 ) -> list[Path]:
     """Write each image next to its reconstruction as `out/NAME.png` (`NAME-2.png` for a second file of that name).
 
-    Images are cropped in the centre and resized to the tokenizer's image size. Greyscale images are written with
-    16 bits where the image or the tokenizer has them.
+    Images are cropped in the centre and resized to the tokenizer's image size, or with `full_size` left as they are and
+    coded in tiles. Greyscale images are written with 16 bits where the image or the tokenizer has them.
     """
     codec = Codec(tokenizer, precision)
     files = reconstruction_files(paths, out)
     for path, file in zip(paths, files, strict=True):
-        pair = draw_grid(_with_reconstruction(codec, path, background), columns=2)
+        pair = draw_grid(_with_reconstruction(codec, path, background, full_size), columns=2)
         out.mkdir(parents=True, exist_ok=True)  # only now: an unreadable image leaves no empty folder
         pair.save(file)
     return files
 
 
-def _with_reconstruction(codec: Codec, path: Path, background: str) -> list[Image.Image]:
-    """Return an image at the tokenizer's size, and its reconstruction."""
+def _with_reconstruction(codec: Codec, path: Path, background: str, full_size: bool) -> list[Image.Image]:
+    """Return an image, at its own size or the tokenizer's, and its reconstruction."""
     config = codec.config
     image = load_image(str(path), str(path))
-    pixels = transform(image, config.size, config.channels, background)[None].to(codec.device)
+    size = upright(image).size[::-1] if full_size else config.size  # (H, W)
+    pixels = transform(image, size, config.channels, background)[None].to(codec.device)
     bits = 16 if config.channels == 1 and is_deep(image) else config.bit_depth
-    return [to_pil(images[0], bits) for images in (pixels, codec.decode(codec.encode(pixels)))]
+    original = to_pil(pixels[0], bits)
+    decoded = decode_tiled(codec, encode_tiled(codec, padded(pixels, config.factor)))
+    return [original, to_pil(decoded[0, :, : size[0], : size[1]], bits)]
 
 
 def _refuse_empty(source: ImageSource) -> None:

@@ -9,6 +9,7 @@ from ..lazy import LazyGroup
 COMMANDS: dict[str, tuple[str, str]] = {
     "complete": ("edit.fill.complete", "Keep the top of an image, or a rectangle; sample the rest."),
     "inpaint": ("edit.fill.inpaint", "Sample a part of an image anew: a mask or a box."),
+    "outpaint": ("edit.outpaint.outpaint", "Continue an image beyond its borders."),
     "vary": ("edit.variation.vary", "Sample some tokens of an image anew."),
     "mix": ("edit.variation.mix", "Go from one image to another through their tokens."),
     "upscale": ("edit.translate.upscale", "Enlarge images."),
