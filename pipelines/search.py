@@ -16,15 +16,16 @@ from .search_space import SearchSpace, differences
 
 logger = logging.getLogger("imgtf")
 
-CANDIDATES = 18
-"""Settings of the first round."""
+FEWEST, CANDIDATES = 6, 18
+"""Least and most settings of the first round."""
 ROUNDS = 3
 KEPT_SHARE = 1 / 3
 """Part of the candidates that stays after each round, in which the samples double."""
 FINAL_SHARE = 0.3
 """Part of the budget for the check on fresh samples."""
-PROBE, SMALLEST, LARGEST = 16, 32, 512
-"""Samples to measure the speed by; bounds of the samples per candidate in the first round."""
+PROBE, ENOUGH, LARGEST = 16, 100, 512
+"""Samples to measure the speed by; bounds of the samples per candidate in the first round. With fewer than enough of
+them chance decides: a short budget has fewer candidates instead."""
 EXPECTED = 3 * CANDIDATES
 """Cost of the search without the check, in candidates of the first round; guided ones cost more than the start."""
 MOST_CHECKED = 5000
@@ -127,17 +128,17 @@ class Search:
     def run(self) -> SearchResult:
         """Search, and check what was found."""
         self._extend(self.start, PROBE)
-        per_image = max(self.start.seconds_per_image, 1e-9)
-        exploring = self.budget * (1 - FINAL_SHARE) - self.start.seconds
-        n = int(min(LARGEST, max(SMALLEST, exploring / per_image / EXPECTED)))
+        affordable = self._left() / max(self.start.seconds_per_image, 1e-9)
+        n = int(min(LARGEST, max(ENOUGH, affordable / EXPECTED), max(PROBE, affordable / FEWEST / 2)))
         self._extend(self.start, n)
-        best = self._climb(self._halve(n))
+        candidates = int(min(CANDIDATES, max(FEWEST, affordable / n / 3)))
+        best = self._climb(self._halve(n, candidates))
         return self._conclude(best)
 
-    def _halve(self, n: int) -> Trial:
+    def _halve(self, n: int, candidates: int) -> Trial:
         """Successive halving (Jamieson and Talwalkar 2016): the best third of the candidates gets twice the samples."""
         pool = [
-            self._trial(settings) for settings in self.space.first(self.start.settings, CANDIDATES, self.seed)
+            self._trial(settings) for settings in self.space.first(self.start.settings, candidates, self.seed)
         ]
         best = self.start
         for number in range(ROUNDS):
@@ -180,7 +181,7 @@ class Search:
         """Sample both settings with fresh random numbers, for the rest of the budget."""
         per_image = best.seconds_per_image + self.start.seconds_per_image
         left = self.budget - (self.now() - self.began)
-        half = int(min(MOST_CHECKED, max(SMALLEST, left / max(per_image, 1e-9)))) // 2
+        half = int(min(MOST_CHECKED, max(2 * PROBE, left / max(per_image, 1e-9)))) // 2
         halves = [
             [self.objective.measure(trial.settings, first, half, fresh=True) for first in (0, half)]
             for trial in (self.start, best)
