@@ -18,7 +18,7 @@ from PIL import Image
 from ...data.decode import BadImage
 from ...data.image import plain
 from ...errors import ConfigError, DataError
-from ...options import whole_number
+from ...options import size_text, whole_number
 from ...tokenizer.images import ImageLike, open_image, to_list
 from ..canvas import Canvas, Window
 from ..conditioning_images import ImageLoader, reduced_sides
@@ -73,6 +73,8 @@ class Conditioning:
             reduced_sides(tokenizer.size, self.loader.config.reduced_size) if upscale else tokenizer.size
         )
         """(Y, X), pixels of the conditioning image that a window reads."""
+        self.resized = 0
+        """Images so far that were resized to fit the model."""
 
     def result_size(self, given: Sides) -> Sides:
         """Return the size of the result for an image of a size; the ratio of the sides is the same."""
@@ -121,8 +123,10 @@ class Conditioning:
     def _source(self, given: Image.Image, result: Sides, grid: Sides) -> Image.Image:
         """Return the conditioning image of a canvas, mirrored beyond the result's border where the canvas is larger."""
         (H, W), (Y, X), config = self.whole, self.part, self.sampling.tokenizer.config
-        if not self.upscale:
-            given = _resized(given, (max(1, round(result[0] * Y / H)), max(1, round(result[1] * X / W))))
+        fitting = (max(1, round(result[0] * Y / H)), max(1, round(result[1] * X / W)))
+        if not self.upscale and fitting != (given.height, given.width):
+            given = _resized(given, fitting)
+            self.resized += 1
         height, width = grid[0] * config.factor, grid[1] // config.codes_per_latent * config.factor
         return _mirrored(given, (math.ceil(height * Y / H), math.ceil(width * X / W)))
 
@@ -156,6 +160,14 @@ class Translation:
         for number, (start, canvases) in enumerate(self._groups()):
             if number % self.shard[1] == self.shard[0]:
                 yield from self._sample(start, canvases)
+        if self.conditioning.resized:
+            size = size_text(self.conditioning.sampling.tokenizer.config.image_size)
+            logger.info(
+                "%d of %d images were resized to the model's %s pixels",
+                self.conditioning.resized,
+                len(self.images),
+                size,
+            )
 
     def _groups(self) -> Iterator[tuple[int, list[Canvas]]]:
         """Yield canvases that are sampled together, with the number of the first: neighbours of the trained grid."""

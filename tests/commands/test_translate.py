@@ -54,6 +54,8 @@ def test_a_folder_is_translated_with_names_and_shapes_kept(
     assert json.loads(printed.out) == {"grid": str(out / "grid.png"), "n": 6}
     assert "1 of 4 images cannot be read and are left out:" in printed.err
     assert "broken.png: not an image" in printed.err
+    assert "grid.png: sampled window by window at 28x16 pixels" in printed.err
+    assert "1 of 3 images were resized to the model's 16 pixels" in printed.err
     names = ["a_1", "a_2", "grid-2_1", "grid-2_2", "A-2_1", "A-2_2"]
     assert {p.name for p in out.glob("*")} == {*(f"{name}.png" for name in names), "grid.png", "samples.json"}
     with Image.open(out / "grid-2_1.png") as wide:
