@@ -2,7 +2,7 @@
 
 A window has the trained grid, so learned positions work, and memory does not grow with the canvas. Each window is one
 call of the sampler, given the codes that exist already (taming-transformers samples large images by such a window,
-arXiv:2012.09841, section 3.3; it moves by one token, here by half a window).
+arXiv:2012.09841, section 3.3; it moves by one token, here by `STRIDES`).
 
 Shapes: B images, h, w grid of the canvas, T = h*w tokens.
 """
@@ -24,6 +24,10 @@ from ..prior.decoding.request import Progress
 from ..prior.decoding.sampler import sample
 from .canvas import Window
 
+STRIDES = {"raster": 4, "random": 2, "masked": 2}
+"""Windows start every 1/N of their side, by objective. Mean absolute steps between pixels across the border of a window
+and elsewhere (CIFAR-10, 32x128 px from 32x32, 48 images): raster 1.16 with N = 2, 1.05 with 4; random 1.07 with 2. With
+4 the pictures of the random prior grow smoother from window to window."""
 GOLDEN = 0.6180339887498949
 """Shift of the random numbers of positions beyond the canvas, which repeat those within it."""
 
@@ -64,7 +68,8 @@ def sample_windows(
     grid, raster = decoder.config.grid, decoder.config.objective == "raster"
     codes = _padded_codes(codes.clone(), grid, raster).to(decoder.device)
     uniforms = _padded_uniforms(uniforms.unflatten(2, (h, w)), grid).to(decoder.device)
-    for window in plan_windows((codes[0] >= 0).cpu().numpy(), grid, codes_per_latent) if B else []:
+    known = (codes[:1] >= 0).all(0).cpu().numpy()
+    for window in plan_windows(known, grid, STRIDES[decoder.config.objective], codes_per_latent) if B else []:
         own = _part(codes, window)  # (B, *grid)
         report = _Progress(progress, int((_part(codes, window)[:, :h, :w] < 0).sum()))
         sampled = sample(
@@ -75,16 +80,19 @@ def sample_windows(
     return codes[:, :h, :w].contiguous()
 
 
-def plan_windows(known: np.ndarray, grid: tuple[int, int], codes_per_latent: int = 1) -> list[Window]:
+def plan_windows(
+    known: np.ndarray, grid: tuple[int, int], parts: int, codes_per_latent: int = 1
+) -> list[Window]:
     """Return the windows that fill a canvas, in the order of sampling: next is the one with the most known codes.
 
     So windows grow from the known codes outwards, and a blank canvas is filled row by row.
 
     Args:
         known: (h, w) bool, at least as large as `grid`.
+        parts: windows start every 1/parts of their side, and at the end.
     """
-    rows = _starts(known.shape[0], grid[0], 1)
-    columns = _starts(known.shape[1], grid[1], codes_per_latent)
+    rows = _starts(known.shape[0], grid[0], parts, 1)
+    columns = _starts(known.shape[1], grid[1], parts, codes_per_latent)
     known, windows = known.copy(), []
     while not known.all():
         count = _known_counts(known, rows, columns, grid)  # (rows, columns)
@@ -101,9 +109,9 @@ def _part(grid: Tensor, window: Window) -> Tensor:
     return grid[..., window.top : window.top + window.height, window.left : window.left + window.width]
 
 
-def _starts(length: int, size: int, multiple: int) -> np.ndarray:
-    """Return where windows of a size start along a side: every half of the size, and at the end."""
-    stride = max(1, size // 2 // multiple) * multiple
+def _starts(length: int, size: int, parts: int, multiple: int) -> np.ndarray:
+    """Return where windows of a size start along a side, see `plan_windows`."""
+    stride = max(1, size // parts // multiple) * multiple
     return np.array([*range(0, length - size, stride), length - size])
 
 

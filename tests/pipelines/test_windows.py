@@ -85,11 +85,12 @@ def test_an_image_is_the_same_in_any_batch(objective: str) -> None:
     assert torch.equal(together[3:4], alone)
 
 
+@pytest.mark.parametrize("parts", [2, 4])
 @pytest.mark.parametrize("known", [{}, {"top": 3, "left": 9, "bottom": 8, "right": 14}])
-def test_windows_cover_the_canvas_from_the_known_codes_outwards(known: dict[str, int]) -> None:
+def test_windows_cover_the_canvas_from_the_known_codes_outwards(known: dict[str, int], parts: int) -> None:
     h, w = 12, 24
     mask = (canvas(1, h, w, **known)[0] >= 0).numpy()
-    windows = plan_windows(mask, GRID)
+    windows = plan_windows(mask, GRID, parts)
     shares = []
     for window in windows:
         assert (window.height, window.width) == GRID
@@ -104,20 +105,21 @@ def test_windows_cover_the_canvas_from_the_known_codes_outwards(known: dict[str,
 
 
 def test_a_blank_canvas_is_filled_in_raster_order() -> None:
-    windows = plan_windows(np.zeros((8, 18), bool), GRID)
+    windows = plan_windows(np.zeros((8, 18), bool), GRID, 2)
     assert [(w.top, w.left) for w in windows] == [
         (top, left) for top in (0, 2, 4) for left in (0, 3, 6, 9, 12)
     ]
 
 
 def test_windows_start_at_whole_latents() -> None:
-    windows = plan_windows(np.zeros((4, 20), bool), GRID, codes_per_latent=2)
+    windows = plan_windows(np.zeros((4, 20), bool), GRID, 2, codes_per_latent=2)
     assert {window.left % 2 for window in windows} == {0}
     assert len(windows) == 8  # a stride of 2, not 3
 
 
 def test_each_window_has_its_own_condition() -> None:
-    decoder = Decoder(tiny(grid=GRID, conditions=(ImageConfig(grid=GRID, codebook_size=7),)))
+    image = ImageConfig(grid=GRID, codebook_size=7)
+    decoder = Decoder(tiny(grid=GRID, objective="random", conditions=(image,)))
     source = torch.randint(7, (2, 4, 15), generator=torch.Generator().manual_seed(0))
     seen: list[Window] = []
 
