@@ -23,6 +23,7 @@ from ..runtime.precision import DTYPES
 from ..runtime.repository import Access, model_folder
 from ..runtime.upload import Target
 from ..tokenizer.model import Tokenizer
+from ..tokenizer.tiling import decode_tiled
 from .conditioning_images import IMAGE_TOKENIZER, ImageLoader
 from .conditions import trained_conditions
 from .memory import decoded_at_once
@@ -177,12 +178,14 @@ class Models:
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> list[Image.Image]:
-        """Codes (B, T) or (B, h, w) to images, a few at a time: activations are much larger than images."""
+        """Codes (B, T) or (B, h, w) of any grid to images, a few at a time: activations are much larger than images."""
+        grid = self.prior.config.grid
         if codes.dim() == 2:
-            codes = codes.unflatten(1, self.prior.config.grid)
-        chunks = codes.to(self.tokenizer.device).split(decoded_at_once(self.tokenizer.config))
+            codes = codes.unflatten(1, grid)
+        at_once = decoded_at_once(self.tokenizer.config) if tuple(codes.shape[1:]) == grid else 1
+        chunks = codes.to(self.tokenizer.device).split(at_once)
         bits = self.tokenizer.config.bit_depth
-        return [to_pil(image, bits) for chunk in chunks for image in self.tokenizer.decode(chunk)]
+        return [to_pil(image, bits) for chunk in chunks for image in decode_tiled(self.tokenizer, chunk)]
 
     def __repr__(self) -> str:
         (H, W), (h, w) = self.tokenizer.config.size, self.prior.config.grid

@@ -9,10 +9,12 @@ from typing import Any, Unpack
 from PIL import Image
 
 from ..data.config import DataConfig
+from ..options import Size
 from ..tokenizer.images import ImageLike
 from .attention_map import AttentionMap, attention
 from .canvas import Canvas
 from .compression.compress import compress, decompress
+from .editing.extend import outpainting
 from .editing.fill import FEATHER, KEEP, completion, inpainting
 from .editing.mixing import mixing
 from .editing.region import Box, MaskLike
@@ -73,6 +75,28 @@ class Pipeline(Sampling):
         canvas = inpainting(
             self, image, mask=mask, box=box, feather=feather, keep_decoded=keep_decoded, background=background
         )
+        return self._filled(n, canvas, options)
+
+    def outpaint(
+        self,
+        image: ImageLike,
+        n: int = 1,
+        *,
+        left: int = 0,
+        right: int = 0,
+        top: int = 0,
+        bottom: int = 0,
+        size: Size | None = None,
+        feather: int = FEATHER,
+        keep_decoded: bool = False,
+        background: str = "white",
+        **options: Unpack[StreamOptions],
+    ) -> list[Image.Image]:
+        """Return n ways to continue an image beyond its borders. See `outpainting`."""
+        canvas = outpainting(
+            self, image, left=left, right=right, top=top, bottom=bottom, size=size, feather=feather,
+            keep_decoded=keep_decoded, background=background,
+        )  # fmt: skip
         return self._filled(n, canvas, options)
 
     def vary(

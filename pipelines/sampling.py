@@ -12,12 +12,14 @@ from typing import Unpack
 from PIL import Image
 from torch import Tensor
 
+from ..options import Size
 from ..prior.conditions.condition import Condition
 from ..prior.config import SamplingConfig
 from ..prior.decoding.sampler import image_uniforms, sample
 from ..runtime.precision import DTYPES
 from .canvas import Canvas, Window
 from .condition_loader import Given, given_values, names_of, to_condition
+from .editing.extend import blank
 from .memory import auto_batch, free_memory
 from .models import Models
 from .request import (
@@ -45,6 +47,7 @@ class Sampling(Models):
         text: Texts = None,
         features: Features = None,
         image: Images = None,
+        size: Size | None = None,
         seed: int = 0,
         first: int = 0,
         batch_size: int | None = None,
@@ -72,6 +75,7 @@ class Sampling(Models):
             text: caption.
             features: (k, n, F) of a text encoder, for priors that are conditioned on features.
             image: conditioning image: a PIL image or the path of one.
+            size: another size than the trained one, a side or (height, width); see `editing.extend.blank`.
             seed: in [0, 2**64). The same seed gives the same images.
             first: number of the first image in the sequence of the seed, in [0, 2**64).
             batch_size: images sampled at once; None: as many as fit in half of the free memory.
@@ -94,7 +98,8 @@ class Sampling(Models):
         """
         stream = self.stream(
             n, label, text=text, features=features, image=image, seed=seed, first=first, batch_size=batch_size,
-            progress=progress, temperature=temperature, final_temperature=final_temperature, top_k=top_k,
+            progress=progress, canvas=None if size is None else blank(self, size),
+            temperature=temperature, final_temperature=final_temperature, top_k=top_k,
             top_p=top_p, min_p=min_p, cfg_scale=cfg_scale, cfg_schedule=cfg_schedule, cfg_power=cfg_power,
             order=order, sampling_steps=sampling_steps, step_schedule=step_schedule,
             confidence_noise=confidence_noise,
