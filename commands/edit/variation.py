@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ...pipelines.canvas import Canvas
     from ...pipelines.models import Models
 
+CHOICES = ("least-likely", "random")
+MAX_STEPS = 99
+"""As in `pipelines.editing`, which takes long to import."""
+
 
 @command()
 @image_argument
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 )
 @option(
     "--choose",
-    type=click.Choice(("least-likely", "random")),
+    type=click.Choice(CHOICES),
     default="least-likely",
     group="images",
     help="Which tokens: those that the prior finds least likely, or any.",
@@ -54,7 +58,7 @@ def vary(run: SamplingRun, image: Path, **given: Any) -> None:
 @click.argument("b", type=image_type)
 @option(
     "--steps",
-    type=WholeRange(2, 99),
+    type=WholeRange(2, MAX_STEPS),
     metavar="N",
     default=8,
     group="images",
@@ -80,7 +84,7 @@ def mix(run: SamplingRun, a: Path, b: Path, **given: Any) -> None:
     def canvases_of(models: Models) -> list[Canvas]:
         return mixing(models, a, b, **first_condition(run), **given)
 
-    run.write("edits", canvases_of, record=record_of("mix", {"images": [str(a), str(b)], **given}))
+    run.write("edits", canvases_of, record=record_of("mix", {"images_mixed": [str(a), str(b)], **given}))
 
 
 def first_condition(run: SamplingRun) -> dict[str, Any]:
