@@ -95,15 +95,15 @@ def test_complete_keeps_its_part(
 
 
 def test_results_go_to_the_next_free_folder_and_a_resize_is_said(
-    model: Path, files: Path, capsys: Any
+    model: Path, files: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    assert run("edit", "vary", files / "large.png", "--model", model, "-n", "1", "--json") == 0
+    own = Path(shutil.copytree(model, tmp_path / "m"))
+    assert run("edit", "vary", files / "large.png", "--model", own, "-n", "1", "--json") == 0
     captured = capsys.readouterr()
     grid = Path(json.loads(captured.out)["grid"])
     assert grid == own / "edits" / "001" / "grid.png"
-    assert (
-        f"{files / 'large.png'} (40x24 px) was cropped and resized to the model's 16 pixels" in captured.err
-    )
+    said = f"{files / 'large.png'} (40x24 px) was cropped and resized to the model's 16 pixels"
+    assert said in captured.err
     record = json.loads((grid.parent / "samples.json").read_text())
     assert (record["edit"], record["strength"], record["choose"]) == ("vary", 0.3, "least-likely")
 
