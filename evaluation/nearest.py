@@ -155,8 +155,10 @@ class Memorisation:
 
     spaces: dict[str, dict[str, float]]
     """By space: ratio of the median distances, threshold, share of samples below it."""
+    compared: int
+    """Samples that were compared."""
     near: np.ndarray
-    """(n,) int64: numbers of the samples that are near a training image in either space."""
+    """(k,) int64: numbers of the samples that are near a training image in either space."""
     pairs: list[Pair] = field(default_factory=list)
     """The `WORST` samples with their nearest training images, the nearest first."""
 
@@ -174,7 +176,10 @@ def memorisation(samples: Queries, held_out: Queries, nearest: list[dict[str, Ne
     near = samples.indices[(least < 1).numpy()]
     worst = least.argsort()[:WORST].tolist()
     return Memorisation(
-        spaces, near, [_pair(samples, nearest[0], i, int(which[i]), float(least[i])) for i in worst]
+        spaces,
+        len(samples),
+        near,
+        [_pair(samples, nearest[0], i, int(which[i]), float(least[i])) for i in worst],
     )
 
 

@@ -124,11 +124,11 @@ def _evaluation(judge: Judge, samples: SampleSet, memorisation: bool) -> Evaluat
     found = judge.memorisation(queries) if queries is not None else None
     if found is None:
         return Evaluation(report)
-    report["memorisation"] = _describe(judge, found, len(queries or ()))
+    report["memorisation"] = _describe(judge, found)
     return Evaluation(report, _worst_pairs(judge, samples, found))
 
 
-def _describe(judge: Judge, found: Memorisation, compared: int) -> dict[str, Any]:
+def _describe(judge: Judge, found: Memorisation) -> dict[str, Any]:
     pairs = [
         {
             "sample": pair.sample, "training_image": judge.train.where(pair.training), "nearest_in": pair.space,
@@ -139,7 +139,7 @@ def _describe(judge: Judge, found: Memorisation, compared: int) -> dict[str, Any
     return {
         "training_images": len(judge.train), "held_out_images": len(judge.held_out),
         "features_of": judge.memorisation_network.name, **found.spaces,
-        "flagged": len(found.near), "compared": compared, "pairs": pairs,
+        "flagged": len(found.near), "compared": found.compared, "pairs": pairs,
     }  # fmt: skip
 
 

@@ -30,8 +30,9 @@ class Evaluation:
     worst_pairs: Image.Image | None = None
     """Samples next to their nearest training images."""
 
-    def write(self, out: Path) -> Path:
+    def write(self, out: str | Path) -> Path:
         """Write `report.json`, `report.md` and `worst-pairs.png`; return the path of the second."""
+        out = Path(out)
         out.mkdir(parents=True, exist_ok=True)
         if self.worst_pairs is not None:
             write_png(self.worst_pairs, out / PAIRS_FILE)
