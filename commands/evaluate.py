@@ -86,7 +86,7 @@ OPTIONS = [
         help="Same seed, same samples.",
     ),
     option(
-        "--samples", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIR",
+        "--samples", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
         group="images", help="Judge the images of this folder instead of samples.",
     ),
     settings_options(DataConfig, ConditionDataConfig, owner="the run's"),

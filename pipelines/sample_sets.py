@@ -134,6 +134,8 @@ class FolderSamples:
         Raises:
             DataError: the folder or its images cannot be read.
         """
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder of samples")
         self.folder, self.background = folder, data.background
         self.files = recorded_samples(folder)
         self.source = None if self.files else open_source(DataConfig(data=str(folder), held_out=0))[0]

@@ -208,7 +208,7 @@ def test_the_command_writes_a_report_and_prints_it(
         (["--search", "--budget", "0"], 2, "--budget"),
         (["--samples", ".", "--search"], 2, "which --search cannot change"),
         (["--samples", ".", "--top-k", "3"], 2, "which --top-k cannot change"),
-        (["--samples", "nowhere"], 2, "does not exist"),
+        (["--samples", "nowhere"], 1, "nowhere: no such folder of samples"),
         (["--n", "1"], 2, "--n"),
         (["--reference", "test"], 2, "--reference"),
         (["--data", "/nowhere"], 1, "/nowhere: no such file or folder"),
