@@ -169,7 +169,7 @@ def evaluate(
     "--full-size",
     is_flag=True,
     group="images",
-    help="Code images at their own size, in tiles, not cropped and resized to the tokenizer's.",
+    help="Code images at their own size, in tiles: no crop, no resize.",
 )
 @precision_option(AUTO)
 @device_option
