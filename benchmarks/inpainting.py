@@ -35,7 +35,7 @@ from imgtf.prior.conditions.condition import Condition
 from imgtf.prior.decoding.sampler import image_uniforms, sample
 from imgtf.tokenizer.perceptual import Perceptual
 
-BATCH_SIZE = 256
+BATCH_SIZE, GRID_ROWS = 256, 8
 Box = tuple[int, int, int, int]
 Fill = Callable[[int, Box], list[Image.Image]]
 """Number of a held-out image and its box -> fillings of the whole image."""
@@ -201,8 +201,8 @@ def error(values: np.ndarray) -> float:
 def write_grid(images: Tensor, pictures: dict[str, list[Image.Image]], path: Path) -> None:
     """Write the truth and the first filling of each kind, a row per image."""
     columns = {"truth": [to_pil(image) for image in images]} | pictures
-    cells = [column[row] for row in range(min(16, len(images))) for column in columns.values()]
-    draw_grid(cells, len(columns), [*columns] * min(16, len(images)), scale=3).save(path)
+    cells = [column[row] for row in range(min(GRID_ROWS, len(images))) for column in columns.values()]
+    draw_grid(cells, len(columns), [*columns] * min(GRID_ROWS, len(images)), scale=3).save(path)
 
 
 def arguments() -> argparse.Namespace:
@@ -218,7 +218,7 @@ def arguments() -> argparse.Namespace:
         "--read-hidden", action="store_true", help="codes of the kept tokens from the whole image"
     )
     parser.add_argument("--feather", type=int, default=4)
-    parser.add_argument("--grid", type=Path, help="write a picture of the first 16 images")
+    parser.add_argument("--grid", type=Path, help="write a picture of the first images")
     for name in ("temperature", "top-p", "cfg-scale"):
         parser.add_argument(f"--{name}", type=float)
     for name in ("top-k", "sampling-steps"):
