@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..pipelines.models import Models
     from ..pipelines.request import Progress
 
-existing = click.Path(exists=True, dir_okay=False, path_type=Path)
+existing = click.Path(dir_okay=False, path_type=Path)
 
 
 def out_option(what: str) -> Any:

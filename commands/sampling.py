@@ -175,7 +175,7 @@ _SHARED = [name for name in SamplingRun.__dataclass_fields__ if name != "setting
 
 def _shared_options(images: int, folder: str) -> list[Callable[[Function], Function]]:
     return [
-        *_image_options(images),
+        *_image_options(images, "none" if folder == "edits" else "all classes"),
         settings_options(SamplingConfig, owner="the model's"),
         option(
             "--batch-size", type=AutoOrCount(MAX_BATCH), metavar="N", default="auto", group="device",
@@ -201,14 +201,14 @@ def _shared_options(images: int, folder: str) -> list[Callable[[Function], Funct
     ]  # fmt: skip
 
 
-def _image_options(images: int) -> list[Callable[[Function], Function]]:
+def _image_options(images: int, label: str) -> list[Callable[[Function], Function]]:
     return [
         option(
             "--n", "-n", type=WholeRange(1, MAX_IMAGES), metavar="N", default=images, group="images",
             help="Number of images.",
         ),
         option(
-            "--label", multiple=True, group="images", default_text="all classes", help=f"Class name; {TURNS}."
+            "--label", multiple=True, group="images", default_text=label, help=f"Class name; {TURNS}."
         ),
         option("--text", multiple=True, group="images", help=f"Caption; {TURNS}."),
         option(

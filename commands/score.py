@@ -25,7 +25,7 @@ TURNS = "several take turns"
 
 
 @command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @option(
     "--label", multiple=True, metavar="NAME", group="images", default_text="none", help=f"Class; {TURNS}."
 )

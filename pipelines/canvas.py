@@ -62,6 +62,11 @@ class Canvas:
         return h, w
 
     @property
+    def has_known(self) -> bool:
+        """Whether any code is known."""
+        return bool((self.codes >= 0).any())
+
+    @property
     def missing(self) -> int:
         """Number of codes to sample."""
         return int((self.codes < 0).sum())

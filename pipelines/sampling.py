@@ -129,11 +129,15 @@ class Sampling(Models):
         Args:
             shard: (k, m) samples every m-th batch from the k-th on, so that m processes share the work.
             canvas: samples are n ways to fill the missing codes of this canvas; None: an empty canvas of the trained
-                grid. A larger grid is sampled window by window.
+                grid. A larger grid is sampled window by window. Without a label, a canvas with known codes is filled
+                unconditionally; the classes do not take turns.
         """
         used = sampling_settings(self.prior.config, **settings)
         given = {"label": label, "text": text, "features": features, "image": image}
-        request = Request.checked(n, given_values(self.loaders, given), seed, first, batch_size, shard)
+        values = given_values(self.loaders, given)
+        if label is None and canvas is not None and canvas.has_known:
+            values.pop("label", None)  # the class of an edited image is not known
+        request = Request.checked(n, values, seed, first, batch_size, shard)
         if batch_size is None:
             request = replace(request, batch_size=self.auto_batch_size(request.n, used))
         return self._stream(request, used, progress, canvas or Canvas.empty(self.prior.config.grid))

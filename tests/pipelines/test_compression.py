@@ -255,13 +255,13 @@ def test_bad_input_of_the_commands_is_one_line_and_writes_nothing(
         ("compress", 1, [bad], "not an image"),
         ("compress", 1, [image, bad], "not an image"),
         ("compress", 1, [image, "--label", "pink"], "no label 'pink'"),
-        ("compress", 2, [tmp_path / "missing.png"], "does not exist"),
+        ("compress", 1, [tmp_path / "missing.png"], "missing.png: no such file"),
         ("compress", 2, [images], "is a directory"),
         ("decompress", 1, [junk], "not a file that imgtf compress wrote"),
         ("decompress", 1, [image], "not a file that imgtf compress wrote"),
         ("decompress", 1, [cut], "truncated"),
         ("decompress", 1, [damaged], "checksum"),
-        ("decompress", 2, [tmp_path / "missing"], "does not exist"),
+        ("decompress", 1, [tmp_path / "missing"], "missing: No such file"),
     ):
         assert run(command, *inputs, "-o", out, "--model", model) == code, (command, inputs)
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error")]

@@ -258,7 +258,7 @@ def test_bad_input_of_the_command_is_one_line_and_writes_nothing(
         (1, [image, "--label", "pink"], "no label 'pink'"),
         (1, [image, "--text", "red"], "not on text"),
         (1, [image, "--background", "nocolour"], "not a colour"),
-        (2, [tmp_path / "missing.png"], "does not exist"),
+        (1, [tmp_path / "missing.png"], "missing.png: no such file"),
         (2, [image, "--map", "other"], "'other' is not one of"),
         (2, [image, "--orders", "0"], "--orders"),
         (2, [], "Missing argument"),

@@ -192,3 +192,11 @@ def test_bad_arguments_are_refused(given: dict[str, Any], error: type[Exception]
 def test_a_bad_image_is_refused(image: Any) -> None:
     with pytest.raises(DataError):
         completion(tiny(), image)
+
+
+def test_without_a_label_an_edit_is_unconditional() -> None:
+    pipeline, image = tiny(labels=True), noise(16, 16)
+    canvas = inpainting(pipeline, image, box=(0, 0, 16, 12))
+    assert [sample.label for sample in pipeline.stream(2, canvas=canvas)] == [None, None]
+    assert [sample.label for sample in pipeline.stream(2, "green", canvas=canvas)] == ["green", "green"]
+    assert [sample.label for sample in pipeline.stream(2)] == ["red", "green"]
