@@ -17,8 +17,8 @@ from ..errors import DataError
 from .config import TokenizerConfig
 
 ImageLike = Image.Image | str | PathLike[str] | np.ndarray | Tensor
-"""A PIL image, the path of an image file, an array (H, W) or (H, W, C) of uint8, uint16 (grey) or floats in [0, 1], or a
-tensor (C, H, W) of uint8 or floats in [-1, 1]."""
+"""A PIL image, the path of an image file, an array (H, W) or (H, W, C) of uint8, uint16 (grey) or floats in [0, 1], or
+a tensor (C, H, W) of uint8 or floats in [-1, 1]."""
 SINGLE = (Image.Image, str, PathLike)
 
 

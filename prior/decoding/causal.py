@@ -27,7 +27,7 @@ def sample_causal(decoder: Decoder, request: SamplingRequest) -> Tensor:
     A step of k > 1 codes runs the tokens of the codes sampled in the last step, which stay in the cache, and k - 1
     extra tokens, which hold the last code and predict the positions after the next one. Extra tokens attend to what the
     last token attends to, so each code has exactly the probability that it would have as the next one; the cache
-    forgets them. Steps of one code are `Decoder.decode_next`. Known codes take no step: the next step's pass reads them.
+    forgets them. Steps of one code are `Decoder.decode_next`. Known codes take no step: the next pass reads them.
     """
     settings, B = request.settings, len(request.codes)
     order = sampling_order(decoder.config, settings, request.uniforms[:, 1], request.known, request.grid)
