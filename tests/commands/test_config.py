@@ -23,6 +23,15 @@ ARGUMENTS = {
     ("import",): ["auto", "weights.pt"],
     ("export",): ["taming", "weights.safetensors"],
     ("push",): ["user/model"],
+    **{
+        ("edit", name): ["a.png"]
+        for name in ("complete", "inpaint", "outpaint", "vary", "upscale", "translate")
+    },
+    ("edit", "mix"): ["a.png", "b.png"],
+    ("score",): ["a.png"],
+    ("attention",): ["a.png", "--at", "0,0"],
+    ("compress",): ["a.png", "-o", "a.imgtf"],
+    ("decompress",): ["a.imgtf", "-o", "a.png"],
 }
 
 
