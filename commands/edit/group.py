@@ -25,5 +25,5 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def edit() -> None:
     """Edit images with a trained model.
 
-    Images are cropped and resized to the model's size; a line says so.
+    Images are brought to the model's size; a line says how.
     """
