@@ -75,6 +75,7 @@ def test_the_classifier_learns_reports_its_accuracy_and_is_cached(
     assert first.accuracy > 0.7
     assert first.describe()["held_out_accuracy"] == first.accuracy
     state = torch.random.get_rng_state()
+    caplog.clear()
     with caplog.at_level(logging.INFO, logger="imgtf"):
         (again,) = load_features("classifier", request_for)
     assert torch.equal(state, torch.random.get_rng_state())
