@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .options import (
+    background_option,
     command,
     device_option,
     file_type,
@@ -91,14 +92,7 @@ class RowColumn(click.ParamType):
     default_text="none",
     help="Conditioning image.",
 )
-@option(
-    "--background",
-    metavar="COLOUR",
-    default="white",
-    group="images",
-    common=False,
-    help="Colour behind transparent pixels.",
-)
+@background_option
 @option(
     "--out",
     "-o",

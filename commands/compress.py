@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import command, device_option, force_option, json_option, model_option, option, precision_option
+from .options import (
+    background_option,
+    command,
+    device_option,
+    force_option,
+    json_option,
+    model_option,
+    option,
+    precision_option,
+)
 from .reporting import log_to_stderr, report_files
 from .types import SAMPLING_PRECISIONS
 
@@ -32,14 +41,7 @@ def out_option(what: str) -> Any:
 @out_option("The compressed file")
 @option("--label", metavar="NAME", group="images", default_text="none", help="Class of the images.")
 @option("--text", metavar="TEXT", group="images", default_text="none", help="Caption of the images.")
-@option(
-    "--background",
-    metavar="COLOUR",
-    default="white",
-    group="images",
-    common=False,
-    help="Colour behind transparent pixels.",
-)
+@background_option
 @model_option
 @force_option("files that exist")
 @precision_option("bf16 where that is faster", SAMPLING_PRECISIONS)

@@ -82,6 +82,10 @@ device_option = option(
     group="device",
     help="auto, cpu, cuda or cuda:N.",
 )
+background_option = option(
+    "--background", metavar="COLOUR", default="white", group="images", common=False,
+    help="Colour behind transparent pixels, a name or #rrggbb.",
+)  # fmt: skip
 json_help: dict[str, Any] = {"is_flag": True, "group": "output", "help": "Print one JSON object."}
 json_option = option("--json", "as_json", **json_help)
 

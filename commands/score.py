@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from .options import (
+    background_option,
     command,
     device_option,
     folder_type,
@@ -42,14 +43,7 @@ TURNS = "several take turns"
     common=False,
     help=f"Conditioning image; {TURNS}.",
 )
-@option(
-    "--background",
-    metavar="COLOUR",
-    default="white",
-    group="images",
-    common=False,
-    help="Colour behind transparent pixels.",
-)
+@background_option
 @option(
     "--orders",
     type=WholeRange(1, MAX_ORDERS),

@@ -20,6 +20,7 @@ from ..prior.recipe import CacheRecipe
 from .command import Group
 from .options import (
     FOLLOWS_DATA,
+    background_option,
     device_option,
     file_type,
     folder_type,
@@ -158,13 +159,7 @@ def evaluate(
 @option("--out", required=True, type=folder_type, metavar="DIR", group="output", help="Folder for the PNGs.")
 @force_option("files in --out")
 @reads_model("tokenizer")
-@option(
-    "--background",
-    default="white",
-    metavar="COLOUR",
-    group="images",
-    help="Colour behind transparent pixels.",
-)
+@background_option
 @option(
     "--full-size",
     is_flag=True,

@@ -5,6 +5,7 @@ To add a condition, write its loader here and list it in `LOADERS`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from enum import Enum
 from functools import cached_property
@@ -27,6 +28,8 @@ from ..tokenizer.model import Tokenizer
 from .condition_loader import ConditionLoader, EncodeCrops, Given, RunData, as_list
 from .conditioning_images import ImageLoader
 from .text import TextEncoder
+
+logger = logging.getLogger("imgtf")
 
 
 class LabelLoader(ConditionLoader):
@@ -91,7 +94,14 @@ class TextLoader(ConditionLoader):
         return cls(TextConfig(max_bytes=run.recipe.caption_bytes), run.tokenizer)
 
     def values(self, given: Given) -> list[str]:
-        return as_list(given.get("text"), "text")
+        captions, limit = as_list(given.get("text"), "text"), self.config.max_bytes
+        cut = [text for text in captions if isinstance(text, str) and len(text.encode()) > limit]
+        if cut:
+            logger.info(
+                "%d of %d captions are cut to %d bytes, the most that this prior reads, such as %r",
+                len(cut), len(captions), limit, cut[0][:40],
+            )  # fmt: skip
+        return captions
 
     def tensor(self, values: Sequence[str]) -> Tensor:
         return caption_bytes(values, self.config.max_bytes)

@@ -13,11 +13,10 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ..data.decode import BadImage
-from ..data.image import to_pil, transform, upright
+from ..data.image import to_pil, upright
 from ..options import size_text
 from ..tokenizer.config import TokenizerConfig
-from ..tokenizer.images import ImageLike, open_image
+from ..tokenizer.images import ImageLike, open_image, to_model_size
 from .condition_loader import ConditionLoader, given_values
 
 
@@ -55,12 +54,7 @@ def prepare(image: ImageLike, config: TokenizerConfig, background: str, where: s
     """
     where = str(image) if isinstance(image, (str, PathLike)) else where
     pil = open_image(image, where)
-    try:
-        pixels = transform(pil, config.image_size, config.channels, background)
-    except BadImage as error:
-        raise BadImage(where, error.why) from error
-    except OSError as error:  # a PIL image that is decoded only now
-        raise BadImage(where, str(error)) from error
+    pixels = to_model_size(pil, config, background, where)
     return Prepared(pixels, upright(pil).size, config.bit_depth)
 
 

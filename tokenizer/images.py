@@ -90,9 +90,17 @@ def load_batch(images: Sequence[ImageLike], config: TokenizerConfig, background:
 
 def _load(image: ImageLike, i: int, config: TokenizerConfig, background: str) -> Tensor:
     where = str(image) if isinstance(image, (str, PathLike)) else f"image {i} of the list"
-    pil = open_image(image, where)
+    return to_model_size(open_image(image, where), config, background, where)
+
+
+def to_model_size(image: Image.Image, config: TokenizerConfig, background: str, where: str) -> Tensor:
+    """Return an image (C, H, W) in [-1, 1], centre-cropped and resized; `where` names it in errors.
+
+    Raises:
+        DataError: it cannot be decoded, or has pixels outside the range of its mode.
+    """
     try:
-        return transform(pil, config.image_size, config.channels, background)
+        return transform(image, config.image_size, config.channels, background)
     except BadImage as error:
         raise BadImage(where, error.why) from error
     except OSError as error:  # a PIL image that is decoded only now

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from ..options import command, file_type, option
+from ..options import background_option, command, file_type, option
 from ..sampling import SamplingRun, sampling_run
 from ..types import FiniteRange, WholeRange
-from .options import Box, background_option, image_argument, record_of
+from .options import Box, image_argument, record_of
 
 FEATHER, MAX_FEATHER = 4, 1024
 """As in `pipelines.editing.fill`, which takes long to import."""

@@ -8,14 +8,8 @@ from typing import Any
 
 import click
 
-from ..options import option
-
 image_type = click.Path(dir_okay=False, path_type=Path)
 image_argument = click.argument("image", type=image_type)
-background_option = option(
-    "--background", metavar="COLOUR", default="white", group="images", common=False,
-    help="Colour behind transparent pixels, a name or #rrggbb.",
-)  # fmt: skip
 
 
 class Box(click.ParamType):

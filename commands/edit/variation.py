@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..options import command, option
+from ..options import background_option, command, option
 from ..sampling import SamplingRun, sampling_run
 from ..types import FiniteRange, WholeRange
-from .options import background_option, image_argument, image_type, record_of
+from .options import image_argument, image_type, record_of
 
 if TYPE_CHECKING:
     from ...pipelines.canvas import Canvas

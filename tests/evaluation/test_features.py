@@ -1,4 +1,4 @@
-"""Feature networks by name: what is there, what takes its place, and what a reader is told."""
+"""Feature networks by name: loading, the network that `auto` takes, and their descriptions."""
 
 from __future__ import annotations
 
