@@ -16,6 +16,7 @@ from imgtf import Pipeline
 from imgtf.data.codes import open_codes
 from imgtf.errors import CheckpointError, ConfigError
 from imgtf.pipelines.conditioning_images import ImageLoader, reduced
+from imgtf.pipelines.conditions import TextLoader
 from imgtf.pipelines.text import import_transformers
 from imgtf.prior.conditions.text import TextConfig
 
@@ -266,3 +267,12 @@ def text_encoder(folder: Path) -> Path:
     torch.manual_seed(0)
     transformers.CLIPTextModel(config).save_pretrained(folder)
     return folder
+
+
+def test_captions_that_are_too_long_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    loader = TextLoader(TextConfig(max_bytes=4), None)  # type: ignore[arg-type]
+    with caplog.at_level("INFO", logger="imgtf"):
+        assert loader.values({"text": ["cat", "a black cat"]}) == ["cat", "a black cat"]
+    assert caplog.messages == [
+        "1 of 2 captions are cut to 4 bytes, the most that this prior reads, such as 'a black cat'"
+    ]
