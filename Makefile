@@ -15,7 +15,7 @@ demo: $(READY)  ## train both stages on the built-in digits and sample, in demo/
 	@echo "The grid of samples: demo/model/samples/001/grid.png"
 
 test: lint types  ## style, types and tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
