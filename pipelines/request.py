@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ..options import build, check, whole_number
 from ..prior.config import PriorConfig, SamplingConfig, check_sampling
+from ..prior.decoding.request import Progress as Progress
+from ..prior.decoding.request import Watch as Watch
 from ..runtime.precision import as_precision, pick_precision
 
 Labels = str | int | Sequence[str | int] | Tensor | None
 Texts = str | Sequence[str] | None
 Features = Tensor | None
 Images = Image.Image | str | Path | Sequence[Image.Image | str | Path] | None
-Progress = Callable[[int], object]
-"""Called with the number of codes drawn since the last call."""
 
 MAX_SEED, MAX_IMAGES = 2**64 - 1, 2**31
 MIN_BF16_WIDTH = {"cpu": 256, "cuda": 0}

@@ -31,6 +31,7 @@ from .request import (
     Sample,
     SamplingOptions,
     Texts,
+    Watch,
     sampling_settings,
 )
 from .windows import sample_windows
@@ -122,6 +123,7 @@ class Sampling(Models):
         shard: tuple[int, int] = (0, 1),
         progress: Progress | None = None,
         canvas: Canvas | None = None,
+        watch: Watch | None = None,
         **settings: Unpack[SamplingOptions],
     ) -> Iterator[Sample]:
         """Yield n samples, batch by batch. Arguments and sampling settings as for `sample`.
@@ -131,6 +133,8 @@ class Sampling(Models):
             canvas: samples are n ways to fill the missing codes of this canvas; None: an empty canvas of the trained
                 grid. A larger grid is sampled window by window. Without a label, a canvas with known codes is filled
                 unconditionally; the classes do not take turns.
+            watch: called after every step with the codes (B, h, w) so far of the images being sampled, -1 where none is
+                sampled yet, for previews. A larger grid: after every window.
         """
         used = sampling_settings(self.prior.config, **settings)
         given = {"label": label, "text": text, "features": features, "image": image}
@@ -140,15 +144,20 @@ class Sampling(Models):
         request = Request.checked(n, values, seed, first, batch_size, shard)
         if batch_size is None:
             request = replace(request, batch_size=self.auto_batch_size(request.n, used))
-        return self._stream(request, used, progress, canvas or Canvas.empty(self.prior.config.grid))
+        return self._stream(request, used, progress, canvas or Canvas.empty(self.prior.config.grid), watch)
 
     def _stream(
-        self, request: Request, settings: SamplingConfig, progress: Progress | None, canvas: Canvas
+        self,
+        request: Request,
+        settings: SamplingConfig,
+        progress: Progress | None,
+        canvas: Canvas,
+        watch: Watch | None,
     ) -> Iterator[Sample]:
         for indices in request.batches():
             values = request.values_of(indices)
             uniforms = image_uniforms(request.seed, indices[0], len(indices), canvas.codes.numel())
-            codes = self._fill(canvas, values, uniforms, settings, progress)
+            codes = self._fill(canvas, values, uniforms, settings, progress, watch)
             names = names_of(self.loaders, values, len(indices))
             for index, image, own, name in zip(indices, self.decode(codes), codes, names, strict=True):
                 yield Sample(canvas.finish(image), own.cpu(), index, **name)
@@ -160,6 +169,7 @@ class Sampling(Models):
         uniforms: Tensor,
         settings: SamplingConfig,
         progress: Progress | None,
+        watch: Watch | None,
     ) -> Tensor:
         """Return the codes (B, h, w) of B ways to fill a canvas."""
         known = canvas.codes.expand(len(uniforms), -1, -1)  # (B, h, w)
@@ -171,11 +181,14 @@ class Sampling(Models):
 
         if canvas.grid == self.prior.config.grid:
             condition = condition_at(Window(0, 0, *canvas.grid))
-            codes = sample(self.decoder, condition, uniforms, settings, progress, known=known.flatten(1))
+            shown = (lambda codes: watch(codes.unflatten(1, canvas.grid))) if watch else None
+            codes = sample(
+                self.decoder, condition, uniforms, settings, progress, known=known.flatten(1), watch=shown
+            )
             return codes.unflatten(1, canvas.grid)
         return sample_windows(
             self.decoder, condition_at, uniforms, settings, known, progress,
-            codes_per_latent=self.tokenizer.config.codes_per_latent,
+            codes_per_latent=self.tokenizer.config.codes_per_latent, watch=watch,
         )  # fmt: skip
 
     def auto_batch_size(self, n: int, settings: SamplingConfig | None = None, processes: int = 1) -> int:

@@ -20,7 +20,7 @@ from ..errors import DataError
 from ..prior.conditions.condition import Condition
 from ..prior.config import SamplingConfig
 from ..prior.decoding.decoder import Decoder
-from ..prior.decoding.request import Progress
+from ..prior.decoding.request import Progress, Watch
 from ..prior.decoding.sampler import sample
 from .canvas import Window
 
@@ -41,6 +41,7 @@ def sample_windows(
     progress: Progress | None = None,
     *,
     codes_per_latent: int = 1,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Return the codes (B, h, w) int64 of a canvas whose unknown codes are sampled.
 
@@ -53,6 +54,7 @@ def sample_windows(
         codes: (B, h, w), -1 where to sample; the same positions in every row.
         progress: called with the number of codes sampled since the last call, over all images.
         codes_per_latent: q; windows start at multiples of q columns.
+        watch: called after every window with the codes (B, h, w) so far, for previews.
 
     Raises:
         DataError: for tensors of other shapes, or different known positions in the rows.
@@ -77,6 +79,8 @@ def sample_windows(
             known=own.flatten(1),
         )  # fmt: skip
         own.copy_(sampled.view_as(own))
+        if watch is not None:
+            watch(codes[:, :h, :w])
     return codes[:, :h, :w].contiguous()
 
 

@@ -12,6 +12,8 @@ from ..config import SamplingConfig
 
 Progress = Callable[[int], object]
 """Called with the number of codes sampled since the last call."""
+Watch = Callable[[Tensor], object]
+"""Called with the codes so far, -1 where none is sampled yet. The sampler goes on writing into them."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class SamplingRequest:
     """(B, T) int64, written by the sampler; -1 for those to sample, the same positions in every row."""
     grid: tuple[int, int]
     progress: Progress
+    watch: Watch
 
     @property
     def known(self) -> Tensor:

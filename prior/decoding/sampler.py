@@ -20,7 +20,7 @@ from ..network import PriorNetwork
 from .causal import sample_causal
 from .decoder import Decoder
 from .masked import sample_masked
-from .request import Progress, SamplingRequest
+from .request import Progress, SamplingRequest, Watch
 
 MAX_SEED = 2**64 - 1
 """Largest seed and image number: the key of the generator has 64 bits for each."""
@@ -52,6 +52,7 @@ def sample(
     *,
     known: Tensor | None = None,
     grid: tuple[int, int] | None = None,
+    watch: Watch | None = None,
 ) -> Tensor:
     """Return codes (B, T) int64 for uniform numbers (B, 2, T), see `image_uniforms`.
 
@@ -62,6 +63,7 @@ def sample(
         known: codes (B, T) to keep, -1 for those to sample; the same positions in every row. A raster prior reads only
             known codes that come before.
         grid: another grid than the trained one, for priors whose positions are not learned.
+        watch: called after every step with the codes (B, T) so far, for previews.
 
     Raises:
         ConfigError: for an order or a number of steps that does not work with the prior's objective.
@@ -78,9 +80,13 @@ def sample(
         return codes
     decoder.refresh()
     request = SamplingRequest(
-        condition, uniforms.to(decoder.device), settings, codes, grid, progress or (lambda _: None)
+        condition, uniforms.to(decoder.device), settings, codes, grid, progress or _ignore, watch or _ignore
     )
     return (sample_masked if decoder.config.objective == "masked" else sample_causal)(decoder, request)
+
+
+def _ignore(_: object) -> None:
+    """Do nothing."""
 
 
 def _initial_codes(known: Tensor | None, shape: tuple[int, int]) -> Tensor:

@@ -193,3 +193,13 @@ def test_rows_with_different_known_codes_are_refused() -> None:
 
 def test_no_images_give_no_codes() -> None:
     assert filled(canvas(0, 4, 12)).shape == (0, 4, 12)
+
+
+def test_the_canvas_is_watched_window_by_window() -> None:
+    codes, seen = canvas(1, 4, 12), []
+    result = sample_windows(
+        Decoder(tiny(grid=GRID)), lambda _: Condition(), image_uniforms(0, 0, 1, 48), SamplingConfig(), codes,
+        watch=lambda own: seen.append(own.clone()),
+    )  # fmt: skip
+    assert len(seen) > 1
+    assert torch.equal(seen[-1], result)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -119,3 +121,17 @@ def test_a_prior_without_labels_samples_with_any_guidance() -> None:
     plain = sample(prior, Condition(), uniforms, SamplingConfig())
     assert torch.equal(plain, sample(prior, Condition(), uniforms, SamplingConfig(cfg_scale=3.0)))
     assert len(plain.unique(dim=0)) == 5
+
+
+@pytest.mark.parametrize("objective", ["raster", "random", "masked"])
+def test_codes_are_watched_as_they_are_sampled(objective: str) -> None:
+    """Every step adds codes that stay, and what is watched last is the result."""
+    prior = tiny(grid=(4, 4), objective=objective)
+    seen: list[Tensor] = []
+    codes = sample(
+        prior, Condition(), image_uniforms(0, 0, 3, 16), SamplingConfig(), watch=lambda own: seen.append(own.clone())
+    )  # fmt: skip
+    drawn = [int((own >= 0).sum()) for own in seen]
+    assert drawn == sorted(set(drawn)) and torch.equal(seen[-1], codes)  # noqa: PT018
+    for before, after in itertools.pairwise(seen):
+        assert torch.equal(after[before >= 0], before[before >= 0])
