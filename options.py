@@ -22,6 +22,10 @@ Size = int | tuple[int, int]
 """Type of a size in pixels: the side of a square, or (height, width). A square is always held as its side."""
 MAX_INT, MAX_FLOAT = 2**31 - 1, 1e12
 """Largest value of an option that sets no maximum of its own. A tensor of float32 holds it."""
+MOST_VALUES = 64
+"""Largest number of values of an option with several."""
+SHOWN = 60
+"""Characters of a wrong value in an error."""
 
 
 def option(
@@ -31,6 +35,7 @@ def option(
     choices: tuple[Any, ...] = (),
     minimum: float | None = None,
     maximum: float | None = None,
+    most: int = MOST_VALUES,
     auto: str | None = None,
     group: str = "other",
     common: bool = False,
@@ -40,14 +45,33 @@ def option(
     Args:
         help: one line of at most about 80 characters.
         minimum, maximum: bounds, inclusive. The default maximum is `MAX_INT` or `MAX_FLOAT`.
+        most: largest number of values of a tuple.
         auto: what a default of None stands for, in words.
         group: heading under which the command line lists the option.
         common: whether `--help` shows it; `--help-all` shows every option.
     """
     metadata = {
-        "help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "auto": auto,
+        "help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "most": most, "auto": auto,
         "group": group, "common": common,
     }  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def bounded(
+    default: Any = dataclasses.MISSING,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    least: int = 0,
+    most: int = MOST_VALUES,
+) -> Any:
+    """A dataclass field with bounds that is no option: it follows from data or models.
+
+    Args:
+        minimum, maximum: bounds, inclusive.
+        least, most: bounds of the number of values of a tuple.
+    """
+    metadata = {"minimum": minimum, "maximum": maximum, "least": least, "most": most}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -67,7 +91,7 @@ def bounds(cls: type, name: str) -> tuple[Any, Any]:
     """The smallest and the largest value of a field; None where it has no such bound."""
     metadata = _field(cls, name).metadata
     maximum = metadata.get("maximum")
-    if maximum is None and "help" in metadata:
+    if maximum is None and metadata:
         maximum = {int: MAX_INT, float: MAX_FLOAT}.get(field_types(cls)[name][0])
     return metadata.get("minimum"), maximum
 
@@ -108,7 +132,8 @@ def check(cls: type, name: str, value: Any, where: str = "settings") -> Any:
         return to_size([_scalar(cls, name, side, int, where) for side in sides])
     if many:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}: {name} must be a list of {plain.__name__}, got {value!r}")
+            raise ConfigError(f"{where}: {name} must be a list of {plain.__name__}, got {shown(value)}")
+        _check_count(_field(cls, name).metadata, len(value), f"{where}: {name}")
         return tuple(_scalar(cls, name, _to_python(v), plain, where) for v in value)
     return _scalar(cls, name, value, plain, where)
 
@@ -126,7 +151,7 @@ def to_size(value: Any, where: str = "size") -> Size:
     whole = [side for side in map(_to_python, sides) if isinstance(side, int) and not isinstance(side, bool)]
     if len(whole) != len(sides) or len(whole) not in (1, 2):
         raise ConfigError(
-            f"{where} must be one side, such as 64, or height and width, such as 192x128; got {value!r:.60}"
+            f"{where} must be one side, such as 64, or height and width, such as 192x128; got {shown(value)}"
         )
     return whole[0] if len(set(whole)) == 1 else (whole[0], whole[1])
 
@@ -143,9 +168,17 @@ def size_text(size: Size) -> str:
 
 def unknown_key(where: str, key: str, known: Iterable[str]) -> ConfigError:
     """The error for a key that is not among the known ones. It names the nearest of those, or all of them."""
-    near = difflib.get_close_matches(key, list(known), n=3)
+    near = difflib.get_close_matches(key[:SHOWN], list(known), n=3)
     hint = f"did you mean {', '.join(near)}?" if near else f"known are {', '.join(sorted(known))}"
-    return ConfigError(f"{where}: unknown key {key}; {hint}")
+    return ConfigError(f"{where}: unknown key {key:.{SHOWN}}; {hint}")
+
+
+def shown(value: Any) -> str:
+    """Return a wrong value as an error shows it: at most `SHOWN` characters."""
+    try:
+        return f"{value!r:.{SHOWN}}"
+    except ValueError:  # Python does not write numbers of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def whole_number(name: str, value: Any, minimum: int, maximum: int) -> int:
@@ -155,10 +188,10 @@ def whole_number(name: str, value: Any, minimum: int, maximum: int) -> int:
         ConfigError: for another type or a value out of range; the message names the argument.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ConfigError(f"{name} must be a whole number, got {value!r}")
+        raise ConfigError(f"{name} must be a whole number, got {shown(value)}")
     number = int(value.__index__())
     if not minimum <= number <= maximum:
-        raise ConfigError(f"{name} must be from {minimum} to {maximum}, got {number}")
+        raise ConfigError(f"{name} must be from {minimum} to {maximum}, got {shown(number)}")
     return number
 
 
@@ -213,12 +246,16 @@ def _scalar(cls: type, name: str, value: Any, plain: type, where: str) -> Any:
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         value = _to_float(value)
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
-        raise ConfigError(f"{where}: {name} must be {plain.__name__}, got {value!r}")
+        raise ConfigError(f"{where}: {name} must be {plain.__name__}, got {shown(value)}")
+    if isinstance(value, str):
+        _check_text(value, "help" in _field(cls, name).metadata, f"{where}: {name}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}: {name} must be a finite number, got {value}")
     choices = _field(cls, name).metadata.get("choices")
     if choices and value not in choices:
-        raise ConfigError(f"{where}: {name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        raise ConfigError(
+            f"{where}: {name} must be one of {', '.join(map(str, choices))}, got {shown(value)}"
+        )
     _check_range(*bounds(cls, name), value, f"{where}: {name}")
     return value
 
@@ -230,11 +267,29 @@ def _to_float(value: int) -> float:
         return math.inf if value > 0 else -math.inf
 
 
+def _check_text(value: str, is_option: bool, where: str) -> None:
+    """ConfigError for text that is not Unicode, and for a NUL in an option, which may be the name of a file."""
+    if is_option and "\0" in value:
+        raise ConfigError(f"{where} must not contain a NUL character, got {shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{where} must be Unicode text, got {shown(value)}") from None
+
+
+def _check_count(metadata: Mapping[str, Any], count: int, where: str) -> None:
+    """ConfigError for too few or too many values of a tuple."""
+    least, most = metadata.get("least", 0), metadata.get("most", count)
+    if not least <= count <= most:
+        wanted = str(least) if least == most else f"{least} to {most}"
+        raise ConfigError(f"{where} must have {wanted} values, got {count}")
+
+
 def _check_range(minimum: float | None, maximum: float | None, value: Any, where: str) -> None:
     """ConfigError for a value below the minimum or above the maximum."""
     low, high = (f"{bound:.12g}" if isinstance(bound, float) else bound for bound in (minimum, maximum))
     both = f"; the range is {low} to {high}" if None not in (minimum, maximum) else ""
     if minimum is not None and value < minimum:
-        raise ConfigError(f"{where} must be at least {low}, got {value}{both}")
+        raise ConfigError(f"{where} must be at least {low}, got {shown(value)}{both}")
     if maximum is not None and value > maximum:
-        raise ConfigError(f"{where} must be at most {high}, got {value}{both}")
+        raise ConfigError(f"{where} must be at most {high}, got {shown(value)}{both}")

@@ -25,6 +25,7 @@ class BenchConfig:
         5,
         "Measurements of each case, after one that does not count.",
         minimum=1,
+        maximum=10_000,
         group="measurement",
         common=True,
     )
@@ -36,7 +37,7 @@ class BenchConfig:
         common=True,
     )
     batch_sizes: tuple[int, ...] = option(
-        (1, 8, 64), "Batch sizes of sampling.", minimum=1, group="measurement", common=True
+        (1, 8, 64), "Batch sizes of sampling.", minimum=1, maximum=2**16, group="measurement", common=True
     )
     cfg_scale: float = option(
         2.0, "Guidance scale to compare with no guidance; 1 skips it.", minimum=0, group="measurement"

@@ -70,6 +70,7 @@ class ConditionDataConfig:
         None,
         "Condition on the image reduced to this shorter side (super-resolution).",
         minimum=1,
+        maximum=2**14,
         auto="none",
         group="conditions",
     )

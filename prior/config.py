@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import ConfigError
-from ..options import option
+from ..options import bounded, option
 from .conditions.base import ConditionConfig
 
 OBJECTIVES = ("raster", "random", "masked")
@@ -15,6 +15,8 @@ ORDERS = {
     "masked": ("halton", "confidence", "random", "raster"),
 }
 """Orders in which a prior of each objective can fill a grid; the first is its default."""
+MAX_WIDTH, MAX_BLOCKS, MAX_TOKENS, MAX_CODES = 2**16, 512, 2**20, 2**20
+"""Largest width of a layer, most blocks, tokens and codes: several times those of published models."""
 ROTARY = {"raster": "held", "random": "target", "masked": "held"}
 """Default of `rotary` for each objective."""
 
@@ -74,6 +76,7 @@ class SamplingConfig:
         None,
         "Steps per image, several codes each (random and masked priors).",
         minimum=1,
+        maximum=MAX_TOKENS,
         auto="12 for masked priors, else one per code",
         group="sampling",
     )
@@ -92,9 +95,9 @@ class SamplingConfig:
 class PriorConfig:
     """The transformer, complete: the network can be rebuilt from this alone."""
 
-    grid: tuple[int, int]
+    grid: tuple[int, int] = bounded(minimum=1, maximum=MAX_TOKENS, least=2, most=2)
     """Grid (h, w) of the codes; T = h * w."""
-    codebook_size: int
+    codebook_size: int = bounded(minimum=1, maximum=MAX_CODES)
     """V."""
     tokenizer_sha256: str = ""
     """Identity of the tokenizer weights that made the codes; empty when unknown."""
@@ -108,13 +111,14 @@ class PriorConfig:
         group="network",
         common=True,
     )
-    width: int = option(128, "Model width D.", minimum=8, group="network", common=True)
-    depth: int = option(4, "Transformer blocks.", minimum=1, group="network", common=True)
-    heads: int = option(4, "Attention heads.", minimum=1, group="network")
+    width: int = option(128, "Model width D.", minimum=8, maximum=MAX_WIDTH, group="network", common=True)
+    depth: int = option(4, "Transformer blocks.", minimum=1, maximum=MAX_BLOCKS, group="network", common=True)
+    heads: int = option(4, "Attention heads.", minimum=1, maximum=1024, group="network")
     kv_heads: int | None = option(
         None,
         "Key and value heads, shared by groups of query heads (GQA).",
         minimum=1,
+        maximum=1024,
         auto="as many as heads",
         group="network",
     )
@@ -122,10 +126,13 @@ class PriorConfig:
         None,
         "Width of the feed-forward layer.",
         minimum=1,
+        maximum=4 * MAX_WIDTH,
         auto="8/3 of the width rounded up to 64; 4 times the width for gelu",
         group="network",
     )
-    encoder_depth: int = option(2, "Blocks of the condition encoder.", minimum=0, group="network")
+    encoder_depth: int = option(
+        2, "Blocks of the condition encoder.", minimum=0, maximum=MAX_BLOCKS, group="network"
+    )
     norm: str = option("rms", "RMSNorm, or LayerNorm as in GPT-2.", choices=("rms", "layer"), group="network")
     feed_forward: str = option(
         "swiglu",
@@ -183,6 +190,8 @@ class PriorConfig:
     """Default settings of sampling."""
 
     def __post_init__(self) -> None:
+        if self.tokens > MAX_TOKENS:
+            raise ConfigError(f"a grid of {self.tokens:,} codes is more than {MAX_TOKENS:,}")
         if self.rotary is None:
             object.__setattr__(self, "rotary", ROTARY[self.objective])
         if self.width % self.heads or (self.width // self.heads) % 4:

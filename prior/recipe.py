@@ -20,7 +20,7 @@ class CacheRecipe:
         common=True,
     )
     caption_bytes: int = option(
-        128, "Longest caption in bytes; longer ones are cut.", minimum=1, group="conditions"
+        128, "Longest caption in bytes; longer ones are cut.", minimum=1, maximum=2**16, group="conditions"
     )
     text_encoder: str | None = option(
         None, "Text encoder for `features`: a transformers name or folder.", auto="none", group="conditions"

@@ -16,7 +16,10 @@ QUANTIZER_OPTIONS = {
     "spherical": ("lfq",),
 }
 """Switches, and the quantizers that have them."""
-MAX_CODES = 2**31
+MAX_CODES = 2**20
+"""Most codes. Codebooks and the prior's logits hold all of them; published models have at most 2**18."""
+MAX_WIDTH, MAX_SIDE, MAX_BLOCKS = 2**16, 2**14, 512
+"""Most channels of a layer, longest side of an image in pixels, most blocks: above those of published models."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,11 @@ class TokenizerConfig:
         32,
         "Training images in pixels: side of a square, or height x width.",
         minimum=4,
+        maximum=MAX_SIDE,
         group="network",
         common=True,
     )
-    channels: int = option(3, "Image channels: 1 grey, 3 colour.", minimum=1, group="network")
+    channels: int = option(3, "Image channels: 1 grey, 3 colour.", minimum=1, maximum=256, group="network")
     bit_depth: int = option(8, "Bit depth of grey images that are written.", choices=(8, 16), group="network")
     network: str = option(
         "conv",
@@ -61,22 +65,44 @@ class TokenizerConfig:
         32,
         "conv: channels at full resolution; vit: model width.",
         minimum=1,
+        maximum=MAX_WIDTH,
         group="network",
     )
-    multipliers: tuple[int, ...] = option((1, 2, 2), "conv: width multiplier of each level.", group="network")
-    blocks: int = option(1, "conv: residual blocks per level.", minimum=1, group="network")
+    multipliers: tuple[int, ...] = option(
+        (1, 2, 2),
+        "conv: width multiplier of each level.",
+        minimum=1,
+        maximum=MAX_WIDTH,
+        most=12,
+        group="network",
+    )
+    blocks: int = option(
+        1, "conv: residual blocks per level.", minimum=1, maximum=MAX_BLOCKS, group="network"
+    )
     attention_levels: tuple[int, ...] = option(
-        (), "conv: levels with self-attention; 0 is full resolution.", group="network"
+        (), "conv: levels with self-attention; 0 is full resolution.", minimum=0, most=12, group="network"
     )
     middle_attention: bool = option(True, "conv: self-attention at the lowest resolution.", group="network")
     latent_width: int = option(
-        64, "conv: channels between the network and the codebook.", minimum=1, group="network"
+        64,
+        "conv: channels between the network and the codebook.",
+        minimum=1,
+        maximum=MAX_WIDTH,
+        group="network",
     )
-    norm_groups: int = option(32, "conv: groups of the group normalisation.", minimum=1, group="network")
-    patch: int = option(4, "vit: side of a patch in pixels.", minimum=1, group="network")
-    depth: int = option(4, "vit: transformer blocks in encoder and in decoder.", minimum=1, group="network")
-    heads: int = option(4, "vit: attention heads.", minimum=1, group="network")
-    registers: int = option(0, "vit: register tokens.", minimum=0, group="network")
+    norm_groups: int = option(
+        32, "conv: groups of the group normalisation.", minimum=1, maximum=MAX_WIDTH, group="network"
+    )
+    patch: int = option(4, "vit: side of a patch in pixels.", minimum=1, maximum=1024, group="network")
+    depth: int = option(
+        4,
+        "vit: transformer blocks in encoder and in decoder.",
+        minimum=1,
+        maximum=MAX_BLOCKS,
+        group="network",
+    )
+    heads: int = option(4, "vit: attention heads.", minimum=1, maximum=1024, group="network")
+    registers: int = option(0, "vit: register tokens.", minimum=0, maximum=4096, group="network")
     gradient_checkpointing: bool = option(
         False, "Recompute activations in the backward pass: less memory, more time.", group="network"
     )
@@ -95,7 +121,9 @@ class TokenizerConfig:
         group="quantizer",
         common=True,
     )
-    codebook_dim: int = option(8, "Dimension of a code (not for fsq and lfq).", minimum=1, group="quantizer")
+    codebook_dim: int = option(
+        8, "Dimension of a code (not for fsq and lfq).", minimum=1, maximum=MAX_WIDTH, group="quantizer"
+    )
     codebook_distance: str = option(
         "cosine",
         "vq: distance that finds the nearest code.",
@@ -122,10 +150,17 @@ class TokenizerConfig:
         False, "Gradients through the codebook by rotation (vq, simvq, residual_vq).", group="quantizer"
     )
     fsq_levels: tuple[int, ...] = option(
-        (8, 5, 5, 5), "fsq: values of each dimension; their product is V.", group="quantizer"
+        (8, 5, 5, 5),
+        "fsq: values of each dimension; their product is V.",
+        minimum=1,
+        maximum=MAX_CODES,
+        most=32,
+        group="quantizer",
     )
     spherical: bool = option(False, "lfq: unit-length latents and codes (BSQ).", group="quantizer")
-    residual_codes: int = option(2, "residual_vq: codes per latent.", minimum=1, group="quantizer")
+    residual_codes: int = option(
+        2, "residual_vq: codes per latent.", minimum=1, maximum=256, group="quantizer"
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", to_size(self.image_size, "image_size"))
@@ -154,6 +189,10 @@ class TokenizerConfig:
     def _check_conv(self) -> None:
         if not self.multipliers or min(self.multipliers) < 1:
             raise ConfigError(f"multipliers must be positive integers, got {list(self.multipliers)}")
+        if self.width * max(self.multipliers) > MAX_WIDTH:
+            raise ConfigError(
+                f"width {self.width} times multiplier {max(self.multipliers)} is more than {MAX_WIDTH:,} channels"
+            )
         if any(self.width * m % self.norm_groups for m in self.multipliers):
             raise ConfigError(
                 f"width {self.width} times a multiplier is not a multiple of norm_groups {self.norm_groups}"
@@ -176,7 +215,7 @@ class TokenizerConfig:
         if kind == "fsq" and min(self.fsq_levels, default=0) < 3:
             raise ConfigError(f"fsq_levels must be at least 3 each, got {list(self.fsq_levels)}")
         if kind == "fsq" and prod(self.fsq_levels) > MAX_CODES:
-            raise ConfigError(f"fsq_levels {list(self.fsq_levels)} give more than 2**31 codes")
+            raise ConfigError(f"fsq_levels {list(self.fsq_levels)} give more than {MAX_CODES:,} codes")
         if kind == "vq" and self.codebook_learned and self.codebook_distance == "cosine":
             raise ConfigError(
                 "codebook_learned needs codebook_distance euclidean: cosine codes are moving averages"

@@ -85,6 +85,7 @@ class TokenizerRecipe:
         64,
         "Channels of the first layer (patch) or of each head (features).",
         minimum=1,
+        maximum=4096,
         group="discriminator",
     )
     # A separate default: small autoencoders train at rates at which a discriminator diverges.

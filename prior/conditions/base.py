@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...errors import ConfigError
+from ...options import shown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,9 +37,9 @@ class ConditionConfig:
     def class_of(values: Mapping[str, Any]) -> type[ConditionConfig]:
         """The config class that a mapping from JSON describes."""
         kind = values.get("kind")
-        if kind not in ConditionConfig.kinds:
+        if not isinstance(kind, str) or kind not in ConditionConfig.kinds:
             known = ", ".join(ConditionConfig.kinds)
-            raise ConfigError(f"unknown condition {kind!r}; this version knows {known}")
+            raise ConfigError(f"unknown condition {shown(kind)}; this version knows {known}")
         return ConditionConfig.kinds[kind]
 
     @property

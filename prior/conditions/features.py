@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...data.codes import CacheColumn
+from ...options import bounded
 from .base import ConditionConfig, Grid
 from .embedding import ConditionEmbedding, check_shape
 
@@ -23,9 +24,9 @@ class FeaturesConfig(ConditionConfig, kind="features"):
     """Features of captions. The value is (B, n, F) float; rows of zeros are padding."""
 
     kind: str = "features"
-    width: int = 0
+    width: int = bounded(0, minimum=0, maximum=2**16)
     """F."""
-    tokens: int = 120
+    tokens: int = bounded(120, minimum=1, maximum=2**16)
     """n."""
     text_encoder: str = ""
     """Name or folder of the text encoder that makes them; empty when unknown."""

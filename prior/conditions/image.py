@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ...data.codes import CacheColumn
 from ...errors import ConfigError
 from ...nn.rotary import grid_positions
+from ...options import bounded
 from .base import ConditionConfig, Grid
 from .embedding import ConditionEmbedding, check_shape
 
@@ -27,12 +28,12 @@ class ImageConfig(ConditionConfig, kind="image"):
     """Codes of a conditioning image. The value is (B, H', W') or (B, H' * W') int64; -1 is none."""
 
     kind: str = "image"
-    grid: tuple[int, ...] = ()
+    grid: tuple[int, ...] = bounded((), minimum=1, maximum=2**20, least=2, most=2)
     """(H', W')."""
-    codebook_size: int = 0
+    codebook_size: int = bounded(0, minimum=1, maximum=2**20)
     tokenizer_sha256: str = ""
     """Identity of the tokenizer that made the codes."""
-    reduced_size: int = 0
+    reduced_size: int = bounded(0, minimum=0, maximum=2**14)
     """The conditioning image is the image itself reduced to this many pixels; 0: an image of its own."""
 
     def patch(self, grid: Grid) -> tuple[int, int]:

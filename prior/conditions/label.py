@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DataError
+from ...options import bounded
 from .base import ConditionConfig, Grid
 from .embedding import ConditionEmbedding
+
+MAX_CLASSES = 2**20
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class LabelConfig(ConditionConfig, kind="label"):
     """Classes by name. The value is (B,) int64 class numbers; -1 is no label."""
 
     kind: str = "label"
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = bounded((), most=MAX_CLASSES)
 
     @property
     def is_prefix(self) -> bool:

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...options import bounded
 from .base import ConditionConfig, Grid
 from .embedding import ConditionEmbedding, check_shape
 
 BYTES = 257
 """Byte values of UTF-8, counted from 1; 0 is padding."""
+MAX_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class TextConfig(ConditionConfig, kind="text"):
     """Captions. The value is (B, max_bytes) int64 as `caption_bytes` gives it; a row of zeros is no caption."""
 
     kind: str = "text"
-    max_bytes: int = 128
+    max_bytes: int = bounded(128, minimum=1, maximum=MAX_BYTES)
 
     def length(self, grid: Grid) -> int:
         return self.max_bytes
