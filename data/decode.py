@@ -101,7 +101,9 @@ def _open(data: bytes, where: str) -> Image.Image:
             except UnidentifiedImageError:
                 if package is None:
                     raise
-                raise BadImage(where, f"Pillow reads it with a plugin only: pip install {package}") from None
+                raise BadImage(
+                    where, f"Pillow reads it with a plugin only: pip install {package} (extra `formats`)"
+                ) from None
 
 
 @cache

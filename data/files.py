@@ -87,5 +87,5 @@ def image_suffixes() -> frozenset[str]:
 def advice(suffix: str) -> str:
     """Return what to do about image files of a suffix that cannot be read."""
     if suffix in PLUGINS:
-        return f"run `pip install {PACKAGES[PLUGINS[suffix]]}`, or convert them to PNG"
+        return f"run `pip install {PACKAGES[PLUGINS[suffix]]}` (extra `formats`), or convert them to PNG"
     return "convert them to PNG or TIFF"

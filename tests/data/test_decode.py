@@ -15,6 +15,7 @@ from imgtf.data.decode import TRUNCATED, BadImage, load_image, open_image
 from imgtf.data.image import to_pixels
 from imgtf.data.image_bytes import without_text
 
+from .reading import opened
 from .test_image import encoded
 
 
@@ -95,6 +96,7 @@ def test_files_of_plugins_name_the_package(monkeypatch):
     decode._register_plugins.cache_clear()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in ("HEIF", "JXL")])
     heic = b"\0\0\0\x18ftypheic" + bytes(100)
     with pytest.raises(BadImage, match=r"a\.heic: .*pip install pillow-heif"):
         load_image(heic, "a.heic")
@@ -126,3 +128,22 @@ def test_installed_plugins_are_used(monkeypatch, noise):
     decode._register_plugins.cache_clear()
     assert load_image(b"\0\0\0\x18ftypheic" + bytes(100), "a.heic").size == (5, 4)
     decode._register_plugins.cache_clear()
+
+
+@pytest.mark.parametrize("suffix", ["heic", "avif", "jxl"])
+def test_files_that_plugins_write_are_read(suffix, noise, tmp_path):
+    """Real files, alone and in a folder with captions."""
+    heif, _ = pytest.importorskip("pillow_heif"), pytest.importorskip("pillow_jxl")
+    heif.register_heif_opener()
+    path = tmp_path / f"a.{suffix}"
+    noise(64, 48).resize((128, 96)).save(path)
+    decode._register_plugins.cache_clear()
+    assert (open_image(str(path), "here").size, load_image(path.read_bytes(), "here").size) == (
+        (128, 96),
+    ) * 2
+    (tmp_path / "a.txt").write_text("a cat")
+    train, _ = opened(tmp_path)
+    assert train.header(0).size == (128, 96)
+    assert train.text(0) == "a cat"
+    with pytest.raises(BadImage):
+        load_image(path.read_bytes()[:-40], "here")
