@@ -24,6 +24,7 @@ COMMANDS = {
     "compress": ("compress.compress", "Compress images to small files, with the prior's probabilities."),
     "decompress": ("compress.decompress", "Decode files of compress."),
     "evaluate": ("evaluate.evaluate", "Compare samples with real images, and search for sampling settings."),
+    "serve": ("serve.serve", "Answer HTTP requests for images, in the shape of OpenAI's API."),
     "push": ("push.push", "Upload a model folder to the Hugging Face Hub."),
     "import": ("exchange.import_command", "Convert published weights into a model folder."),
     "export": ("exchange.export_command", "Write a model with the tensor names of a published code base."),

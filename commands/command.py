@@ -26,6 +26,7 @@ GROUPS = {
     "sampling": ("Sampling", "Sampling"),
     "measurement": ("Measurement", "Measurement"),
     "device": ("Device and precision", "Device and precision"),
+    "limits": ("Limits", "Limits"),
     "output": ("Output", "Output"),
     "logging": ("Logging", "Training"),
     "other": ("Other", "Other"),

@@ -29,6 +29,7 @@ ARGUMENTS = {
     },
     ("edit", "mix"): ["a.png", "b.png"],
     ("score",): ["a.png"],
+    ("serve",): ["model"],
     ("attention",): ["a.png", "--at", "0,0"],
     ("compress",): ["a.png", "-o", "a.imgtf"],
     ("decompress",): ["a.imgtf", "-o", "a.png"],
