@@ -63,12 +63,12 @@ def eval_batches(
     Args:
         batch_size: images per batch of this process.
         limit: largest number of images, evenly spaced, because the first ones often all belong to one class.
-        rank, world: this process gets contiguous slice number `rank` of `world`.
+        rank, world: this process gets the batches `rank`, `rank + world` and so on.
     """
     count = len(dataset) if limit is None else min(limit, len(dataset))
     rows = np.arange(count) * len(dataset) // max(count, 1)
-    pairs = [(row, 0) for row in np.array_split(rows, world)[rank].tolist()]
-    batches = [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)]
+    pairs = [(row, 0) for row in rows.tolist()]
+    batches = [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)][rank::world]
     return _batches(dataset, batches, min(workers, len(batches)))
 
 

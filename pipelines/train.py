@@ -26,6 +26,7 @@ from ..pretrained import write_text
 from ..prior.model import Prior
 from ..prior.recipe import CacheRecipe, PriorRecipe
 from ..prior.train import PriorStage
+from ..runtime.batch_random import seed_batch_generators
 from ..runtime.repository import model_folder
 from ..tokenizer.metrics import CodeCounts
 from ..tokenizer.model import Tokenizer
@@ -170,8 +171,7 @@ def _start(
 
     A run that cannot be resumed is refused before anything is written.
     """
-    # Processes share the weights but not the random numbers of dropout and dead codes.
-    set_seed(stage.config.seed, device_specific=True)
+    seed_batch_generators(stage.config.seed)
     trainer = Trainer(stage, stage.config, folder, accelerator)
     if resume:
         trainer.restore()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..nn import norms
 from ..nn.attention import AttentionInputs, CrossAttention, SelfAttention
 from ..nn.feed_forward import GeluMLP, SwiGLU
+from ..runtime.batch_random import BatchDropout, batch_rand
 from .config import PriorConfig
 
 
@@ -39,7 +40,7 @@ class Block(nn.Module):
         )
         self.feed_forward_norm = make_norm(config)
         self.feed_forward = make_feed_forward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = BatchDropout(config.dropout)
         self.drop_path = config.drop_path * (layer + 1) / config.depth
 
     def forward(self, x: Tensor, inputs: AttentionInputs) -> Tensor:
@@ -56,7 +57,7 @@ class Block(nn.Module):
         x = self.dropout(x)
         if self.drop_path == 0:
             return x
-        kept = torch.rand(len(x), 1, 1, device=x.device) >= self.drop_path
+        kept = batch_rand(len(x), 1, 1, device=x.device) >= self.drop_path
         return x * kept / (1 - self.drop_path) if self.drop_path < 1 else x * 0
 
 

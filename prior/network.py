@@ -17,6 +17,7 @@ from ..nn.attention import AttentionInputs, CrossAttention, EncoderInputs, SelfA
 from ..nn.feed_forward import GeluMLP, SwiGLU
 from ..nn.rotary import Rotary
 from ..pretrained import PretrainedModel
+from ..runtime.batch_random import BatchDropout
 from .conditions.condition import Condition, EncodedCondition
 from .conditions.embedding import ConditionEmbedding
 from .conditions.encoder import ConditionEncoder
@@ -44,7 +45,7 @@ class PriorNetwork(PretrainedModel):
         self.code_embedding = nn.Embedding(config.codebook_size, config.width)
         self.unknown = nn.Parameter(torch.empty(config.width)) if config.objective == "masked" else None
         self.positions = Positions(config)
-        self.dropout = nn.Dropout(config.token_dropout)
+        self.dropout = BatchDropout(config.token_dropout)
         cross = config.encoder_length > 0
         self.blocks = nn.ModuleList(Block(config, layer, cross=cross) for layer in range(config.depth))
         self.norm = make_norm(config)

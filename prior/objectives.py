@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..runtime.batch_random import batch_rand, batch_randint, mean_over_processes
 from .conditions.condition import Condition
 from .config import PriorConfig
 from .decoding.orders import random_orders
@@ -49,10 +50,12 @@ def training_loss(
         logits.flatten(0, 1), codes.flatten(), reduction="none", label_smoothing=recipe.label_smoothing
     )  # (B * T,)
     targets = targets.flatten()
-    terms = {"loss": (losses * targets).sum() / targets.sum()}
+    # The mean over the targets of all processes, whose numbers differ with masks.
+    count = mean_over_processes(targets.sum().float())
+    terms = {"loss": (losses * targets).sum() / count}
     if recipe.z_loss:
         z = logits.flatten(0, 1).logsumexp(-1).square()
-        terms["z_loss"] = (z * targets).sum() / targets.sum()
+        terms["z_loss"] = (z * targets).sum() / count
         terms["loss"] = terms["loss"] + recipe.z_loss * terms["z_loss"]
     return terms
 
@@ -65,24 +68,24 @@ def corrupt(codes: Tensor, fraction: float, codebook_size: int) -> Tensor:
     """
     if fraction == 0:
         return codes
-    noise = torch.randint_like(codes, codebook_size)
-    return torch.where(torch.rand(codes.shape, device=codes.device) < fraction, noise, codes)
+    noise = batch_randint(codebook_size, *codes.shape, device=codes.device)
+    return torch.where(batch_rand(*codes.shape, device=codes.device) < fraction, noise, codes)
 
 
 def random_mask(codes: Tensor) -> Tensor:
     """Which codes (B, T) are masked: a fraction cos(pi / 2 u) of each row, u uniform (MaskGIT, section 3.3)."""
     B, T = codes.shape
-    fraction = torch.cos(math.pi / 2 * torch.rand(B, 1, device=codes.device))
-    rank = torch.rand(B, T, device=codes.device).argsort(1)
+    fraction = torch.cos(math.pi / 2 * batch_rand(B, 1, device=codes.device))
+    rank = batch_rand(B, T, device=codes.device).argsort(1)
     return rank < (fraction * T).ceil().clamp_min(1)
 
 
 def training_orders(codes: Tensor, fraction: float) -> Tensor:
     """Orders (B, T): random for a fraction of the rows, raster for the others."""
     B, T = codes.shape
-    keys = torch.rand(B, T, device=codes.device)
+    keys = batch_rand(B, T, device=codes.device)
     raster = torch.arange(T, device=codes.device) / T
-    return random_orders(torch.where(torch.rand(B, 1, device=codes.device) < fraction, keys, raster))
+    return random_orders(torch.where(batch_rand(B, 1, device=codes.device) < fraction, keys, raster))
 
 
 def random_fraction(anneal: tuple[float, ...], progress: float) -> float:

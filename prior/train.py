@@ -5,6 +5,7 @@ Shapes: B batch, T = h*w tokens.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -100,8 +101,16 @@ class PriorStage(Stage):
     def evaluate(self) -> dict[str, float]:
         if self.held_out_set is None:
             return {}
-        batches = eval_batches(self.held_out_set, self.config.batch_size, limit=self.config.eval_images)
-        return evaluate(self.model, batches, raster=bool(self.recipe.anneal))
+        own, all_processes = self.accelerator.process_index, self.accelerator.num_processes
+        batches = eval_batches(
+            self.held_out_set,
+            self.config.batch_size,
+            limit=self.config.eval_images,
+            rank=own,
+            world=all_processes,
+        )
+        numbered = zip(itertools.count(own, all_processes), batches)
+        return evaluate(self.model, numbered, raster=bool(self.recipe.anneal))
 
     def preview(self, path: Path) -> None:
         """Samples with the model's own settings: classes spread evenly, other conditions of held-out images."""
@@ -137,20 +146,21 @@ def condition_of(batch: Batch, config: PriorConfig) -> Condition:
 
 
 @torch.no_grad()
-def evaluate(model: Prior, batches: Iterable[Batch], *, raster: bool = False) -> dict[str, float]:
-    """Mean cross entropy (`loss`, nats per token) and `bits_per_token` over batches of a token cache.
+def evaluate(model: Prior, batches: Iterable[tuple[int, Batch]], *, raster: bool = False) -> dict[str, float]:
+    """Mean cross entropy (`loss`, nats per token) and `bits_per_token` over numbered batches of a token cache.
 
     Exact in raster order. For the other objectives over one random order per image, the same in every call, unless
-    `raster` is set. The model must be in evaluation mode. Without batches the result is empty.
+    `raster` is set. The means are over the batches of all processes, each of which gives its own. The model must be in
+    evaluation mode. Without batches the result is empty.
     """
-    generator = torch.Generator().manual_seed(0)
 
-    def metrics(batch: Batch) -> dict[str, Tensor]:
+    def metrics(number: int, batch: Batch) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(number)
         codes, condition = batch["codes"].to(model.device), condition_of(batch, model.config)
         loss = -log_likelihood(model, codes, condition, generator, raster=raster).mean()
         return {"loss": loss, "bits_per_token": loss / math.log(2)}
 
-    return mean_over((len(batch["codes"]), metrics(batch)) for batch in batches)
+    return mean_over((len(batch["codes"]), metrics(number, batch)) for number, batch in batches)
 
 
 def spread_labels(n: int, classes: int) -> Tensor | None:

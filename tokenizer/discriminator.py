@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
+from ..runtime.batch_random import mean_over_processes
 from ..training.config import TrainingConfig
 from ..training.stage import OptimizedNetwork, WrappedModel
 from .config import TokenizerConfig
@@ -207,13 +208,15 @@ def adaptive_weight(
 ) -> Tensor:
     """Return VQGAN's adaptive weight (arXiv:2012.09841, section 3.1).
 
-    It is the ratio of the gradient norms of reconstruction loss and generator loss at the decoder's last weight.
-    `scale` multiplies both losses while gradients are computed, against underflow in half precision.
+    It is the ratio of the gradient norms of reconstruction loss and generator loss at the decoder's last weight; the
+    gradients are those of the batch of all processes. `scale` multiplies both losses while gradients are computed,
+    against underflow in half precision.
     """
-    norms = [
-        torch.autograd.grad(loss * scale, last_weight, retain_graph=True)[0].float().norm() / scale
+    gradients = [
+        torch.autograd.grad(loss * scale, last_weight, retain_graph=True)[0].float()
         for loss in (reconstruction, generator)
     ]
+    norms = [mean_over_processes(gradient).norm() / scale for gradient in gradients]
     weight = norms[0] / (norms[1] + 1e-4)
     return torch.nan_to_num(weight, nan=0.0).clamp(0, MAX_ADAPTIVE_WEIGHT).detach()
 

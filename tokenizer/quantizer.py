@@ -6,6 +6,8 @@ Workarounds for the library (1.32; its issues #10 and #223 describe the first tw
 - It disables autocast for CUDA only, so bf16 on a CPU changes codes. Here autocast is disabled on every device.
 - It decides once per process, at construction, whether training is distributed. A model that is built before the
   process group would never synchronise its statistics. Here this is decided in every training step.
+- Several processes replace dead codes by other latents than one process would. Here they choose among the latents of
+  the whole batch, with the same random numbers.
 - LFQ discards the result of the `all_reduce` that averages its batch entropy. The entropy loss here replaces it.
 - ResidualVQ adds one straight-through gradient per stage, q times too much, and fails on feature maps whose width
   differs from their channels. Here the sum has one gradient, and latents are flattened.
@@ -16,19 +18,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 from vector_quantize_pytorch import FSQ, LFQ, ResidualVQ, SimVQ, VectorQuantize
-from vector_quantize_pytorch.vector_quantize_pytorch import (
-    Codebook,
-    batched_sample_vectors,
-    rotate_to,
-    sample_vectors_distributed,
-)
+from vector_quantize_pytorch.vector_quantize_pytorch import Codebook, rotate_to
 
+from ..runtime.batch_random import gather_rows, mean_over_processes, process_count
 from .config import TokenizerConfig
 
 ENTROPY_SCALE = 100.0
@@ -87,7 +86,7 @@ class Quantizer(nn.Module, ABC):
         many = process_count() > 1
         for codebook in (module for module in self.modules() if isinstance(module, Codebook)):
             codebook.all_reduce_fn = distributed.all_reduce if many else _no_reduce
-            codebook.replace_sample_fn = sample_vectors_distributed if many else batched_sample_vectors
+            codebook.replace = partial(_replace_from_whole_batch if many else Codebook.replace, codebook)
 
 
 Q = TypeVar("Q", bound=type[Quantizer])
@@ -162,7 +161,11 @@ class FiniteQuantizer(Quantizer):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__(config)
-        self.vq = FSQ(config.fsq_levels)
+        device = torch.empty(0).device
+        with torch.device(
+            "cpu"
+        ):  # the library reads a value at construction, which the meta device does not have
+            self.vq = FSQ(config.fsq_levels).to(device)
 
     def _quantize(self, latents: Tensor) -> Quantized:
         quantized, codes = self.vq(latents)
@@ -251,18 +254,15 @@ def entropy(p: Tensor) -> Tensor:
     return -(p * p.clamp_min(1e-5).log()).sum(-1)
 
 
-def mean_over_processes(x: Tensor) -> Tensor:
-    """Return the mean of x over all processes. Its gradient is right once DDP has averaged the gradients."""
-    if process_count() == 1:
-        return x
-    total = x.detach().clone()
-    distributed.all_reduce(total)
-    return total / process_count() + (x - x.detach())
+def _replace_from_whole_batch(
+    codebook: Codebook, batch_samples: Tensor, batch_mask: Tensor, **options: Any
+) -> None:
+    """Replace the codes of a mask (1, V) by latents (1, N, d) of all processes.
 
-
-def process_count() -> int:
-    """Return the number of processes of the process group, 1 without one."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    The latents are moved to the CPU, whose random generator is in the same state in every process.
+    """
+    whole = gather_rows(batch_samples[0]).cpu()[None]
+    Codebook.replace(codebook, whole, batch_mask, **options)
 
 
 def _codebook_options(config: TokenizerConfig) -> dict[str, object]:

@@ -17,6 +17,7 @@ from ..data.grid import draw_grid
 from ..data.image import to_pil
 from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches, train_batches
+from ..runtime.batch_random import sum_over_processes
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, MonitorAction, OptimizedNetwork, Stage, mean_over
 from .accumulation import CodebookAccumulator
@@ -180,15 +181,16 @@ class TokenizerStage(Stage):
             last_weight(self.model.decoder),
             scaler.get_scale() if scaler else 1.0,
         )
-        adaptive = self.accelerator.reduce(adaptive, "mean")
         weight = weight * adaptive
         return weight, {"adaptive_weight": adaptive, "discriminator_weight": weight}
 
     def window_metrics(self) -> dict[str, float]:
         """Return usage, perplexity, dead codes, and revived codes (dead in the window before, in use now)."""
-        metrics = self.counts.metrics()
+        window = CodeCounts(len(self.dead))
+        window.counts = sum_over_processes(self.counts.counts.to(self.accelerator.device)).cpu()
+        metrics = window.metrics()
         if metrics:
-            dead = self.counts.counts == 0
+            dead = window.counts == 0
             metrics |= {"dead_codes": int(dead.sum()), "revived_codes": int((self.dead & ~dead).sum())}
             self.dead = dead
         self.counts.reset()
@@ -229,7 +231,13 @@ class TokenizerStage(Stage):
             self.monitor.load_state(state["monitor"])
 
     def evaluate(self) -> dict[str, float]:
-        batches = eval_batches(self.held_out_set, self.config.batch_size, limit=self.config.eval_images)
+        batches = eval_batches(
+            self.held_out_set,
+            self.config.batch_size,
+            limit=self.config.eval_images,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
         return evaluate(self.model, (self._images(b) for b in batches), self.weights, self.backbone)
 
     def preview(self, path: Path) -> None:
@@ -252,7 +260,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Return mean losses, PSNR (dB), and usage and perplexity of the codes over batches of images in [-1, 1].
 
-    The model must be in evaluation mode. Without batches the result is empty.
+    The means are over the batches of all processes, each of which gives its own. The model must be in evaluation mode.
+    Without batches the result is empty.
     """
     counts = CodeCounts(model.config.codebook_size)
 
@@ -266,7 +275,9 @@ def evaluate(
             "psnr": psnr(images, result.images).mean(),
         }
 
-    return mean_over((len(images), metrics(images)) for images in batches) | counts.metrics()
+    means = mean_over((len(images), metrics(images)) for images in batches)
+    counts.counts = sum_over_processes(counts.counts.to(model.device)).cpu()
+    return means | counts.metrics()
 
 
 def draw_pairs(images: Tensor, reconstructions: Tensor, columns: int = 8) -> Image.Image:

@@ -186,15 +186,15 @@ class Trainer:
     @torch.no_grad()
     def _evaluate(self, report: Report) -> None:
         """Evaluate the averaged weights, and save them if they are the best so far."""
-        if self.accelerator.is_main_process:
-            self.stage.model.eval()
-            with self._averaged():
-                metrics = self.stage.evaluate()
-                is_best = self.stage.is_better(metrics, self._best_metrics())
-                if is_best:
-                    self.best = {"step": self.completed_steps, "metrics": metrics}
-                    self._save_weights()
-            report.evaluation(self.completed_steps, metrics, is_best)
+        self.stage.model.eval()
+        with self._averaged():
+            metrics = self.stage.evaluate()  # the same in all processes
+            is_best = self.stage.is_better(metrics, self._best_metrics())
+            if is_best:
+                self.best = {"step": self.completed_steps, "metrics": metrics}
+            if is_best and self.accelerator.is_main_process:
+                self._save_weights()
+        report.evaluation(self.completed_steps, metrics, is_best)
         self.accelerator.wait_for_everyone()
 
     def _best_metrics(self) -> dict[str, float]:

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..pretrained import PretrainedModel
+from ..runtime.batch_random import gather_objects
 from ..runtime.compiler import compiled
 from .config import TrainingConfig
 
@@ -195,10 +196,9 @@ def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
 
 
 def mean_over(batches: Iterable[tuple[int, dict[str, Tensor]]]) -> dict[str, float]:
-    """Return the mean metrics of batches of different sizes, from (size, metrics) pairs."""
-    total, sums = 0, dict[str, float]()
-    for size, metrics in batches:
-        total += size
-        for key, value in metrics.items():
-            sums[key] = sums.get(key, 0.0) + float(value) * size
-    return {key: value / total for key, value in sums.items()}
+    """Return the mean metrics of batches of different sizes, from the (size, metrics) pairs of all processes."""
+    own = [(size, {key: float(value) * size for key, value in metrics.items()}) for size, metrics in batches]
+    pairs = [pair for pairs in gather_objects(own) for pair in pairs]
+    total = sum(size for size, _ in pairs)
+    keys = pairs[0][1] if pairs else ()
+    return {key: sum(sums[key] for _, sums in pairs) / total for key in keys}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...errors import DataError
 from ...nn.attention import AttentionInputs
 from ...nn.rotary import rotary_table
+from ...runtime.batch_random import batch_rand
 from ..config import PriorConfig
 from ..layers import Block, make_norm
 from . import features, image, text  # noqa: F401  (each registers its kind)
@@ -55,7 +56,7 @@ class ConditionEncoder(nn.Module):
         condition = condition.to(device)
         dropped = torch.zeros(rows, dtype=torch.bool, device=device)
         if self.training and self.config.condition_dropout > 0:
-            dropped = torch.rand(rows, device=device) < self.config.condition_dropout
+            dropped = batch_rand(rows, device=device) < self.config.condition_dropout
         tokens = {kind: embed(condition.get(kind), dropped) for kind, embed in self.embeddings.items()}
         prefix, visible = _cat([tokens[kind] for kind in self.prefix_kinds])
         padded = self.prefix_kinds != [START]

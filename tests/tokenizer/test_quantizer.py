@@ -331,7 +331,7 @@ def train_on_half(rank: int, port: int, folder: Path) -> None:
     distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     halves = {kind: [b.chunk(2)[rank] for b in batches_of(kind)] for kind in DISTRIBUTED}
     states = {kind: steps(DistributedDataParallel(m), halves[kind]) for kind, m in models.items()}
-    torch.manual_seed(rank)  # the ranks draw replacements of dead codes from different streams
+    torch.manual_seed(5)
     states["revived"] = steps(DistributedDataParallel(revived), halves["vq"])
     torch.save(states, folder / f"{rank}.pt")
     distributed.destroy_process_group()
@@ -363,6 +363,18 @@ def test_two_processes_have_the_same_codebook(kind: str, two_processes: list[Any
 def test_two_processes_equal_one_with_the_whole_batch(kind: str, two_processes: list[Any]) -> None:
     alone = steps(WithLoss(kind).train(), batches_of(kind))
     for name, tensor in two_processes[0][kind].items():
+        torch.testing.assert_close(tensor, alone[name], msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_two_processes_replace_dead_codes_as_one(two_processes: list[Any]) -> None:
+    model = WithLoss("vq", dead_code_threshold=1.0, codebook_decay=0.5).train()
+    model.load_state_dict(WithLoss("vq").state_dict())
+    torch.manual_seed(5)
+    alone = steps(model, batches_of("vq"))
+    never_replaced = steps(WithLoss("vq", codebook_decay=0.5).train(), batches_of("vq"))
+    codebook = "quantizer.vq._codebook.embed"
+    assert not torch.equal(alone[codebook], never_replaced[codebook])
+    for name, tensor in two_processes[0]["revived"].items():
         torch.testing.assert_close(tensor, alone[name], msg=lambda text, name=name: f"{name}: {text}")
 
 
