@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import CheckpointError, ConfigError
-from .options import build, to_dict
+from .options import build, shown, to_dict
 from .runtime.device import pick_device
+from .runtime.durable import whole_file as whole_file
 from .runtime.repository import Access, model_folder
 from .runtime.upload import Target, upload
+from .runtime.weights import build_for, check_regular
+from .runtime.weights import describe_mismatch as describe_mismatch
+from .runtime.weights import load_tensors as load_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 FORMAT = 1
@@ -49,16 +50,25 @@ class PretrainedModel(nn.Module):
         return next(self.parameters()).dtype
 
     def save_pretrained(self, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write the model folder. Each file appears complete or not at all.
+        """Write the model folder. Each file appears complete or not at all, and is flushed to the disk.
+
+        A new folder gets its config.json last: one without it is no model. New weights for the same configuration are
+        one rename, so at every instant the folder holds the old or the new model.
 
         Args:
             state: weights to save in place of the module's own, for example their EMA.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / WEIGHTS_FILE, state if state is not None else self.state_dict(), durable=True)
+        self.save_config(folder)
+
+    def save_config(self, folder: Path) -> None:
+        """Write config.json, unless the folder holds the same."""
         header = {"format": FORMAT, "kind": self.kind, "imgtf": version("imgtf")}
-        write_text(folder / CONFIG_FILE, json.dumps(header | to_dict(self.config), indent=2) + "\n")
-        write_tensors(folder / WEIGHTS_FILE, state if state is not None else self.state_dict())
+        text, path = json.dumps(header | to_dict(self.config), indent=2) + "\n", folder / CONFIG_FILE
+        if not (path.exists() and path.read_bytes() == text.encode()):
+            write_text(path, text, durable=True)
 
     @classmethod
     def from_pretrained(
@@ -84,7 +94,8 @@ class PretrainedModel(nn.Module):
 
         Raises:
             CheckpointError: the folder or a file is missing, damaged, or of another kind or format; or a tensor is
-                missing, unknown, or has another shape; or the repository is missing or cannot be reached.
+                missing, unknown, not finite, or has another shape or type; or the repository is missing or cannot be
+                reached.
             ConfigError: the device is not available, or a revision is given for a folder.
         """
         access, own = Access(token, cache_dir, local_files_only), (cls.kind,)
@@ -92,8 +103,9 @@ class PretrainedModel(nn.Module):
         folder = model_folder(folder, revision=revision, access=access, parts=own, needs=own)
         if not (folder / CONFIG_FILE).exists() and (folder / cls.kind / CONFIG_FILE).exists():
             folder = folder / cls.kind
-        model = cls(cls.read_config(folder))
-        load_tensors(model, folder / WEIGHTS_FILE)
+        config, weights = cls.read_config(folder), folder / WEIGHTS_FILE
+        model = cast(Self, build_for(lambda: cls(config), weights))
+        load_tensors(model, weights)
         return model.to(picked).eval()
 
     def push_to_hub(
@@ -174,75 +186,41 @@ def weights_sha256(network: nn.Module) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file. Raises CheckpointError if that fails."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        check_regular(path)
+        values = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_duplicates)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; is this the folder of an imgtf model?") from None
     except NotADirectoryError:
         raise CheckpointError(f"{path.parent}: a file, not a model folder") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}); restore the file") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: not a JSON object; restore the file")
     return values
 
 
-def load_tensors(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file into the module, if the names and shapes of all tensors match."""
-    own = model.state_dict()
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            mismatch = describe_mismatch({n: tuple(t.shape) for n, t in own.items()}, shapes)
-            if mismatch:
-                raise CheckpointError(f"{path}: {mismatch}; the weights do not belong to this config.json")
-            for name, tensor in own.items():
-                tensor.copy_(file.get_tensor(name))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; the model folder is incomplete") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: damaged or not a safetensors file ({error}); restore the file"
-        ) from error
+def _without_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"two values of {shown(key)}")
+        values[key] = value
+    return values
 
 
-def describe_mismatch(own: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int, ...]]) -> str:
-    """Describe the differences between expected and given shapes by tensor name; "" if there are none."""
-    problems = []
-    for word, names in (("missing", own.keys() - given.keys()), ("unknown", given.keys() - own.keys())):
-        if names:
-            problems.append(f"{word} {_some(sorted(names))}")
-    misshapen = [
-        f"{n} is {list(given[n])}, not {list(own[n])}" for n in own if n in given and own[n] != given[n]
-    ]
-    if misshapen:
-        problems.append(f"misshapen {_some(misshapen)}")
-    return "; ".join(problems)
-
-
-def _some(names: list[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file that appears complete or not at all."""
-    with whole_file(path) as temporary:
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: dict[str, str] | None = None,
+    *,
+    durable: bool = False,
+) -> None:
+    """Write a safetensors file that appears complete or not at all; `durable` as for `whole_file`."""
+    with whole_file(path, durable=durable) as temporary:
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that appears complete or not at all."""
-    with whole_file(path) as temporary:
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a text file that appears complete or not at all; `durable` as for `whole_file`."""
+    with whole_file(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path, renamed to `path` after the block; removed after an error."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
