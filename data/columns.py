@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 
 from ..errors import DataError
 from .captions import TEXT_NAMES
+from .cells import content_of, read_cell, shown
 from .config import DataConfig
 from .decode import load_image, open_image
 from .findings import Notes
@@ -122,7 +122,7 @@ class TableRows:
 
     def encoded(self, row: int) -> bytes:
         """Return the bytes of an image. Raises OSError."""
-        return _encoded(self._cell(row))
+        return read_cell(self._cell(row))
 
     def captioned(self) -> np.ndarray:
         """Return (N,) bool: whether each row has a caption."""
@@ -147,8 +147,8 @@ class TableRows:
         return self._images[row][self.columns.image]
 
     def _where(self, row: int, cell: Any) -> str:
-        path = cell.get("path") if isinstance(cell, Mapping) and not cell.get("bytes") else cell
-        return path if isinstance(path, str) else f"row {row} of {self._split}"
+        path = content_of(cell)
+        return shown(path) if isinstance(path, str) else f"row {row} of {self._split}"
 
 
 def _caption(value: Any) -> str | None:
@@ -158,12 +158,6 @@ def _caption(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return None if value is None else str(value).strip() or None
-
-
-def _encoded(cell: Any) -> bytes:
-    if isinstance(cell, Mapping):
-        cell = cell.get("bytes") or cell.get("path") or b""
-    return Path(cell).read_bytes() if isinstance(cell, str) else bytes(cell or b"")
 
 
 def _has_field(kind: Any, name: str) -> bool:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
-from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
-from .image_bytes import TAIL, looks_truncated, without_text
+from .cells import read_cell, read_ends
+from .image_bytes import looks_truncated, without_text
 
 HEAD = 2**16
 """Bytes that hold the header of most files."""
@@ -47,11 +45,11 @@ def open_image(cell: Any, where: str) -> Image.Image:
         BadImage: missing, empty, not an image, or too large (Pillow's bomb limit, 179 million pixels).
     """
     try:
-        head, tail, size = _ends(cell)
+        head, tail, size = read_ends(cell, HEAD)
         try:
             image = _open(head, where)
         except Exception:  # a longer header, or a format whose header is at the end
-            image = _open(_encoded(cell), where)
+            image = _open(read_cell(cell), where)
         image.info[TRUNCATED] = looks_truncated(image.format, size, head, tail)
     except BadImage:
         raise
@@ -71,7 +69,7 @@ def load_image(cell: Any, where: str, at_least: int | None = None) -> Image.Imag
         BadImage: the image cannot be read, or is truncated.
     """
     try:
-        image = _open(_encoded(cell), where)
+        image = _open(read_cell(cell), where)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if at_least is not None and image.format == "JPEG":
@@ -115,28 +113,6 @@ def _register_plugins() -> None:
         except ImportError:
             continue
         getattr(plugin, "register_heif_opener", lambda: None)()
-
-
-def _encoded(cell: Any) -> bytes:
-    if isinstance(cell, Mapping):
-        cell = cell.get("bytes") or cell.get("path") or b""
-    if isinstance(cell, (str, Path)):
-        return Path(cell).read_bytes()  # an open file would have to be closed
-    return bytes(cell or b"")
-
-
-def _ends(cell: Any) -> tuple[bytes, bytes, int]:
-    """The first `HEAD` and the last `TAIL` bytes of an image, and its size in bytes."""
-    if isinstance(cell, Mapping):
-        cell = cell.get("bytes") or cell.get("path") or b""
-    if not isinstance(cell, (str, Path)):
-        data = bytes(cell or b"")
-        return data[:HEAD], data[-TAIL:], len(data)
-    with open(cell, "rb") as file:
-        head = file.read(HEAD)
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(0, size - TAIL))
-        return head, file.read(), size
 
 
 def _why(error: Exception) -> str:

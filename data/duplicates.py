@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
 
+from ..runtime.progress import Bar
+from .cells import size_of
 from .columns import TableRows
 from .decode import BadImage
 from .findings import Duplicates, Notes, some
@@ -65,13 +66,15 @@ class Contents:
             i = self._parent[i]
         return i
 
-    def _join(self, images: Iterable[int], key: Callable[[int], Hashable]) -> None:
+    def _join(self, images: list[int], key: Callable[[int], Hashable]) -> None:
         """Unite images with the same key. None is never the same."""
         first: dict[Hashable, int] = {}
-        for i in images:
-            content = key(i)
-            if content is not None:
-                self._parent[self._root(i)] = self._root(first.setdefault(content, i))
+        with Bar("duplicates", len(images), "image") as bar:
+            for i in images:
+                content = key(i)
+                if content is not None:
+                    self._parent[self._root(i)] = self._root(first.setdefault(content, i))
+                bar.update()
 
     def _compare(self, where: str, notes: Notes) -> None:
         sizes = {i: self._size(i) for i in self._parent}
@@ -94,7 +97,7 @@ class Contents:
     def _size(self, i: int) -> int:
         path = self._paths[i]
         try:
-            return int(self._sizes[i]) if path is None else os.stat(path).st_size
+            return int(self._sizes[i]) if path is None else size_of(path)
         except OSError:
             return 0
 

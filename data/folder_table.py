@@ -58,24 +58,39 @@ def _per_caption(row: ImageRow) -> list[ImageRow]:
 
 
 def _columns(root: Path, rows: Sequence[ImageRow]) -> tuple[Any, Features]:
+    keys = sorted({key for row in rows for key in row.values} - {"image"})
+    values: dict[str, list[Any]] = {}
+    images: dict[str, list[str | None]] = {"image": [str(root / row.path) for row in rows]}
+    for key in keys:
+        own = [row.values.get(key) for row in rows]
+        if key.endswith(OTHER_IMAGE):
+            images[key.removesuffix(OTHER_IMAGE)] = [None if v is None else str(root / v) for v in own]
+        else:
+            values[key] = own
+    return _arrow_table(images, values)
+
+
+def image_table(paths: Mapping[str, list[str | None]], values: Mapping[str, list[Any]]) -> Dataset:
+    """Return a table of columns of images, by their paths, and of columns of other values."""
+    from datasets import Dataset, DatasetInfo
+
+    table, features = _arrow_table(paths, values)
+    return Dataset(table, info=DatasetInfo(features=features))
+
+
+def _arrow_table(
+    paths: Mapping[str, list[str | None]], values: Mapping[str, list[Any]]
+) -> tuple[Any, Features]:
     import pyarrow as pa
     from datasets import Features, Image
 
-    keys = sorted({key for row in rows for key in row.values} - {"image"})
-    columns: dict[str, Any] = {}
-    images: dict[str, list[str | None]] = {"image": [str(root / row.path) for row in rows]}
-    for key in keys:
-        values = [row.values.get(key) for row in rows]
-        if key.endswith(OTHER_IMAGE):
-            images[key.removesuffix(OTHER_IMAGE)] = [None if v is None else str(root / v) for v in values]
-        else:
-            columns[key] = _column(values)
-    for name, paths in images.items():
-        blank = pa.nulls(len(rows), pa.binary())
-        columns[name] = pa.StructArray.from_arrays([blank, pa.array(paths, pa.string())], ["bytes", "path"])
+    columns = {name: _column(own) for name, own in values.items()}
+    for name, own in paths.items():
+        blank = pa.nulls(len(own), pa.binary())
+        columns[name] = pa.StructArray.from_arrays([blank, pa.array(own, pa.string())], ["bytes", "path"])
     table = pa.table(columns)
     features = Features.from_arrow_schema(table.schema)
-    return table, Features({**features, **dict.fromkeys(images, Image(decode=False))})
+    return table, Features({**features, **dict.fromkeys(paths, Image(decode=False))})
 
 
 def _column(values: list[Any]) -> Any:

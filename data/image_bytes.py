@@ -11,8 +11,6 @@ ORIENTATION_KEYS = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 """Text in which Pillow looks for the orientation."""
 SMALL = 2**15
 """Bytes of text that stay: enough for an orientation."""
-TAIL = 64
-"""Last bytes of a file in which `looks_truncated` searches for the end marker."""
 
 
 def without_text(data: bytes) -> bytes:

@@ -16,7 +16,9 @@ from .files import ARCHIVE_SUFFIXES, File, fingerprint, image_suffixes, list_fil
 from .findings import Notes
 from .folder import images_of, note_other_files, open_folder, unpack
 from .metadata_files import SUFFIXES as METADATA_SUFFIXES
+from .shards import open_shards
 from .splits import split_word
+from .tar import NotSamples
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("imgtf")
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
+TAR = ".tar"
 OTHER_SUFFIXES = (".csv", ".json", ".jsonl", ".zip", ".tar", ".gz", ".h5", ".npz", ".npy", ".txt")
 SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}")  # train-00000-of-00001.parquet, the layout of the Hub
 
@@ -40,9 +43,9 @@ def open_tables(src: str, notes: Notes) -> tuple[dict[str, Dataset], str]:
         raise DataError("the name of the data set is empty: name a folder, a file or a data set of the Hub")
     path = Path(src).expanduser()
     if path.is_file():
-        return _counted(_open_file(path), notes)
+        return _counted(_open_file(path, notes), notes)
     if path.is_dir():
-        return _open_directory(path, notes)
+        return _open_directory(path, list_files(path), notes)
     if looks_like_path(src):
         raise DataError(f"{src}: no such file or folder")
     return _counted(_open_hub(src), notes)
@@ -51,7 +54,7 @@ def open_tables(src: str, notes: Notes) -> tuple[dict[str, Dataset], str]:
 def _counted(opened: tuple[dict[str, Dataset], str], notes: Notes) -> tuple[dict[str, Dataset], str]:
     """Count the rows of tables as the images found."""
     notes.found += sum(map(len, opened[0].values()))
-    notes.read_as("table")
+    notes.read_as(notes.layout or "table")
     return opened
 
 
@@ -64,8 +67,10 @@ def looks_like_path(src: str) -> bool:
 _SUFFIXES = TABLE_SUFFIXES + OTHER_SUFFIXES
 
 
-def _open_file(path: Path) -> tuple[dict[str, Dataset], str]:
+def _open_file(path: Path, notes: Notes) -> tuple[dict[str, Dataset], str]:
     suffix = path.suffix.lower()
+    if suffix == TAR:
+        return _open_tar(path.parent, [_described(path)], notes)
     if suffix in ARCHIVE_SUFFIXES:
         raise DataError(f"{path}: archives are not read: unpack it first, {unpack(path)}")
     if suffix in METADATA_SUFFIXES and suffix not in TABLE_SUFFIXES:
@@ -74,19 +79,32 @@ def _open_file(path: Path) -> tuple[dict[str, Dataset], str]:
         raise DataError(
             f"{path}: not a data set; give a folder of images, or a .parquet or .arrow file or folder"
         )
-    stat = path.stat()
-    file = File(path.name, stat.st_size, stat.st_mtime_ns)
+    file = _described(path)
     return _load_files(path.parent, suffix, [file]), fingerprint([file])
 
 
-def _open_directory(path: Path, notes: Notes) -> tuple[dict[str, Dataset], str]:
-    files = list_files(path)
+def _described(path: Path) -> File:
+    stat = path.stat()
+    return File(path.name, stat.st_size, stat.st_mtime_ns)
+
+
+def _open_tar(root: Path, files: list[File], notes: Notes) -> tuple[dict[str, Dataset], str]:
+    try:
+        return open_shards(root, files, notes), fingerprint(files)
+    except NotSamples as error:
+        raise DataError(f"{error}: unpack it first, {unpack(root / files[0].path)}") from error
+
+
+def _open_directory(path: Path, files: list[File], notes: Notes) -> tuple[dict[str, Dataset], str]:
     if {file.path for file in files} & {"dataset_dict.json", "state.json"}:
         return _counted((_load_saved(path), fingerprint(files)), notes)
     for suffix in TABLE_SUFFIXES:
         if chosen := _tables_to_read(path, suffix, files, notes):
             note_other_files(path, files, {file.path for file in chosen}, notes)
             return _counted((_load_files(path, suffix, chosen), fingerprint(chosen)), notes)
+    if shards := _shards_to_read(files):
+        note_other_files(path, files, {file.path for file in shards}, notes)
+        return _counted(_open_tar(path, shards, notes), notes)
     notes.read_as("image files")
     return open_folder(path, files, notes), fingerprint(files)
 
@@ -112,6 +130,12 @@ def _tables_to_read(path: Path, suffix: str, files: list[File], notes: Notes) ->
     notes.found += rows
     notes.leave_out(f"rows of {suffix} files next to image files", count=rows)
     return []
+
+
+def _shards_to_read(files: list[File]) -> list[File]:
+    """The tar files of a folder without image files."""
+    suffixes = image_suffixes()
+    return [] if any(f.suffix in suffixes for f in files) else [f for f in files if f.suffix == TAR]
 
 
 def _has_images(path: Path) -> bool:

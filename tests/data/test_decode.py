@@ -66,7 +66,7 @@ def test_headers_are_read_from_the_start_of_a_file(tmp_path, noise, monkeypatch)
     path = tmp_path / "large.png"
     path.write_bytes(encoded(noise(400, 300)))
     read = []
-    monkeypatch.setattr(decode, "_encoded", lambda cell: read.append(cell))
+    monkeypatch.setattr(decode, "read_cell", lambda cell: read.append(cell))
     header = open_image(str(path), "here")
     assert (header.size, header.mode, header.format) == ((400, 300), "RGB", "PNG")
     assert read == []

@@ -1,0 +1,147 @@
+"""Tar shards of samples, as webdataset and img2dataset write them."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import datasets
+import pytest
+from PIL import Image
+
+from imgtf.data.columns import TableRows
+from imgtf.data.config import DataConfig
+from imgtf.data.images import ImageDataset
+from imgtf.data.loader import eval_batches
+from imgtf.errors import DataError
+
+from .reading import named, opened, texts
+
+
+def image_bytes(colour: object = 0, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("L" if isinstance(colour, int) else "RGB", (8, 8), colour).save(file, kind)
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    """Write a tar file with these members in order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def sample(number: int, suffix: str = "png", **others: bytes) -> dict[str, bytes]:
+    key = f"{number:06d}"
+    return {f"{key}.{suffix}": image_bytes(number)} | {f"{key}.{name}": data for name, data in others.items()}
+
+
+def greys(source) -> list[int]:
+    return [source.image(i).getpixel((0, 0)) for i in range(len(source))]
+
+
+def test_images_labels_and_captions_of_a_shard(tmp_path, caplog):
+    members: dict[str, bytes] = {}
+    for i in range(4):
+        members |= sample(i, cls=f"{i % 2}".encode(), txt=f"number {i}".encode())
+    path = write_tar(tmp_path / "a.tar", members)
+    with caplog.at_level("INFO", "imgtf"):
+        train, _ = opened(path)
+    assert greys(train) == [0, 1, 2, 3]
+    assert named(train) == ["0", "1", "0", "1"]
+    assert texts(train) == [f"number {i}" for i in range(4)]
+    assert train.findings.layout == "1 tar shard"
+    assert train.where(2) == f"{path}:000002.png"
+    assert train.header(1).size == (8, 8)
+
+
+def test_images_stay_in_the_shard(tmp_path):
+    """Nothing is copied: a worker process reads the bytes at their place in the tar file."""
+    path = write_tar(tmp_path / "a.tar", sample(3) | sample(5))
+    train, _ = opened(path)
+    assert isinstance(train.rows, TableRows)
+    assert list(train.rows.byte_counts()) == [0, 0]
+    images = ImageDataset(pickle.loads(pickle.dumps(train)), 8, 1, DataConfig())
+    batch = next(eval_batches(images, 2, workers=1))
+    assert ((batch["image"][:, 0, 0, 0] + 1) * 127.5).round().tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "JPG", "jpeg", "webp", "avif"])
+def test_suffixes_may_differ_and_members_may_be_missing(tmp_path, suffix):
+    other = {f"000001.{suffix}": image_bytes("red", "AVIF" if suffix == "avif" else "JPEG")}
+    members = sample(0, cls=b"cat") | other | sample(2, txt=b"\xef\xbb\xbfa dog\nin the snow", cls=b"dog")
+    train, _ = opened(write_tar(tmp_path / "a.tar", members | {"000003.txt": b"no image", "README": b""}))
+    assert len(train) == 3
+    assert named(train) == ["cat", None, "dog"]
+    assert texts(train) == [None, None, "a dog in the snow"]
+    assert train.image(1).convert("RGB").getpixel((4, 4))[0] > 200
+
+
+def test_captions_and_labels_in_json(tmp_path):
+    values = [{"caption": "one", "width": 8, "species": "owl"}, {"caption": "two", "sizes": [1]}, None]
+    members: dict[str, bytes] = {}
+    for i, value in enumerate(values):
+        members |= sample(i, json=json.dumps(value).encode() if value else b"{broken")
+    path = write_tar(tmp_path / "a.tar", members)
+    assert texts(opened(path)[0]) == ["one", "two", None]
+    assert named(opened(path, label_column="species")[0]) == ["owl", None, None]
+
+
+def test_shards_of_a_folder_with_splits_and_tables(tmp_path):
+    """The layout of img2dataset: a table of the captions next to each shard."""
+    for name, numbers in {"set-train-000": (0, 1), "set-train-001": (2,), "set-val-000": (9,)}.items():
+        members: dict[str, bytes] = {}
+        for i in numbers:
+            members |= sample(i, txt=b"x")
+        write_tar(tmp_path / f"{name}.tar", members)
+        datasets.Dataset.from_dict({"key": ["a"], "caption": ["b"]}).to_parquet(tmp_path / f"{name}.parquet")
+        (tmp_path / f"{name}_stats.json").write_text("{}")
+    train, held_out = opened(tmp_path)
+    assert (greys(train), greys(held_out)) == ([0, 1, 2], [9])
+    assert train.findings.layout == "3 tar shards"
+
+
+def test_several_images_per_sample(tmp_path):
+    members = (
+        sample(0) | {"000000.map.png": image_bytes(100)} | sample(1) | {"000001.map.png": image_bytes(101)}
+    )
+    path = write_tar(tmp_path / "a.tar", members)
+    train, _ = opened(path)
+    assert greys(train) == [0, 1]
+    from imgtf.data.source import open_source
+
+    assert greys(open_source(DataConfig(data=str(path), held_out=0), "map")[0]) == [100, 101]
+    both = write_tar(tmp_path / "b.tar", sample(0) | {"000000.jpg": image_bytes(50, "JPEG")})
+    assert greys(opened(both, image_column="png")[0]) == [0]
+    assert greys(opened(both)[0]) == [50]
+
+
+@pytest.mark.parametrize("cut", [0, 100, 1000])
+def test_damaged_shards_are_one_line(tmp_path, cut):
+    path = write_tar(tmp_path / "a.tar", sample(0) | sample(1))
+    data = path.read_bytes()
+    path.write_bytes(data[:cut])
+    with pytest.raises(DataError, match=r"a\.tar: (no tar file, or a damaged one|no samples)") as caught:
+        opened(path)
+    assert "\n" not in str(caught.value)
+    path.write_bytes(b"\x89PNG" + data)
+    with pytest.raises(DataError, match="no tar file, or a damaged one"):
+        opened(path)
+
+
+def test_archives_that_are_no_samples(tmp_path):
+    compressed = write_tar(tmp_path / "a.tar", sample(0), "w:gz")
+    with pytest.raises(DataError, match="compressed, so its samples cannot be read in place.*tar -xf"):
+        opened(compressed)
+    dates = {f"IMG_2020.01.{i:02d}.jpg": image_bytes(i, "JPEG") for i in range(20)}
+    with pytest.raises(DataError, match="share the name 'IMG_2020' up to the first dot.*tar -xf"):
+        opened(write_tar(tmp_path / "b.tar", dates))
+    with pytest.raises(DataError, match="no samples with an image"):
+        opened(write_tar(tmp_path / "c.tar", {"a.txt": b"x"}))
