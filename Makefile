@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types docs clean
 
 demo: $(READY)  ## train both stages on the built-in digits and sample, in demo/
 	rm -rf demo && mkdir demo
@@ -26,10 +26,13 @@ types: $(READY)
 	mkdir -p $(VENV)/src && ln -sfn "$(CURDIR)" $(VENV)/src/imgtf
 	MYPYPATH=$(VENV)/src $(BIN)/mypy -p imgtf
 
+docs: $(READY)  ## the docs site, in site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(READY): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) demo build site *.egg-info .mypy_cache .ruff_cache .pytest_cache
