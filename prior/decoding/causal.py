@@ -41,8 +41,8 @@ def sample_causal(decoder: Decoder, request: SamplingRequest) -> Tensor:
     sampling = _CausalSampling(decoder, batch, order, request.grid)
     for step in schedule:
         sampling.run(step)
-        request.watch(batch.state.codes)
         request.progress(B * step.size)
+        request.watch(batch.state.codes)
     return batch.state.codes.clone()  # the decoder may reuse the memory of the batch
 
 

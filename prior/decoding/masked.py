@@ -34,8 +34,8 @@ def sample_masked(decoder: Decoder, request: SamplingRequest) -> Tensor:
             score = likelihood.log() + settings.confidence_noise * remaining * _gumbel(request.uniforms[:, 1])
         kept = score.masked_fill(codes >= 0, -torch.inf).topk(step.size, dim=1).indices  # (B, k)
         codes.scatter_(1, kept, sampled.gather(1, kept))
-        request.watch(codes)
         request.progress(B * step.size)
+        request.watch(codes)
     return codes
 
 
