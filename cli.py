@@ -25,6 +25,7 @@ COMMANDS = {
     "decompress": ("compress.decompress", "Decode files of compress."),
     "evaluate": ("evaluate.evaluate", "Compare samples with real images, and search for sampling settings."),
     "serve": ("serve.serve", "Answer HTTP requests for images, in the shape of OpenAI's API."),
+    "web": ("web.web", "Open a page on this machine: sample, inpaint, follow a run."),
     "push": ("push.push", "Upload a model folder to the Hugging Face Hub."),
     "import": ("exchange.import_command", "Convert published weights into a model folder."),
     "export": ("exchange.export_command", "Write a model with the tensor names of a published code base."),
@@ -68,7 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
         if known is None:
             raise
         line, code = known
-        click.echo(" ".join(line.split()), err=True)
+        if line:
+            click.echo(" ".join(line.split()), err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 
