@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +22,11 @@ FAILED, INTERRUPTED = 1, 130
 
 def log_to_stderr() -> None:
     """Send the library's log to stderr, above any progress bar. Only the first of several processes logs."""
-    from tqdm import tqdm
+    from ..runtime.progress import write_line
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            tqdm.write(self.format(record), file=sys.stderr)
+            write_line(self.format(record))
 
     logger = logging.getLogger("imgtf")
     logger.handlers = [Lines()]
