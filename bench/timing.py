@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from tqdm import tqdm
+
+from ..runtime.progress import Bar
 
 MIN_SECONDS = 0.2
 """Shortest time of a measurement. Faster functions are repeated, and the time is divided."""
@@ -46,11 +46,11 @@ class Timing:
 def measure_in_turn(measurements: Sequence[Measurement], rounds: int, device: torch.device) -> list[Timing]:
     """Time every measurement once per round, so that changes of the machine's speed affect all of them."""
     total = len(measurements) * (1 + rounds)
-    with tqdm(total=total, desc="bench", unit="run", disable=None, file=sys.stderr) as bar:
+    with Bar("bench", total, "run") as bar:
 
         def advance(name: str) -> None:
             bar.update()
-            bar.set_postfix_str(name)
+            bar.note(name)
 
         peaks, repeats = [], []
         for one in measurements:

@@ -56,15 +56,14 @@ def compress(
     The file is much smaller than a JPEG, and can be decompressed with the same model on the same machine only.
     """
     log_to_stderr()
-    from tqdm import tqdm
-
     from ..pipelines.compression.files import SUFFIX, compress_files, output_files
     from ..pipelines.pipeline import Pipeline
+    from ..runtime.progress import Bar
 
     files = output_files(images, out, SUFFIX, force)
     models = Pipeline.from_pretrained(model, device, precision=precision)
     total = len(images) * models.prior.config.tokens
-    with tqdm(total=total, desc="compress", unit="token") as bar:
+    with Bar("compress", total, "token") as bar:
         rows = compress_files(models, images, files, bar.update, **given)
     _report_sizes(rows, as_json)
 
@@ -81,20 +80,19 @@ def decompress(
 ) -> None:
     """Decompress files that `imgtf compress` wrote, with the model and on the machine that compressed them."""
     log_to_stderr()
-    from tqdm import tqdm
-
     from ..pipelines.compression.files import decompress_files, output_files, read_files
     from ..pipelines.pipeline import Pipeline
+    from ..runtime.progress import Bar
 
     def load(precision: str, kind: str) -> Models:
         return Pipeline.from_pretrained(model, kind if device == "auto" else device, precision=precision)
 
     images = output_files(files, out, ".png", force)
     compressed = read_files(files)
-    with tqdm(total=0, desc="decompress", unit="token") as bar:
+    with Bar("decompress", 0, "token") as bar:
 
         def start(tokens: int) -> Progress:
-            bar.total += tokens
+            bar.grow(tokens)
             return bar.update
 
         decompress_files(load, compressed, images, start)

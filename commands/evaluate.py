@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,7 @@ from .types import MAX_BATCH, MAX_IMAGES, MAX_SEED, SAMPLING_PRECISIONS, AutoOrC
 if TYPE_CHECKING:
     from ..pipelines.pipeline import Pipeline
     from ..pipelines.processes import Processes
+    from ..runtime.progress import Bar
 
 logger = logging.getLogger("imgtf")
 
@@ -249,7 +249,8 @@ class Bars:
     """One progress bar for each kind of work; lines in the log where stderr is no terminal."""
 
     def __init__(self, shown: bool) -> None:
-        self.shown, self.what, self.bar = shown, "", None
+        self.shown, self.what = shown, ""
+        self.bar: Bar | None = None
         self.done, self.tenths = 0.0, 0
 
     def __call__(self, what: str, done: float, total: int) -> None:
@@ -257,19 +258,18 @@ class Bars:
         if what != self.what:
             self._start(what, total)
         self.done += done
-        if self.bar is not None and not self.bar.disable:
-            self.bar.update(min(int(self.done), total) - self.bar.n)
+        if self.bar is not None and self.bar.visible:
+            self.bar.update(min(int(self.done), total) - self.bar.done)
         elif self.shown and int(10 * self.done / total) > self.tenths:
             self.tenths = int(10 * self.done / total)
             logger.info("%s: %d of %d", what, min(int(self.done), total), total)
 
     def _start(self, what: str, total: int) -> None:
-        from tqdm import tqdm
+        from ..runtime.progress import Bar
 
         self.close()
         self.what, self.done, self.tenths = what, 0.0, 0
-        unit = "s" if what == "search" else "image"
-        self.bar = tqdm(total=total, desc=what, unit=unit, disable=not self.shown or not sys.stderr.isatty())
+        self.bar = Bar(what, total, "s" if what == "search" else "image", shown=self.shown)
 
     def close(self) -> None:
         """End the bar."""

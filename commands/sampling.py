@@ -52,10 +52,9 @@ class PreparedRun:
     @contextmanager
     def bar(self, tokens: int) -> Iterator[Progress]:
         """Show a bar of that many tokens, of all processes, and yield what moves it."""
-        from tqdm import tqdm
+        from ..runtime.progress import Bar
 
-        quiet = None if self.processes.is_first else True
-        with tqdm(total=tokens, desc=self.what, unit="token", disable=quiet) as bar:
+        with Bar(self.what, tokens, "token", shown=self.processes.is_first) as bar:
             yield lambda codes: bar.update(codes * self.processes.world)
 
 

@@ -82,11 +82,10 @@ def score(
     Writes scores.csv (bits per token and per pixel), a heat map of every image, and a sheet of the most unlikely ones.
     """
     log_to_stderr()
-    from tqdm import tqdm
-
     from ..pipelines.pipeline import Pipeline
     from ..pipelines.score_files import find_images, write_scores
     from ..pipelines.write import check_out, free_folder
+    from ..runtime.progress import Bar
 
     if out:
         check_out(out, force)
@@ -94,6 +93,6 @@ def score(
     models = Pipeline.from_pretrained(model, device, precision=precision)
     out = out or free_folder(model / "scores")
     conditions = {name: given[name] or None for name in ("label", "text", "image")}
-    with tqdm(total=len(files), desc="score", unit="image") as bar:
+    with Bar("score", len(files), "image") as bar:
         summary = write_scores(models, files, out, kind, bar.update, **(given | conditions))
     report(summary, as_json)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError
+from ..runtime.progress import Bar
 from .decode import TRUNCATED, BadImage
 from .image import GREY_MODES, is_deep, is_rotated
 from .source import ImageSource
@@ -113,10 +114,10 @@ def read_headers(source: ImageSource, everything: bool = False) -> Headers:
     """
     count = len(source) if everything else min(len(source), MOST_HEADERS)
     rows = (np.arange(count) * len(source) // max(count, 1)).tolist()
-    results = in_threads(lambda row: _header(source, row), rows)
+    results = in_threads(lambda row: _header(source, row), rows, f"headers {source.split}")
     small = sum(r.width * r.height for r in results if isinstance(r, Header)) <= DECODED_PIXELS
     if everything or small:
-        results = in_threads(lambda result: _decoded(source, result), results)
+        results = in_threads(lambda result: _decoded(source, result), results, f"decode {source.split}")
     found = tuple(result for result in results if isinstance(result, Header))
     pairs = zip(rows, results, strict=True)
     broken = tuple((row, result) for row, result in pairs if isinstance(result, BadImage))
@@ -125,13 +126,15 @@ def read_headers(source: ImageSource, everything: bool = False) -> Headers:
     return Headers(source, found, broken, count)
 
 
-def in_threads(function: Callable[[T], R], values: Sequence[T]) -> list[R]:
-    """Return the results of a function that reads files, in order."""
+def in_threads(function: Callable[[T], R], values: Sequence[T], what: str) -> list[R]:
+    """Return the results of a function that reads files, in order. `what` names the work in a bar."""
     blocks = [values[i : i + BLOCK] for i in range(0, len(values), BLOCK)]
-    with ThreadPoolExecutor(THREADS) as threads:
-        return [
-            result for block in threads.map(lambda b: [function(v) for v in b], blocks) for result in block
-        ]
+    with ThreadPoolExecutor(THREADS) as threads, Bar(what, len(values), "image") as bar:
+        results = []
+        for block in threads.map(lambda b: [function(v) for v in b], blocks):
+            results += block
+            bar.update(len(block))
+    return results
 
 
 def count_channels(headers: Headers) -> int:

@@ -63,7 +63,9 @@ def decode_sample(headers: Sequence[Headers], everything: bool = False) -> Sampl
     found = [(number, header) for number, one in enumerate(headers) for header in one.found]
     count = len(found) if everything else min(len(found), _sample_size(found))
     rows = np.arange(count) * len(found) // max(count, 1)
-    results = in_threads(lambda i: decode(headers, found[i][0], found[i][1].row), rows.tolist())
+    results = in_threads(
+        lambda i: decode(headers, found[i][0], found[i][1].row), rows.tolist(), "decode sample"
+    )
     return Sample(
         tuple(result for result in results if isinstance(result, Decoded)),
         tuple(result for result in results if isinstance(result, BadImage)),

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from tqdm import tqdm
 
 from ..data.codes import CodesDataset, CodesInfo, column_suffix, open_codes, write_codes
 from ..data.config import AugmentationConfig, DataConfig, check_crops, flips, preprocessing, worker_count
@@ -21,6 +20,7 @@ from ..data.images import BadImages, CropsDataset
 from ..data.loader import eval_batches
 from ..data.source import ImageSource
 from ..errors import CheckpointError
+from ..runtime.progress import Bar
 from ..tokenizer.codec import Codec, codec_precision
 from ..tokenizer.model import Tokenizer
 from .condition_loader import ConditionLoader
@@ -139,7 +139,7 @@ def _rows(
     read = partial(_read, settings=settings)
     bad_images = BadImages(len(source), settings.data.bad_images)
     others = [loader.batches(source, read, settings.precision) for loader in loaders]
-    with tqdm(total=len(source), desc=f"encode {source.split}", unit="image", disable=None) as bar:
+    with Bar(f"encode {source.split}", len(source), "image") as bar:
         for batch, *own in zip(read(source, tokenizer), *others, strict=False):
             indices = batch["index"].tolist()
             texts = [source.text(index) or "" for index in indices]

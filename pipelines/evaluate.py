@@ -18,6 +18,7 @@ from ..data.loader import eval_batches
 from ..data.source import ImageSource
 from ..errors import DataError
 from ..evaluation.features import FeatureNetwork
+from ..runtime.progress import Bar
 from ..tokenizer.codec import Codec
 from ..tokenizer.inception import Inception
 from ..tokenizer.metrics import MetricInputs, Metrics
@@ -52,12 +53,14 @@ def evaluate_tokenizer(
     inputs = MetricInputs(config.codebook_size, tokenizer.device, perceptual)
     metrics, codec = Metrics(inputs), Codec(tokenizer, precision)
     distances = ReconstructionDistances(networks, perceptual, inception)
-    for batch in eval_batches(images, BATCH_SIZE, workers=worker_count(data)):
-        bad_images.note(batch["bad"])
-        pixels = batch["image"].to(tokenizer.device)
-        result = codec(pixels)
-        metrics.update(pixels, result)
-        distances.update(pixels, result.images, batch, source)
+    with Bar("evaluate", len(images), "image") as bar:
+        for batch in eval_batches(images, BATCH_SIZE, workers=worker_count(data)):
+            bad_images.note(batch["bad"])
+            pixels = batch["image"].to(tokenizer.device)
+            result = codec(pixels)
+            metrics.update(pixels, result)
+            distances.update(pixels, result.images, batch, source)
+            bar.update(len(pixels))
     return {"images": float(len(source)), **metrics.compute(), **distances.compute()}
 
 
@@ -78,10 +81,12 @@ def reconstruct(
     """
     codec = Codec(tokenizer, precision)
     files = reconstruction_files(paths, out)
-    for path, file in zip(paths, files, strict=True):
-        pair = draw_grid(_with_reconstruction(codec, path, background, full_size), columns=2)
-        out.mkdir(parents=True, exist_ok=True)  # only now: an unreadable image leaves no empty folder
-        pair.save(file)
+    with Bar("reconstruct", len(files), "image") as bar:
+        for path, file in zip(paths, files, strict=True):
+            pair = draw_grid(_with_reconstruction(codec, path, background, full_size), columns=2)
+            out.mkdir(parents=True, exist_ok=True)  # only now: an unreadable image leaves no empty folder
+            pair.save(file)
+            bar.update()
     return files
 
 

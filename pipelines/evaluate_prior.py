@@ -21,6 +21,7 @@ from ..errors import DataError
 from ..prior.model import Prior
 from ..prior.objectives import log_likelihood
 from ..prior.train import condition_of
+from ..runtime.progress import Bar
 from ..runtime.repository import results_folder
 from .encode import CacheSettings, cached_codes
 from .pipeline import Pipeline
@@ -89,12 +90,16 @@ def image_bits(
     generator = torch.Generator().manual_seed(0)
     bits, labels = [], []
     classes = _classes(codes.info.class_names, prior.config.class_names)
-    for batch in eval_batches(codes, BATCH_SIZE):
-        batch["label"] = classes[batch["label"]]
-        grids, condition = batch["codes"].to(prior.device), condition_of(batch, prior.config)
-        draws = [log_likelihood(prior, grids, condition, generator, raster=raster) for _ in range(repeats)]
-        bits.append(-torch.stack(draws).mean(0).cpu().double() / math.log(2))  # (B,)
-        labels.append(batch["label"])
+    with Bar("evaluate", len(codes), "image") as bar:
+        for batch in eval_batches(codes, BATCH_SIZE):
+            batch["label"] = classes[batch["label"]]
+            grids, condition = batch["codes"].to(prior.device), condition_of(batch, prior.config)
+            draws = [
+                log_likelihood(prior, grids, condition, generator, raster=raster) for _ in range(repeats)
+            ]
+            bits.append(-torch.stack(draws).mean(0).cpu().double() / math.log(2))  # (B,)
+            labels.append(batch["label"])
+            bar.update(len(grids))
     return torch.cat(bits), torch.cat(labels)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate.tracking import GeneralTracker
-from tqdm import tqdm
 
+from ..runtime.progress import Bar, duration
 from .stage import MonitorAction
 
 logger = logging.getLogger("imgtf")
@@ -39,15 +38,7 @@ class Report:
         self.trackers = trackers
         self.name, self.path, self.steps, self.batch_size, self.active = name, path, steps, batch_size, active
         self.last_step, self.last_time = start, time.perf_counter()
-        self.plain = not sys.stderr.isatty()
-        self.bar = tqdm(
-            total=steps,
-            initial=start,
-            desc=name,
-            unit="step",
-            disable=self.plain or not active,
-            dynamic_ncols=True,
-        )
+        self.bar = Bar(name, steps, "step", done=start, shown=active, delay=0)
         if active:
             path.parent.mkdir(parents=True, exist_ok=True)
             _drop_after(path, start)
@@ -63,12 +54,13 @@ class Report:
         if not self.active:
             return
         shown = {k: metrics[k] for k in metrics if k not in ("lr", "images_per_second")}
-        self.bar.set_postfix_str(f"{_text(shown)} | {speed:.0f} images/s")
-        if self.plain:
+        if self.bar.visible:
+            self.bar.note(f"{speed:.0f} images/s | {_text(shown)}")
+        else:
             left = (self.steps - step) * self.batch_size / max(1e-9, speed)
             logger.info(
                 "%s %d/%d | %s | %.0f images/s | %s left",
-                self.name, step, self.steps, _text(shown), speed, tqdm.format_interval(left),
+                self.name, step, self.steps, _text(shown), speed, duration(left),
             )  # fmt: skip
 
     def advance(self) -> None:
