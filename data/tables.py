@@ -15,7 +15,9 @@ from ..runtime.hub import cached_if_unreachable, datasets_cache
 from .files import ARCHIVE_SUFFIXES, File, fingerprint, image_suffixes, list_files
 from .findings import Notes
 from .folder import images_of, note_other_files, open_folder, unpack
+from .locations import is_pattern, is_url, local_files, local_path
 from .metadata_files import SUFFIXES as METADATA_SUFFIXES
+from .mirror import mirror
 from .shards import open_shards
 from .splits import split_word
 from .tar import NotSamples
@@ -41,6 +43,10 @@ def open_tables(src: str, notes: Notes) -> tuple[dict[str, Dataset], str]:
     """
     if not src.strip():
         raise DataError("the name of the data set is empty: name a folder, a file or a data set of the Hub")
+    src = local_path(src)
+    if is_url(src) or is_pattern(src):
+        root, files = mirror(src) if is_url(src) else local_files(src)
+        return _open_files(root, files, notes)
     path = Path(src).expanduser()
     if path.is_file():
         return _counted(_open_file(path, notes), notes)
@@ -49,6 +55,15 @@ def open_tables(src: str, notes: Notes) -> tuple[dict[str, Dataset], str]:
     if looks_like_path(src):
         raise DataError(f"{src}: no such file or folder")
     return _counted(_open_hub(src), notes)
+
+
+def _open_files(root: Path, files: list[File], notes: Notes) -> tuple[dict[str, Dataset], str]:
+    """Open listed files of a folder. One table or archive is opened like a file that the user names."""
+    only = files[0] if len(files) == 1 else None
+    if only and only.suffix in (*TABLE_SUFFIXES, *OTHER_SUFFIXES):
+        opened = _open_file(root / only.path, notes)[0], fingerprint(files)
+        return _counted(opened, notes)
+    return _open_directory(root, files, notes)
 
 
 def _counted(opened: tuple[dict[str, Dataset], str], notes: Notes) -> tuple[dict[str, Dataset], str]:

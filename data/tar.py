@@ -84,7 +84,7 @@ def _grouped(archive: tarfile.TarFile, path: str, in_place: bool) -> Iterator[Sa
     """Members with the same key, one after the other, are one sample. Samples without an image are left out."""
     sample = Sample("")
     for member in archive:
-        archive.members = []  # would hold every header
+        archive.members = []  # type: ignore[attr-defined]  # would hold every header
         match = _NAME.fullmatch(member.name.removeprefix("./"))
         if not match or not member.isreg():
             continue
@@ -103,11 +103,8 @@ def _complete(sample: Sample) -> Iterator[Sample]:
 def _add(sample: Sample, name: str, archive: tarfile.TarFile, member: tarfile.TarInfo, tar: str) -> None:
     """Add a member to its sample. `tar`: file that an image stays in; "" to read it."""
     if name.rpartition(".")[2] in IMAGE_FIELDS:
-        if tar:
-            cell = {"bytes": None, "path": member_path(tar, member.name, member.offset_data, member.size)}
-        else:
-            cell = {"bytes": _read(archive, member), "path": None}
-        sample.images[name] = cell
+        path = member_path(tar, member.name, member.offset_data, member.size) if tar else None
+        sample.images[name] = {"bytes": None if tar else _read(archive, member), "path": path}
     elif name in SIDECARS and member.size <= MOST_SIDECAR:
         data = _read(archive, member)
         if name == "json":

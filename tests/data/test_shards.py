@@ -138,10 +138,10 @@ def test_damaged_shards_are_one_line(tmp_path, cut):
 
 def test_archives_that_are_no_samples(tmp_path):
     compressed = write_tar(tmp_path / "a.tar", sample(0), "w:gz")
-    with pytest.raises(DataError, match="compressed, so its samples cannot be read in place.*tar -xf"):
+    with pytest.raises(DataError, match=r"compressed, so its samples cannot be read in place.*tar -xf"):
         opened(compressed)
     dates = {f"IMG_2020.01.{i:02d}.jpg": image_bytes(i, "JPEG") for i in range(20)}
-    with pytest.raises(DataError, match="share the name 'IMG_2020' up to the first dot.*tar -xf"):
+    with pytest.raises(DataError, match=r"share the name 'IMG_2020' up to the first dot.*tar -xf"):
         opened(write_tar(tmp_path / "b.tar", dates))
     with pytest.raises(DataError, match="no samples with an image"):
         opened(write_tar(tmp_path / "c.tar", {"a.txt": b"x"}))
