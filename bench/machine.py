@@ -1,22 +1,15 @@
-"""The machine and its measured limits: bytes/s of memory, FLOP/s of matrix products."""
+"""Measured limits of the machine: bytes/s of memory, FLOP/s of matrix products."""
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import psutil
 import torch
 
 from .timing import seconds_of
 
-PACKAGES = ("imgtf", "torch", "accelerate", "transformers")
 BUFFER_BYTES = {"cpu": 2**28, "cuda": 2**32}
 """Bytes that are read and copied to measure memory: far more than any cache holds."""
 MATRIX_SIZE = {"cpu": 2048, "cuda": 8192}
@@ -65,34 +58,3 @@ def matrix_flops(device: torch.device, dtype: torch.dtype) -> float:
 def best_of(action: Callable[[], object], device: torch.device) -> float:
     """Return the seconds of the fastest of several runs."""
     return min(seconds_of(action, device) for _ in range(REPEATS))
-
-
-def describe_machine(device: torch.device) -> dict[str, str | int | float]:
-    """Return processor, memory, load, date and versions, which every report states."""
-    described: dict[str, str | int | float] = {
-        "processor": processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "load": round(psutil.getloadavg()[0], 2),
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-        "date": time.strftime("%Y-%m-%d %H:%M %Z"),
-    }
-    if device.type == "cuda":
-        described["gpu"] = torch.cuda.get_device_name(device)
-    for package in PACKAGES:
-        try:
-            described[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return described
-
-
-def processor_name() -> str:
-    """Return the manufacturer's name of the processor, or its architecture if the system does not report it."""
-    try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()

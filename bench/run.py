@@ -15,9 +15,10 @@ from ..options import size_text
 from ..pipelines.request import sampling_precision
 from ..prior.decoding.quantized import cast, compute_dtype
 from ..runtime.device import pick_device
+from ..runtime.machine import describe_machine
 from ..runtime.precision import DTYPES, as_precision, pick_precision
 from .config import BenchConfig
-from .machine import Limits, describe_machine, measure_limits
+from .machine import Limits, measure_limits
 from .networks import load_networks
 from .sampling import bench_sampling
 from .tokenizer import bench_tokenizer

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imgtf.bench.machine import describe_machine
 from imgtf.bench.networks import random_networks
 from imgtf.bench.sampling import sampler
 from imgtf.bench.timing import Measurement, measure_in_turn, speedup
 from imgtf.pipelines.pipeline import Pipeline
+from imgtf.runtime.machine import describe_machine
 
 
 def main() -> None:

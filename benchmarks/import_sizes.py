@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from imgtf.bench.machine import describe_machine
 from imgtf.interop import llamagen
 from imgtf.interop.stage import number_names, shapes
 from imgtf.prior.conditions.label import LabelConfig
 from imgtf.prior.config import PriorConfig
+from imgtf.runtime.machine import describe_machine
 from imgtf.tokenizer.config import TokenizerConfig
 
 DS16 = TokenizerConfig(

@@ -17,9 +17,9 @@ from statistics import median
 
 import torch
 
-from imgtf.bench.machine import describe_machine
 from imgtf.pipelines.pipeline import Pipeline
 from imgtf.pipelines.write import write_samples
+from imgtf.runtime.machine import describe_machine
 
 
 def seconds_of(pipeline: Pipeline, n: int) -> float:

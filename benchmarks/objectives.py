@@ -24,13 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from imgtf import Pipeline
-from imgtf.bench.machine import describe_machine
 from imgtf.data.config import AugmentationConfig, DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.loader import eval_batches, train_batches
 from imgtf.data.source import ImageSource, open_source
 from imgtf.evaluation.distances import frechet_distance
 from imgtf.evaluation.statistics import Moments
+from imgtf.runtime.machine import describe_machine
 from imgtf.tokenizer.perceptual import Perceptual
 
 STEPS = {"raster": [64], "random": [4, 8, 16, 32, 64], "masked": [4, 8, 12, 16, 32]}

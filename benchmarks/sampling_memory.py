@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from imgtf.bench.machine import describe_machine
 from imgtf.bench.networks import random_networks
 from imgtf.pipelines.memory import sampling_memory
 from imgtf.pipelines.pipeline import Pipeline
 from imgtf.prior.config import SamplingConfig
+from imgtf.runtime.machine import describe_machine
 
 SAMPLE = """
 import json, re, sys, time

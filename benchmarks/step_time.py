@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from imgtf.bench.machine import describe_machine
 from imgtf.bench.networks import random_networks
 from imgtf.bench.random_data import random_condition
 from imgtf.bench.sampling import bench_settings
 from imgtf.prior.decoding.decoder import Decoder
 from imgtf.prior.decoding.quantized import cast
 from imgtf.prior.decoding.sampler import image_uniforms, sample
+from imgtf.runtime.machine import describe_machine
 from imgtf.runtime.precision import DTYPES
 
 SECTIONS = 8

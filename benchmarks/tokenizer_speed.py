@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from imgtf import Tokenizer
-from imgtf.bench.machine import describe_machine
 from imgtf.bench.networks import tokenizer_config
 from imgtf.bench.timing import Measurement, measure_in_turn
 from imgtf.bench.tokenizer import make_codecs
@@ -26,6 +25,7 @@ from imgtf.data.config import DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.loader import eval_batches
 from imgtf.data.source import open_source
+from imgtf.runtime.machine import describe_machine
 from imgtf.tokenizer.codec import Codec
 from imgtf.tokenizer.metrics import psnr
 
