@@ -116,7 +116,7 @@ def _is_boxes(lines: list[str]) -> bool:
 def _json_caption(path: Path) -> str | None:
     try:
         content: Any = json.loads(read_text(path))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     values = [content.get(name) for name in TEXT_NAMES] if isinstance(content, dict) else []
     return next((value.strip() for value in values if isinstance(value, str) and value.strip()), None)

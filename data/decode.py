@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
 from .cells import read_cell, read_ends
-from .image_bytes import looks_truncated, without_text
+from .image_bytes import looks_truncated, pcx_is_truncated, without_text
 
 HEAD = 2**16
 """Bytes that hold the header of most files."""
@@ -54,7 +54,7 @@ def open_image(cell: Any, where: str) -> Image.Image:
     except BadImage:
         raise
     except Exception as error:
-        raise BadImage(where, _why(error)) from error
+        raise BadImage(where, why(error)) from error
     return image
 
 
@@ -75,10 +75,12 @@ def load_image(cell: Any, where: str, at_least: int | None = None) -> Image.Imag
             if at_least is not None and image.format == "JPEG":
                 image.draft(None, (2 * at_least, 2 * at_least))
             image.load()
+        if image.format == "PCX" and pcx_is_truncated(read_cell(cell)):
+            raise BadImage(where, "image file is truncated")
     except BadImage:
         raise
     except Exception as error:
-        raise BadImage(where, _why(error)) from error
+        raise BadImage(where, why(error)) from error
     return image
 
 
@@ -115,7 +117,8 @@ def _register_plugins() -> None:
         getattr(plugin, "register_heif_opener", lambda: None)()
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """Return the reason why an image cannot be read, in one line."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow can read"
     if isinstance(error, FileNotFoundError):
@@ -123,4 +126,4 @@ def _why(error: Exception) -> str:
     if isinstance(error, IsADirectoryError):
         return "a folder, not an image"
     # Pillow's decoders raise many types at a damaged file: OSError, SyntaxError, ValueError, struct.error
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return " ".join(str(error).split()) or type(error).__name__

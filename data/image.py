@@ -10,7 +10,7 @@ from PIL import Image, ImageColor, ImageOps
 
 from ..errors import ConfigError
 from ..options import Size, sides_of
-from .decode import BadImage
+from .decode import BadImage, why
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})  # more than 8 bits
@@ -76,6 +76,18 @@ def plain(image: Image.Image, channels: int, background: str) -> Image.Image:
     """Return the image upright and opaque: mode L for 1 channel, RGB for 3; mode F in [0, 1] for more than 8 bits."""
     if channels not in (1, 3):
         raise ConfigError(f"images have 1 or 3 channels, not {channels}")
+    check_background(background)
+    try:
+        return _plain(image, channels, background)
+    except (BadImage, OSError):
+        raise
+    except (
+        Exception
+    ) as error:  # Pillow raises many types, such as AssertionError for a palette that is missing
+        raise BadImage("", why(error)) from error
+
+
+def _plain(image: Image.Image, channels: int, background: str) -> Image.Image:
     image = upright(image)
     if is_deep(image):
         return _deep(image)
@@ -146,7 +158,6 @@ def check_background(background: str) -> None:
 def _opaque(image: Image.Image, background: str) -> Image.Image:
     if not image.has_transparency_data:
         return image
-    check_background(background)
     grey = image.mode in GREY_MODES
     front = image.convert("RGBA")
     red, green, blue = ImageColor.getrgb(background)[:3]

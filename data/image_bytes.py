@@ -40,6 +40,19 @@ def _is_dropped(data: bytes, name: bytes, start: int, end: int) -> bool:
     return end - start > SMALL or not data.startswith(ORIENTATION_KEYS, start + 8)
 
 
+def pcx_is_truncated(data: bytes) -> bool:
+    """Return whether a PCX file ends before its last row or its palette, which Pillow does not notice."""
+    version, bits, planes = data[1], data[3], data[65]
+    top, bottom, stride = (struct.unpack_from("<H", data, at)[0] for at in (6, 10, 66))
+    missing, at = stride * planes * (bottom - top + 1), 128
+    while missing > 0 and at < len(data):
+        repeated = data[at] >= 192
+        missing -= data[at] & 63 if repeated else 1
+        at += 1 + repeated
+    palette = 769 if (version, bits, planes) == (5, 8, 1) else 0
+    return missing > 0 or len(data) < at + palette
+
+
 def looks_truncated(kind: str | None, size: int, head: bytes, tail: bytes) -> bool:
     """Return whether the end of a file lacks the marker of its format, as after a broken download.
 

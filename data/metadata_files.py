@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from .cells import open_file
 from .coco import coco_rows, is_coco
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -41,15 +42,18 @@ def read_rows(path: Path) -> list[Row]:
     """
     try:
         return list(_READERS[path.suffix.lower()](path))
-    except (ValueError, OSError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
+    except DataError:
+        raise
+    except Exception as error:  # ValueError, OSError, RecursionError, csv.Error, those of pyarrow
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path}: cannot be read ({reason:.200})") from None
 
 
 def names_files(path: Path) -> bool:
     """Return whether the first line of a CSV file, which may be called .txt, has a column of file names."""
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return False
-    with path.open("rb") as file:
+    with open_file(path) as file:
         first = file.readline(4096).decode("utf-8-sig", "replace").strip()
     names = first.split(_delimiter(first, ","))
     return len(names) > 1 and _has_file_column(names)
@@ -61,7 +65,8 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: another encoding; names the line.
     """
-    data = path.read_bytes()
+    with open_file(path) as file:
+        data = file.read()
     try:
         return data.decode(_encoding(data))
     except UnicodeDecodeError as error:
@@ -135,7 +140,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
     text = read_text(path)
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if len([line for line in text.splitlines() if line.strip()]) > 1 and text.lstrip()[:1] == "{":
             return _line_rows(path, text)
         raise DataError(f"{path}: not JSON: {error}") from None
@@ -156,7 +161,7 @@ def _line_rows(path: Path, text: str) -> Iterator[Row]:
 def _json_line(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: line {number} is not JSON: {error}") from None
     if not isinstance(row, dict):
         raise DataError(f"{path}: line {number} is not a JSON object")
