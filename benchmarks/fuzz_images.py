@@ -110,10 +110,12 @@ def sized(data: bytes, stream: random.Random) -> bytes:
     """A PNG header with other sizes, depth and colour, and a right checksum."""
     sides = (1, 0, 7, 48, 65500, 100_000, 13_000, 2**31 - 1, 2**32 - 1)
     width, height = stream.choice(sides), stream.choice(sides)
-    kind = struct.pack(
-        ">IIBBBBB", width, height, stream.choice([1, 8, 16]), stream.choice([0, 2, 3, 4, 6]), 0, 0, 0
-    )
-    chunk = b"IHDR" + kind
+    return with_header(data, width, height, stream.choice([1, 8, 16]), stream.choice([0, 2, 3, 4, 6]))
+
+
+def with_header(data: bytes, width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG with the header of another image."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     return PNG + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
 
 

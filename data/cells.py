@@ -61,7 +61,7 @@ def read_ends(cell: Any, head: int) -> tuple[bytes, bytes, int]:
 def open_file(path: str | Path) -> BinaryIO:
     """Return an open file. Raises OSError, also for a pipe or a device, whose reading may never end."""
     nonblock = getattr(os, "O_NONBLOCK", 0)  # else the opening of a pipe waits for a writer
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock))
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError("a pipe or a device, not a file")
