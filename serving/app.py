@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from PIL import Image
 from starlette.exceptions import HTTPException
 
+from ..errors import ImgtfError
 from . import forms
 from .errors import ApiError
 from .fields import EditFields, GenerationFields, read_form, read_json
@@ -45,7 +46,7 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="imgtf", version=version("imgtf"), docs_url=None, redoc_url=None)
     app.state.service = service
     app.include_router(router)
-    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(ImgtfError, _api_error)
     app.add_exception_handler(Gone, _gone)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _fault)
@@ -119,16 +120,16 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return JSONResponse(error.body, error.status, error.headers)
+async def _api_error(request: Request, error: Exception) -> Response:
+    shown = error if isinstance(error, ApiError) else ApiError(error)
+    return JSONResponse(shown.body, shown.status, shown.headers)
 
 
-def _gone(request: Request, error: Exception) -> Response:
+async def _gone(request: Request, error: Exception) -> Response:
     return Response(status_code=GONE)
 
 
-def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     """Unknown routes and methods, in the same shape as all errors."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
@@ -137,7 +138,7 @@ def _http_error(request: Request, error: Exception) -> Response:
     return JSONResponse(shown.body, error.status_code, error.headers)
 
 
-def _fault(request: Request, error: Exception) -> Response:
-    """A fault of the program; the server logs its traceback."""
+async def _fault(request: Request, error: Exception) -> Response:
+    """A fault of the program; uvicorn logs its traceback, and closes the connection."""
     shown = ApiError("the server failed; its log says why", status=500, code="internal_error")
-    return JSONResponse(shown.body, 500)
+    return JSONResponse(shown.body, 500, {"Connection": "close"})

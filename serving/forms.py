@@ -36,17 +36,19 @@ async def read_form(request: Request) -> Form:
         )
     parser = _MemoryParser(request.headers, request.stream(), max_files=MOST_FILES, max_fields=MOST_FIELDS)
     try:
-        items = (await parser.parse()).multi_items()
+        data = await parser.parse()
     except MultiPartException as error:
         raise ApiError(f"the form cannot be read: {error.message}", code="invalid_form") from error
     form = Form({}, {})
-    for key, value in items:
-        name = key.removesuffix("[]")
-        if name in form.texts or name in form.files:
-            raise ApiError(f"{name} is given twice: send one", param=name, code="invalid_form")
-        if isinstance(value, UploadFile):
-            form.files[name] = await value.read()
-            await value.close()
-        else:
-            form.texts[name] = value
+    try:
+        for key, value in data.multi_items():
+            name = key.removesuffix("[]")
+            if name in form.texts or name in form.files:
+                raise ApiError(f"{name} is given twice: send one", param=name, code="invalid_form")
+            if isinstance(value, UploadFile):
+                form.files[name] = await value.read()
+            else:
+                form.texts[name] = value
+    finally:
+        await data.close()
     return form

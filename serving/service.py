@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from PIL import Image
 
+from ..errors import DataError
 from ..options import size_text
 from ..pipelines.editing.extend import blank
 from ..pipelines.editing.fill import inpainting
@@ -98,7 +99,10 @@ class Service:
                 param="size", code="invalid_value",
             )  # fmt: skip
         image, marked = self._image_and_mask(files)
-        region = masked_region(marked, image.size, tokenizer)
+        try:
+            region = masked_region(marked, image.size, tokenizer)
+        except DataError as error:
+            raise ApiError(error, param="mask", code="invalid_mask") from error
         canvas_of = partial(inpainting, self.pipeline, image, mask=marked)
         changed = image.size != tokenizer.size[::-1]
         text = f"the image is cropped and resized to the model's {size_text(tokenizer.image_size)} pixels"
