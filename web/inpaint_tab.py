@@ -18,7 +18,7 @@ from .output import MODEL, Events, buttons, connect, in_words, output_area
 from .reconstruct_tab import INPUT_FILE
 from .results import Command, Result, model_options, numbered, record
 from .site import Site
-from .uploads import at_model_size, drawn, reduced, to_draw_on
+from .uploads import at_model_size, drawn, is_blank, reduced, to_draw_on
 from .worker import Job, Worker
 
 DEFAULT = 4
@@ -71,14 +71,14 @@ def build(site: Site, worker: Worker) -> None:
 
     def value_of(payload: Any) -> Any:
         try:
-            return editor.preprocess(payload)
+            return editor.preprocess(editor.data_model.model_validate(payload)) if payload else None
         except Exception as error:  # gradio opens the images with Pillow, which raises many types
             raise DataError(f"The image cannot be read: {error}") from error
 
     def fit(payload: Any) -> Any:
         """Show the part of an upload that the model reads, large enough to draw on."""
         background = (value_of(payload) or {}).get("background")
-        if background is None:
+        if background is None or is_blank(background):
             return gr.skip()
         shown = to_draw_on(at_model_size(background.convert("RGB"), config).image)
         return {"background": shown, "layers": [], "composite": None}

@@ -50,7 +50,7 @@ def _reconstruct(site: Site, image: Image.Image) -> Result:
         f"reconstruction, {decibels:.2f} dB PSNR",
         f"difference, {STRONGER} times",
     ]
-    options = {"model": site.name, "precision": "fp32", "out": "again"}
+    options = {"model": site.name, "precision": "fp32", "out": "reconstructed"}
     command = Command(("tokenizer", "reconstruct"), options, (INPUT_FILE,))
     described = record(site, psnr=decibels, command=command.line(), codes=codes[0].tolist())
     size = codes.numel() * math.log2(config.codebook_size) / 8

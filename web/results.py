@@ -22,8 +22,6 @@ from ..prior.config import SamplingConfig
 from .site import Site
 
 COMMAND_FILE, OPTIONS_FILE = "command.txt", "options.toml"
-OUT = "again"
-"""Folder that the command writes into."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ header p { margin: 2px 0 0; }
 .why { margin: 6px 0; padding: 8px 12px; border-left: 4px solid #e08e0b; background: var(--background-fill-secondary); }
 .stage { margin: 8px 0 0; font-weight: 600; }
 .pictures { display: flex; flex-wrap: wrap; gap: 8px; align-items: flex-start; }
-.pictures figure { margin: 0; }
-.result .pictures img { display: block; margin: 0 !important; border-radius: 3px; }
+.result .pictures *, .preview * { margin: 0 !important; }
+.pictures img { display: block; border-radius: 3px; }
 .pictures img.sharp { image-rendering: pixelated; }
 .pictures figcaption { padding-top: 2px; font-size: .8rem; overflow: hidden;
   text-overflow: ellipsis; white-space: nowrap; }

@@ -51,7 +51,7 @@ def _scored(site: Site, image: Image.Image, values: Mapping[str, Any]) -> Result
     found = next(score(site.pipeline, image, **{name: own[0] for name, own in conditions.items()}))
     images = {"original.png": found.image, "heatmap.png": found.heatmap(kind)}
     bits = f"{found.bits_per_token:.2f} bits per token"
-    options = {**conditions, "map": kind, **model_options(site), "out": "again"}
+    options = {**conditions, "map": kind, **model_options(site)}
     command = Command(("score",), options, (INPUT_FILE,))
     described = record(
         site, bits_per_token=found.bits_per_token, bits_per_pixel=found.bits_per_pixel, map=kind,

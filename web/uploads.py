@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,15 @@ def read_upload(payload: Any, what: str = "an image") -> Image.Image:
     """Return an uploaded image, upright and in a mode that a PNG keeps, so that a download repeats the result.
 
     Args:
-        payload: what gradio passes of an image component: an object with `path`.
+        payload: what gradio passes of an image component, before its own reading: {"path", "orig_name", ...}.
 
     Raises:
         DataError: nothing was uploaded, or it cannot be read.
     """
-    path = getattr(payload, "path", None)
+    path = payload.get("path") if isinstance(payload, Mapping) else None
     if not path:
         raise DataError(f"Choose {what} first.")
-    return read_file(Path(path), getattr(payload, "orig_name", None) or what)
+    return read_file(Path(path), payload.get("orig_name") or what)
 
 
 def read_file(path: Path, name: str) -> Image.Image:
@@ -74,7 +75,7 @@ def drawn(value: Any) -> tuple[Image.Image, np.ndarray]:
         DataError: there is no image, or nothing was drawn.
     """
     background = (value or {}).get("background")
-    if background is None:
+    if background is None or is_blank(background):
         raise DataError("Choose an image first.")
     marked = np.zeros((background.height, background.width), bool)
     for layer in value.get("layers") or ():
@@ -83,6 +84,11 @@ def drawn(value: Any) -> tuple[Image.Image, np.ndarray]:
     if not marked.any():
         raise DataError("Draw over the part that is to be redrawn first.")
     return background.convert("RGB"), marked
+
+
+def is_blank(background: Image.Image) -> bool:
+    """Return whether the background of an image editor is transparent everywhere: no image was chosen."""
+    return background.mode == "RGBA" and not np.asarray(background)[..., 3].any()
 
 
 def reduced(
