@@ -74,9 +74,9 @@ async def edits(request: Request) -> Response:
     for name in sorted({"image", "mask"} & form.texts.keys()):
         raise ApiError(f"{name} must be a file with a file name, not text", param=name, code="invalid_form")
     fields = read_form(form.texts, EditFields)
-    job, asked, notes = await asyncio.to_thread(service.edit, fields, form.files)
+    job, asked = await asyncio.to_thread(service.edit, fields, form.files)
     images = await _sampled(request, job)
-    return JSONResponse(await asyncio.to_thread(service.answer, images, asked, notes))
+    return JSONResponse(await asyncio.to_thread(service.answer, images, asked))
 
 
 @router.get("/v1/models")

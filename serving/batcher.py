@@ -112,6 +112,10 @@ class Batcher:
     def cancel(self, job: Job) -> None:
         """Free the places of a job that nobody waits for."""
         job.future.cancel()
+        self._drop(job)
+
+    def _drop(self, job: Job) -> None:
+        """Take the waiting images of a job out of the queue."""
         with self._changed:
             self._waiting = [row for row in self._waiting if row.job is not job]
             self._changed.notify_all()
@@ -142,14 +146,11 @@ class Batcher:
                     self._changed.wait()
                     continue
                 oldest = self._waiting[0].job
-                if oldest.future.done():  # another of its images has failed
-                    self._waiting = [row for row in self._waiting if row.job is not oldest]
-                    continue
                 rows = [row for row in self._waiting if row.job.key == oldest.key][: self.batch_size]
                 left = oldest.arrived + self.wait - time.monotonic()
                 if len(rows) == self.batch_size or left <= 0:
-                    taken = set(map(id, rows))
-                    self._waiting = [row for row in self._waiting if id(row) not in taken]
+                    taken = set(rows)
+                    self._waiting = [row for row in self._waiting if row not in taken]
                     self._running = rows
                     return rows
                 self._changed.wait(left)
@@ -164,17 +165,21 @@ class Batcher:
         except Abandoned:
             return
         except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].fail(_reported(error))
-                return
-            for job in jobs:
-                self._run([row for row in rows if row.job is job])
+            self._failed(rows, jobs, error)
             return
         seconds = time.monotonic() - start
         self._recent.append((len(rows), seconds))
         self.on_batch(len(rows), seconds)
         for row, image in zip(rows, images, strict=True):
             row.job.deliver(row.index, image)
+
+    def _failed(self, rows: Sequence[Row], jobs: Sequence[Job], error: Exception) -> None:
+        if len(jobs) == 1:
+            self._drop(jobs[0])
+            jobs[0].fail(_reported(error))
+            return
+        for job in jobs:
+            self._run([row for row in rows if row.job is job])
 
     def _check(self, jobs: Sequence[Job]) -> None:
         """Raise Abandoned when nobody waits for any of the jobs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ConfigError
@@ -16,7 +16,7 @@ from ..pipelines.prepare import fixed_values
 from ..pipelines.request import Request, sampling_settings
 from ..prior.config import PriorConfig, SamplingConfig
 from .config import ServingConfig
-from .errors import ApiError
+from .errors import wrong
 from .fields import RequestFields
 
 RANDOM_SEEDS = 2**32
@@ -36,28 +36,25 @@ class Asked:
     notes: tuple[str, ...]
     """What the client should know."""
 
+    def with_note(self, note: str) -> Asked:
+        """The same with one more note."""
+        return replace(self, notes=(*self.notes, note))
+
 
 def check_fields(models: Models, config: ServingConfig, fields: RequestFields, *, edit: bool) -> Asked:
     """Return what a request asks for. Raises ApiError, which names the wrong field."""
-    prior = models.prior.config
-    n = 1 if fields.n is None else fields.n
+    prior, n = models.prior.config, 1 if fields.n is None else fields.n
     if not 1 <= n <= config.max_n:
-        raise ApiError(
-            f"n must be from 1 to {config.max_n}, got {n}: send several requests for more images",
-            param="n", code="invalid_value",
-        )  # fmt: skip
+        raise wrong(
+            "n", f"n must be from 1 to {config.max_n}, got {n}: send several requests for more images"
+        )
     given = condition_of(prior, fields)
-    try:
-        # Without a label, all classes take turns; an edited image has no class that is known.
-        values = fixed_values(models.loaders, **given) if edit else given_values(models.loaders, given)
-    except ConfigError as error:
-        name = "label" if fields.label is not None else "prompt"
-        raise ApiError(error, param=name, code="invalid_value") from error
+    values = _values(models, fields, given, edit)
     seed = secrets.randbelow(RANDOM_SEEDS) if fields.seed is None else fields.seed
     try:
         request = Request.checked(n, values, seed, 0, None, (0, 1))
     except ConfigError as error:
-        raise ApiError(error, param="seed", code="invalid_value") from error
+        raise wrong("seed", error) from error
     size = size_of(models, config, fields.size)
     return Asked(request, settings_of(prior, fields.sampling), size, given, tuple(_notes(prior, given)))
 
@@ -66,24 +63,30 @@ def condition_of(prior: PriorConfig, fields: RequestFields) -> dict[str, Any]:
     """Return label and text, as `Pipeline.sample` takes them. A prompt names a class where the model has no captions.
 
     Raises:
-        ApiError: a prompt, or a label, that the model has no use for.
+        ApiError: a prompt that the model has no use for.
     """
     prompt = fields.prompt or None
     if {"text", "features"} & set(prior.condition_kinds):
         return {"label": fields.label, "text": prompt}
     if prompt is None:
         return {"label": fields.label}
-    if not prior.class_names:
-        raise ApiError(
-            "this model has neither captions nor classes: leave out prompt, or send an empty one",
-            param="prompt", code="unsupported_prompt",
-        )  # fmt: skip
-    if fields.label is not None:
-        raise ApiError(
-            "this model has classes only, and prompt names one, as label does: leave out one of them",
-            param="prompt", code="unsupported_prompt",
-        )  # fmt: skip
-    return {"label": prompt}
+    if prior.class_names and fields.label is None:
+        return {"label": prompt}
+    text = "this model has neither captions nor classes: leave out prompt, or send an empty one"
+    if prior.class_names:
+        text = "this model has classes only, and prompt names one, as label does: leave out one of them"
+    raise wrong("prompt", text, "unsupported_prompt")
+
+
+def _values(
+    models: Models, fields: RequestFields, given: Mapping[str, Any], edit: bool
+) -> dict[str, list[Any]]:
+    """Return the values of each condition, one per image in turn."""
+    try:
+        # Without a label, all classes take turns; an edited image has no class that is known.
+        return fixed_values(models.loaders, **given) if edit else given_values(models.loaders, given)
+    except ConfigError as error:
+        raise wrong("prompt" if fields.label is None else "label", error) from error
 
 
 def settings_of(prior: PriorConfig, given: Mapping[str, Any]) -> SamplingConfig:
@@ -92,31 +95,26 @@ def settings_of(prior: PriorConfig, given: Mapping[str, Any]) -> SamplingConfig:
         try:
             sampling_settings(prior, **{name: value})
         except ConfigError as error:
-            text = str(error).removeprefix("sample: ")
-            raise ApiError(text, param=name, code="invalid_value") from error
+            raise wrong(name, str(error).removeprefix("sample: ")) from error
     return sampling_settings(prior, **given)
 
 
 def size_of(models: Models, config: ServingConfig, text: str | None) -> tuple[int, int]:
     """Return height and width of `64x48` (width x height), or the model's own. Raises ApiError."""
-    own = models.tokenizer.config.size
+    height, width = own = models.tokenizer.config.size
     if text in (None, "auto"):
         return own
     found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", str(text))
     if found is None:
-        raise ApiError(
-            f"size {text!r:.40} is not WIDTHxHEIGHT in pixels, such as {own[1]}x{own[0]}",
-            param="size", code="invalid_value",
-        )  # fmt: skip
-    width, height = map(int, found.groups())
-    limit = largest_side(models, config)
-    if max(width, height) > limit:
-        raise ApiError(
+        raise wrong("size", f"size {text!r:.40} is not WIDTHxHEIGHT in pixels, such as {width}x{height}")
+    asked, limit = (int(found[2]), int(found[1])), largest_side(models, config)
+    if max(asked) > limit:
+        raise wrong(
+            "size",
             f"size {text} is too large: this server samples up to {limit} px a side, and the model's own size is "
-            f"{own[1]}x{own[0]}",
-            param="size", code="invalid_value",
-        )  # fmt: skip
-    return height, width
+            f"{width}x{height}",
+        )
+    return asked
 
 
 def largest_side(models: Models, config: ServingConfig) -> int:

@@ -44,6 +44,11 @@ class ApiError(ImgtfError):
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
+def wrong(param: str, message: object, code: str = "invalid_value") -> ApiError:
+    """Return the error of a field."""
+    return ApiError(message, param=param, code=code)
+
+
 def stopping() -> ApiError:
     """The answer of a server that drains."""
     return ApiError(

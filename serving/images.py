@@ -10,7 +10,7 @@ from PIL import Image
 
 from ..data.decode import BadImage, load_image, open_image
 from ..data.image import upright
-from .errors import ApiError
+from .errors import wrong
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP")
 """As Pillow names them; a JPEG with several pictures is an MPO."""
@@ -28,19 +28,20 @@ def read_image(data: bytes, name: str, max_pixels: int) -> Image.Image:
     """
     try:
         header = open_image(data, name)
-        if header.format not in FORMATS:
-            raise ApiError(
-                f"{name}: send a PNG, JPEG or WebP, not {header.format}", param=name, code="invalid_image"
-            )
-        width, height = header.size
-        if width * height > max_pixels:
-            raise ApiError(
-                f"{name}: {width}x{height} px are too many: at most {max_pixels:,} pixels",
-                param=name, code="image_too_large",
-            )  # fmt: skip
+        _check_header(header, name, max_pixels)
         return upright(load_image(data, name))
     except BadImage as error:
-        raise ApiError(error, param=name, code="invalid_image") from error
+        raise wrong(name, error, "invalid_image") from error
+
+
+def _check_header(header: Image.Image, name: str, max_pixels: int) -> None:
+    """Raise ApiError for an image that must not be decoded."""
+    width, height = header.size
+    if header.format not in FORMATS:
+        raise wrong(name, f"{name}: send a PNG, JPEG or WebP, not {header.format}", "invalid_image")
+    if width * height > max_pixels:
+        text = f"{name}: {width}x{height} px are too many: at most {max_pixels:,} pixels"
+        raise wrong(name, text, "image_too_large")
 
 
 def marked_pixels(mask: Image.Image, image: Image.Image, name: str) -> np.ndarray:
@@ -51,17 +52,14 @@ def marked_pixels(mask: Image.Image, image: Image.Image, name: str) -> np.ndarra
     """
     if mask.size != image.size:
         own, other = ("x".join(map(str, one.size)) for one in (mask, image))
-        raise ApiError(
-            f"{name} has {own} px and the image {other} px (width x height): a mask has the size of its image",
-            param=name, code="invalid_mask",
-        )  # fmt: skip
+        text = (
+            f"{name} has {own} px and the image {other} px (width x height): a mask has the size of its image"
+        )
+        raise wrong(name, text, "invalid_mask")
     marked = transparent(mask)
     if not marked.any():
-        raise ApiError(
-            f"{name} has no transparent pixels: make transparent what is to be replaced",
-            param=name,
-            code="invalid_mask",
-        )
+        text = f"{name} has no transparent pixels: make transparent what is to be replaced"
+        raise wrong(name, text, "invalid_mask")
     return marked
 
 

@@ -12,10 +12,10 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from PIL import Image
 
 from ..errors import DataError
-from ..options import size_text
 from ..pipelines.editing.extend import blank
 from ..pipelines.editing.fill import inpainting
 from ..pipelines.editing.region import masked_region
@@ -24,12 +24,16 @@ from ..pipelines.write import describe_run
 from .batcher import Batcher
 from .conditions import Asked, check_fields
 from .config import ServingConfig
-from .errors import ApiError
+from .errors import ApiError, wrong
 from .fields import EditFields, GenerationFields, RequestFields
 from .images import marked_pixels, read_image, transparent
 from .job import Job
 from .metrics import Metrics
 from .sampling import sample_rows
+
+MASK_MISSING = (
+    "mask is missing: send a PNG of the image's size that is transparent where the image is to be replaced"
+)
 
 
 class Service:
@@ -78,7 +82,7 @@ class Service:
 
     def warm_up(self) -> None:
         """Sample one image, so that the first request finds a model that works. Raises ImgtfError."""
-        self.batcher.submit(self.generation(GenerationFields(seed=0))[0]).result()
+        self.batcher.submit(self.generation(GenerationFields.model_validate({"seed": 0}))[0]).result()
 
     def generation(self, fields: GenerationFields) -> tuple[Job, Asked]:
         """Return the job of a request for new images. Raises ApiError."""
@@ -87,50 +91,43 @@ class Service:
         canvas = blank(self.pipeline, asked.size)
         return Job(asked.request, asked.settings, lambda: canvas, (canvas.grid, b"")), asked
 
-    def edit(self, fields: EditFields, files: dict[str, bytes]) -> tuple[Job, Asked, list[str]]:
-        """Return the job of a request for inpainting, and notes on its image. Raises ApiError."""
+    def edit(self, fields: EditFields, files: dict[str, bytes]) -> tuple[Job, Asked]:
+        """Return the job of a request for inpainting. Raises ApiError."""
         self._check_model(fields)
         asked = check_fields(self.pipeline, self.config, fields, edit=True)
-        tokenizer = self.pipeline.tokenizer.config
-        if asked.size != tokenizer.size:
-            height, width = tokenizer.size
-            raise ApiError(
-                f"size {fields.size} is not possible: edited images have the model's size, {width}x{height}",
-                param="size", code="invalid_value",
-            )  # fmt: skip
+        tokenizer, prior = self.pipeline.tokenizer.config, self.pipeline.prior.config
+        height, width = tokenizer.size
+        if asked.size != (height, width):
+            text = (
+                f"size {fields.size} is not possible: edited images have the model's size, {width}x{height}"
+            )
+            raise wrong("size", text)
         image, marked = self._image_and_mask(files)
+        if image.size != (width, height):
+            asked = asked.with_note(f"the image is cropped and resized to {width}x{height} pixels")
         try:
             region = masked_region(marked, image.size, tokenizer)
         except DataError as error:
-            raise ApiError(error, param="mask", code="invalid_mask") from error
+            raise wrong("mask", error, "invalid_mask") from error
         canvas_of = partial(inpainting, self.pipeline, image, mask=marked)
-        changed = image.size != tokenizer.size[::-1]
-        text = f"the image is cropped and resized to the model's {size_text(tokenizer.image_size)} pixels"
-        job = Job(
-            asked.request,
-            asked.settings,
-            canvas_of,
-            (self.pipeline.prior.config.grid, region.latents.tobytes()),
-        )
-        return job, asked, [text] if changed else []
+        return Job(asked.request, asked.settings, canvas_of, (prior.grid, region.latents.tobytes())), asked
 
-    def _image_and_mask(self, files: dict[str, bytes]) -> tuple[Image.Image, Any]:
+    def _image_and_mask(self, files: dict[str, bytes]) -> tuple[Image.Image, np.ndarray]:
         """Return the image, and (Y, X) bool, the pixels that are replaced."""
         unknown = sorted(set(files) - {"image", "mask"})
         if unknown:
-            raise ApiError(f"unknown file {unknown[0]!r:.60}: send image and mask", param=unknown[0][:60])
+            raise wrong(
+                unknown[0][:60], f"unknown file {unknown[0]!r:.60}: send image and mask", "unknown_field"
+            )
         if "image" not in files:
-            raise ApiError("image is missing: send a PNG, JPEG or WebP", param="image", code="missing_image")
+            raise wrong("image", "image is missing: send a PNG, JPEG or WebP", "missing_image")
         most = self.config.max_pixels * 10**6
         image = read_image(files["image"], "image", most)
         if "mask" in files:
             return image, marked_pixels(read_image(files["mask"], "mask", most), image, "mask")
         marked = transparent(image)
         if not marked.any():
-            raise ApiError(
-                "mask is missing: send a PNG of the image's size that is transparent where the image is to be replaced",
-                param="mask", code="missing_mask",
-            )  # fmt: skip
+            raise wrong("mask", MASK_MISSING, "missing_mask")
         return image, marked
 
     def _check_model(self, fields: RequestFields) -> None:
@@ -152,7 +149,7 @@ class Service:
             **{name: value for name, value in asked.given.items() if value is not None},
             "settings": asdict(asked.settings),
             "labels": self._labels(asked),
-            "notes": [*asked.notes, *notes],
+            "notes": list(asked.notes),
         }
         data = [{"b64_json": _base64(image)} for image in images]
         return {"created": int(time.time()), "data": data, "imgtf": own | self.facts}

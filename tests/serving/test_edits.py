@@ -47,7 +47,7 @@ def test_another_size_is_cropped_and_said(server: Running) -> None:
     )
     answer = server.edit(png(image), png(shown), seed=1)
     assert equal(answer, server.pipeline.inpaint(image, mask=hole, seed=1))
-    assert "cropped and resized to the model's 16 pixels" in answer.json()["imgtf"]["notes"][0]
+    assert "cropped and resized to 16x16 pixels" in answer.json()["imgtf"]["notes"][0]
 
 
 def test_an_image_with_transparent_pixels_is_its_own_mask(server: Running) -> None:
