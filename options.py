@@ -195,6 +195,16 @@ def whole_number(name: str, value: Any, minimum: int, maximum: int) -> int:
     return number
 
 
+def check_kept(settings: Any, values: Mapping[str, Any], where: str = "settings") -> None:
+    """Raise ConfigError where the settings have another value than the one given, because it follows from others."""
+    for name, value in values.items():
+        given, own = check(type(settings), name, value, where), getattr(settings, name)
+        if given is not None and given != own:
+            raise ConfigError(
+                f"{where}: {name} is {shown(given)}, but the other settings make it {shown(own)}"
+            )
+
+
 def to_dict(settings: Any) -> dict[str, Any]:
     """The reverse of `build`: plain values for JSON and TOML (tuples become lists)."""
     return {f.name: _to_plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
@@ -244,7 +254,7 @@ def _scalar(cls: type, name: str, value: Any, plain: type, where: str) -> Any:
         )  # a base class chooses the subclass that the mapping describes
         return build(choose(value) if choose else plain, value, f"{where}: {name}")
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        value = _to_float(value)
+        value = float(value) if abs(value) < 2**1023 else math.inf
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
         raise ConfigError(f"{where}: {name} must be {plain.__name__}, got {shown(value)}")
     if isinstance(value, str):
@@ -258,13 +268,6 @@ def _scalar(cls: type, name: str, value: Any, plain: type, where: str) -> Any:
         )
     _check_range(*bounds(cls, name), value, f"{where}: {name}")
     return value
-
-
-def _to_float(value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
 
 
 def _check_text(value: str, is_option: bool, where: str) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import CheckpointError, ConfigError
-from .options import build, shown, to_dict
+from .options import build, check_kept, shown, to_dict
 from .runtime.device import pick_device
 from .runtime.durable import whole_file as whole_file
 from .runtime.repository import Access, model_folder
@@ -151,11 +151,16 @@ class PretrainedModel(nn.Module):
         values.pop("imgtf", None)
         kind = values.pop("kind", None)
         if kind != cls.kind:
-            raise CheckpointError(f"{path}: this is a {kind}, not a {cls.kind}")
+            raise CheckpointError(f"{path}: the kind is {shown(kind)}, not {cls.kind}")
         try:
-            return build(cls.config_class, values, str(path))
+            config = build(cls.config_class, values, str(path))
+            check_kept(config, values, str(path))
+            return config
         except ConfigError as error:
-            raise CheckpointError(f"{error}; the file was edited or comes from another version") from error
+            where = "" if str(path) in str(error) else f"{path}: "
+            raise CheckpointError(
+                f"{where}{error}; the file was edited or comes from another version"
+            ) from error
 
     def weights_sha256(self) -> str:
         """Return the identity of the weights, see `weights_sha256`."""

@@ -11,7 +11,7 @@ import torch
 from ..data.probe import Headers, bit_depth, count_channels
 from ..data.sizes import fitting_size, typical_side
 from ..errors import CheckpointError, ConfigError, DataError
-from ..options import Size, build, to_dict, to_size
+from ..options import Size, build, check_kept, to_dict, to_size
 from ..pretrained import PretrainedModel, describe_mismatch
 from ..prior.conditions.base import ConditionConfig
 from ..prior.config import PriorConfig, SamplingConfig
@@ -35,6 +35,7 @@ def tokenizer_config(settings: Settings, headers: Headers) -> TokenizerConfig:
     images where that is smaller: enlarging most images would only cost time.
 
     Raises:
+        ConfigError: a size that the user set follows from others, such as the number of codes from `fsq_levels`.
         DataError: the typical side is below the downsampling factor of the network.
     """
     fixed: dict[str, Any] = {}
@@ -46,7 +47,9 @@ def tokenizer_config(settings: Settings, headers: Headers) -> TokenizerConfig:
     config = settings.part(TokenizerConfig, **fixed)
     if "image_size" not in settings.explicit:
         fixed["image_size"] = _image_size(config, headers)
-    return settings.part(TokenizerConfig, **fixed)
+    config = settings.part(TokenizerConfig, **fixed)
+    check_kept(config, _given(settings, TokenizerConfig))
+    return config
 
 
 def _image_size(config: TokenizerConfig, headers: Headers) -> Size:
@@ -62,7 +65,14 @@ def _image_size(config: TokenizerConfig, headers: Headers) -> Size:
 
 def new_prior(settings: Settings, tokenizer: Tokenizer, loaders: Sequence[ConditionLoader] = ()) -> Prior:
     """A prior with random weights, for the codes of a tokenizer and the conditions of a run."""
-    config = settings.part(
+    return Prior(prior_config(settings, tokenizer, loaders))
+
+
+def prior_config(
+    settings: Settings, tokenizer: Tokenizer, loaders: Sequence[ConditionLoader] = ()
+) -> PriorConfig:
+    """The configuration of a new prior."""
+    return settings.part(
         PriorConfig,
         grid=tokenizer.config.grid,
         codebook_size=tokenizer.config.codebook_size,
@@ -70,7 +80,6 @@ def new_prior(settings: Settings, tokenizer: Tokenizer, loaders: Sequence[Condit
         conditions=tuple(loader.config for loader in loaders),
         sampling=settings.part(SamplingConfig),
     )
-    return Prior(config)
 
 
 def continued_tokenizer(folder: Path, settings: Settings) -> Tokenizer:

@@ -78,7 +78,8 @@ def load_tensors(model: nn.Module, path: Path) -> None:
     """
     own = model.state_dict()
     with _opened(path) as file:
-        _check_tensors(own, file, path)
+        if others := _check_tensors(own, file, path):
+            logger.info("%s: tensors are converted from %s", path, " and ".join(others))
     for names in _groups(own):
         with _opened(path) as file:
             for name in names:
@@ -131,23 +132,25 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _check_tensors(own: Mapping[str, Tensor], file: Any, path: Path) -> None:
-    """CheckpointError unless an open file has the names, shapes and types of a network's tensors."""
+def _check_tensors(own: Mapping[str, Tensor], file: Any, path: Path) -> list[str]:
+    """CheckpointError unless an open file has the names, shapes and types of a network's tensors.
+
+    Returns:
+        Other precisions of floats in the file, which have to be converted.
+    """
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     given = {name: tuple(one.get_shape()) for name, one in slices.items()}
     if mismatch := describe_mismatch({name: tuple(tensor.shape) for name, tensor in own.items()}, given):
         raise CheckpointError(f"{path}: {mismatch}; the weights do not belong to this config.json")
     types = {name: DTYPES.get(slices[name].get_dtype()) for name in own}
-    other = [name for name, tensor in own.items() if types[name] != tensor.dtype]
-    for name in other:
-        found = types[name]
-        if found is None or not (found.is_floating_point and own[name].is_floating_point()):
+    other = {name: kind for name, kind in types.items() if kind != own[name].dtype}
+    for name, kind in other.items():
+        if kind is None or not (kind.is_floating_point and own[name].is_floating_point()):
+            found = slices[name].get_dtype()
             raise CheckpointError(
-                f"{path}: {name} is {slices[name].get_dtype()}, not {own[name].dtype}; restore the file"
+                f"{path}: {_some([name])} is {found}, not {own[name].dtype}; restore the file"
             )
-    if other:
-        kinds = ", ".join(sorted({str(types[name]) for name in other}))
-        logger.info("%s: %d tensors are %s: converted to %s", path, len(other), kinds, own[other[0]].dtype)
+    return sorted({str(kind) for kind in other.values()})
 
 
 @torch.no_grad()
@@ -160,7 +163,8 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(name[:NAME] for name in names[:NAMED]) + more
+    shown = (name if name.isprintable() and name else repr(name) for name in names[:NAMED])
+    return ", ".join(name[:NAME] for name in shown) + more
 
 
 def check_regular(path: Path) -> None:

@@ -71,7 +71,7 @@ def test_an_unavailable_device_is_refused(folder: Path) -> None:
     ("change", "message"),
     [
         ({"format": 99}, "not a model configuration of format 1"),
-        ({"kind": "prior"}, "this is a prior, not a line"),
+        ({"kind": "prior"}, "the kind is 'prior', not line"),
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"depth": 1}, "unknown key depth"),
         (
