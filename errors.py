@@ -3,6 +3,10 @@
 Every message is one line: what was wrong, where, and what to do.
 """
 
+from __future__ import annotations
+
+from os import PathLike
+
 
 class ImgtfError(Exception):
     """Base of all errors that a user can cause and fix."""
@@ -21,4 +25,11 @@ class CheckpointError(ImgtfError):
 
 
 class Interrupted(ImgtfError):
-    """Training was stopped by Ctrl-C or SIGTERM, after its state was saved."""
+    """Training was stopped by a signal, after its state was saved."""
+
+    def __init__(
+        self, message: str, number: int = 2, stage: str = "", model: str | PathLike[str] = ""
+    ) -> None:
+        """`number`: of the signal, 2 for SIGINT. `stage`, `model`: the run to resume."""
+        super().__init__(message)
+        self.number, self.stage, self.model = number, stage, model

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from ..options import bounds, field_types, is_size
-from ..pipelines.settings import load_presets, option_names
+from ..pipelines.settings import AUTO, load_presets, option_names
 from .command import Command, Option
 from .reporting import log_to_stderr
 from .types import PRECISIONS, CommaSeparated, Device, FiniteRange, ImageSize, Preset, WholeRange
@@ -103,11 +103,13 @@ def precision_option(auto: str, choices: tuple[str, ...] = PRECISIONS) -> Callab
     )
 
 
-def preset_option(stage: str) -> Callable[[F], F]:
-    """`--preset` with the presets of a stage."""
+def preset_option(stage: str, auto: bool = False) -> Callable[[F], F]:
+    """`--preset` with the presets of a stage, and `auto` where images choose among them."""
     about = {name: preset["about"] for name, preset in load_presets(stage).items()}
+    if auto:
+        about = {AUTO: "by the images, the device and the time (--minutes); says what it picks"} | about
     return option(
-        "--preset", type=Preset(about), metavar="NAME", group="run", default_text="tiny",
+        "--preset", type=Preset(about), metavar="NAME", group="run", default_text=AUTO if auto else "tiny",
         help="Sizes and settings, see below.",
     )  # fmt: skip
 
@@ -124,7 +126,11 @@ def run_options(stage: str) -> Callable[[F], F]:
             group="run",
             help="Continue the last run from its saved state and settings.",
         )(function)
-        return own_model_option(preset_option(stage)(function))
+        function = option(
+            "--resume-from", type=WholeRange(1, None), metavar="STEP", group="run", common=False,
+            default_text="the newest", help="Continue from the saved state of this step; later ones are dropped.",
+        )(function)  # fmt: skip
+        return own_model_option(preset_option(stage, auto=True)(function))
 
     return decorate
 

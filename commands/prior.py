@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..data.config import ConditionDataConfig, DataConfig
-from ..pipelines.settings import PRIOR_CLASSES, collect, collect_for_model
+from ..pipelines.settings import AUTO, PRIOR_CLASSES, collect, collect_for_model
 from ..prior.config import SamplingConfig
 from .command import Group
 from .options import (
@@ -34,20 +35,26 @@ def prior() -> None:
 @run_options("prior")
 @settings_options(*[cls for cls in PRIOR_CLASSES if cls is not SamplingConfig], stage="prior")
 @settings_options(SamplingConfig, stage="prior", common=False)
-def train(model: Path, resume: bool, force: bool, as_json: bool, **given: Any) -> None:
+def train(
+    model: Path, resume: bool, resume_from: int | None, force: bool, as_json: bool, **given: Any
+) -> None:
     """Train the prior on the tokens of images, which are encoded first where no token cache fits.
 
     Without --data, the images of the tokenizer's run are used. The sampling options become the defaults of
     `imgtf sample`.
     """
-    run = model / "prior" / "train.toml"
+    started = time.monotonic()
+    resume, run = resume or resume_from is not None, model / "prior" / "train.toml"
     config = run if resume and run.exists() else None
     inherit = model / "tokenizer" / "train.toml"
-    settings = collect("prior", PRIOR_CLASSES, named(given), config, inherit)
+    settings = collect("prior", PRIOR_CLASSES, named(given), config, inherit, AUTO)
     log_to_stderr()
     from ..pipelines.train import train_prior
 
-    report_run(model / "prior", train_prior(model, settings, resume=resume, force=force), as_json)
+    result = train_prior(
+        model, settings, resume=resume, force=force, resume_from=resume_from, started=started
+    )
+    report_run(model / "prior", result, as_json)
 
 
 @prior.command("eval")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +18,8 @@ from ..errors import ImgtfError, Interrupted
 if TYPE_CHECKING:
     from ..training.loop import TrainingResult
 
-FAILED, INTERRUPTED = 1, 130
-"""Exit codes besides 0."""
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+"""Exit codes besides 0; 128 and the number of the signal for Ctrl-C and SIGTERM, which stands for SIGUSR1 too."""
 
 
 def log_to_stderr() -> None:
@@ -83,7 +85,8 @@ def failure(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, click.ClickException):
         return f"Error: {error.format_message().removesuffix('.')}.{_see_help(error)}", error.exit_code
     if isinstance(error, Interrupted):
-        return f"Interrupted: {error}; continue with the same command and --resume", INTERRUPTED
+        code = INTERRUPTED if error.number == signal.SIGINT else TERMINATED
+        return (f"Interrupted: {error}; resume with: {_resume(error)}" if is_first_process() else ""), code
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return "Interrupted.", INTERRUPTED
     if isinstance(error, ImgtfError):
@@ -94,6 +97,17 @@ def failure(error: BaseException) -> tuple[str, int] | None:
     if _is_out_of_memory(error):
         return "Error: out of memory; lower --batch-size or the size of the network", FAILED
     return None
+
+
+def _resume(error: Interrupted) -> str:
+    """The command that continues an interrupted run; one of several processes is started by the same launcher."""
+    processes, here = os.environ.get("WORLD_SIZE", "1"), os.environ.get("LOCAL_WORLD_SIZE", "1")
+    command = f"{error.stage} train --model {shlex.quote(str(error.model))} --resume"
+    if processes == "1":
+        return f"imgtf {command}"
+    if processes == here:
+        return f"torchrun --nproc-per-node {here} -m imgtf {command}"
+    return f"... -m imgtf {command}, started on every machine as before"
 
 
 def _see_help(error: click.ClickException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,15 +53,21 @@ def tokenizer() -> None:
 @tokenizer.command()
 @run_options("tokenizer")
 @settings_options(*TOKENIZER_CLASSES, stage="tokenizer", defaults=FOLLOWS_DATA)
-def train(model: Path, resume: bool, force: bool, as_json: bool, **given: Any) -> None:
+def train(
+    model: Path, resume: bool, resume_from: int | None, force: bool, as_json: bool, **given: Any
+) -> None:
     """Train the tokenizer on images."""
-    run = model / "tokenizer" / "train.toml"
+    started = time.monotonic()
+    resume, run = resume or resume_from is not None, model / "tokenizer" / "train.toml"
     config = run if resume and run.exists() else None
-    settings = collect("tokenizer", TOKENIZER_CLASSES, named(given), config)
+    settings = collect("tokenizer", TOKENIZER_CLASSES, named(given), config, default="auto")
     log_to_stderr()
     from ..pipelines.train import train_tokenizer
 
-    report_run(model / "tokenizer", train_tokenizer(model, settings, resume=resume, force=force), as_json)
+    result = train_tokenizer(
+        model, settings, resume=resume, force=force, resume_from=resume_from, started=started
+    )
+    report_run(model / "tokenizer", result, as_json)
 
 
 @tokenizer.command()

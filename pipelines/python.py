@@ -8,15 +8,16 @@ from typing import Any
 from ..options import unknown_key
 from ..training.loop import TrainingResult
 from . import train
-from .settings import PRIOR_CLASSES, TOKENIZER_CLASSES, Settings, collect, option_names
+from .settings import AUTO, PRIOR_CLASSES, TOKENIZER_CLASSES, Settings, collect, option_names
 
 
 def train_tokenizer(
     model: str | Path = "model",
     *,
     data: str | Path = "digits",
-    preset: str = "tiny",
+    preset: str = "auto",
     resume: bool = False,
+    resume_from: int | None = None,
     force: bool = False,
     **settings: Any,
 ) -> TrainingResult:
@@ -24,8 +25,9 @@ def train_tokenizer(
 
     Args:
         data: folder of images, parquet or arrow file, Hub id, or "digits".
-        preset: settings that are not given here; see tokenizer/presets.toml.
+        preset: settings that are not given here, see tokenizer/presets.toml; "auto" picks by images, device and time.
         resume: go on from the last saved state of this run.
+        resume_from: go on from the saved state of this step; later states are dropped.
         force: replace the tokenizer that is there.
         settings: fields of DataConfig, AugmentationConfig, TokenizerConfig, TokenizerRecipe and TrainingConfig, such
             as steps=500, image_size=64, lpips_weight=1.0.
@@ -39,16 +41,18 @@ def train_tokenizer(
         CheckpointError: when the folder already holds a tokenizer and neither `resume` nor `force` is set.
     """
     given = {"data": str(data), "preset": preset, **settings}
+    resume = resume or resume_from is not None
     run = _settings("tokenizer", Path(model), given, resume)
-    return train.train_tokenizer(Path(model), run, resume=resume, force=force)
+    return train.train_tokenizer(Path(model), run, resume=resume, force=force, resume_from=resume_from)
 
 
 def train_prior(
     model: str | Path = "model",
     *,
     data: str | Path | None = None,
-    preset: str = "tiny",
+    preset: str = "auto",
     resume: bool = False,
+    resume_from: int | None = None,
     force: bool = False,
     **settings: Any,
 ) -> TrainingResult:
@@ -56,8 +60,9 @@ def train_prior(
 
     Args:
         data: as for `train_tokenizer`; None takes the data that the tokenizer was trained on.
-        preset: settings that are not given here; see prior/presets.toml.
+        preset: settings that are not given here, see prior/presets.toml; "auto" picks by images, device and time.
         resume: go on from the last saved state of this run.
+        resume_from: go on from the saved state of this step; later states are dropped.
         force: replace the prior that is there.
         settings: fields of DataConfig, ConditionDataConfig, AugmentationConfig, CacheRecipe, PriorConfig, PriorRecipe,
             SamplingConfig and TrainingConfig, such as steps=2000, width=256, conditions=("text",).
@@ -65,8 +70,9 @@ def train_prior(
     Returns and raises as `train_tokenizer`.
     """
     given = {"preset": preset, **settings} | ({"data": str(data)} if data is not None else {})
+    resume = resume or resume_from is not None
     run = _settings("prior", Path(model), given, resume)
-    return train.train_prior(Path(model), run, resume=resume, force=force)
+    return train.train_prior(Path(model), run, resume=resume, force=force, resume_from=resume_from)
 
 
 def _settings(stage: str, folder: Path, given: dict[str, Any], resume: bool) -> Settings:
@@ -78,6 +84,6 @@ def _settings(stage: str, folder: Path, given: dict[str, Any], resume: bool) -> 
     started = folder / stage / train.RUN_FILE
     config = started if resume and started.exists() else None
     if config:  # the defaults of this function are not the user's settings
-        given = {k: v for k, v in given.items() if k not in ("preset", "data") or v not in ("tiny", "digits")}
+        given = {k: v for k, v in given.items() if k not in ("preset", "data") or v not in ("auto", "digits")}
     inherit = folder / "tokenizer" / train.RUN_FILE if stage == "prior" else None
-    return collect(stage, classes, given, config, inherit)
+    return collect(stage, classes, given, config, inherit, AUTO)

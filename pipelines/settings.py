@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..options import build, to_dict, unknown_key
 from ..prior.config import PriorConfig, SamplingConfig
 from ..prior.recipe import CacheRecipe, PriorRecipe
+from ..runtime.durable import whole_file
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.recipe import TokenizerRecipe
 from ..training.config import TrainingConfig
@@ -34,6 +35,10 @@ INHERITED_CLASSES = (DataConfig, ConditionDataConfig, AugmentationConfig)
 """Settings that a command takes from the run that trained the model, unless the user names other data."""
 PRESET_NOTES = ("about", "expect")
 """Keys of a preset that describe it and set nothing."""
+AUTO = "auto"
+"""The preset that is chosen when the images are known (pipelines/auto.py)."""
+LENGTHS = ("steps", "minutes", "step_plan")
+"""The length of a run; one that the user gives replaces all of a file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +51,10 @@ class Settings:
     explicit: frozenset[str]
     """Names that the user set, in a file or on the command line. The others may follow the data."""
 
+    def changed(self, changes: Mapping[str, Any], preset: str | None = None) -> Settings:
+        """Return the settings with other values, which do not count as set by the user."""
+        return dataclasses.replace(self, preset=preset or self.preset, values={**self.values, **changes})
+
     def part(self, cls: type[T], **fixed: Any) -> T:
         """Return the configuration of one class; `fixed` values take precedence."""
         own = {name: self.values[name] for name in option_names(cls) if name in self.values}
@@ -54,7 +63,8 @@ class Settings:
     def save(self, path: Path, parts: Iterable[Any]) -> None:
         """Write the resolved settings as TOML that `--config` reads."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(tomli_w.dumps(self.resolved(parts)), encoding="utf-8")
+        with whole_file(path, durable=True) as temporary:
+            temporary.write_text(tomli_w.dumps(self.resolved(parts)), encoding="utf-8")
 
     def resolved(self, parts: Iterable[Any]) -> dict[str, Any]:
         """Return all settings by option name, with the values of the configurations that the run uses."""
@@ -62,7 +72,10 @@ class Settings:
         for part in parts:
             names = option_names(type(part))
             values |= {k: v for k, v in to_dict(part).items() if k in names and v is not None}
-        return values
+        # The limit belongs to a job. Without a plan, there was no decision; before it, there is no number of steps.
+        unset = {"max_minutes"} | ({"steps"} if "minutes" in values else set())
+        unset |= set() if values.get("step_plan") else {"step_plan"}
+        return {key: value for key, value in values.items() if key not in unset}
 
 
 def collect(
@@ -71,6 +84,7 @@ def collect(
     given: Mapping[str, Any],
     config: Path | None = None,
     inherit: Path | None = None,
+    default: str = "tiny",
 ) -> Settings:
     """Collect the settings of one command. Later sources win: preset, `inherit`, `config`, `given`.
 
@@ -80,18 +94,23 @@ def collect(
         given: options that the user set, by name.
         config: TOML file by option name; its values count as set by the user.
         inherit: TOML file of another run. Its data settings apply when the user names no data.
+        default: preset where the user names none. `auto` sets nothing before the images are known.
 
     Raises:
-        ConfigError: for an unknown preset, an unreadable file, or an unknown key.
+        ConfigError: for an unknown preset, an unreadable file, an unknown key, or both `steps` and `minutes`.
     """
     from_file = read_toml(config) if config else {}
+    if given.keys() & {"steps", "minutes"}:
+        from_file = {key: value for key, value in from_file.items() if key not in LENGTHS}
     explicit = from_file | dict(given)
-    preset = explicit.pop("preset", None) or "tiny"
+    if {"steps", "minutes"} <= explicit.keys():
+        raise ConfigError("steps and minutes exclude each other: minutes sets the number of steps")
+    preset = explicit.pop("preset", None) or default
     known = {name for cls in classes for name in option_names(cls)}
     for key in from_file:
         if key not in known | {"preset"}:
             raise unknown_key(str(config), key, known)
-    values = preset_values(stage, preset)
+    values = {} if preset == AUTO else preset_values(stage, preset)
     if inherit and inherit.exists() and "data" not in explicit:
         inherited = {name for cls in INHERITED_CLASSES for name in option_names(cls)}
         values |= {key: value for key, value in read_toml(inherit).items() if key in inherited}
@@ -120,6 +139,12 @@ def preset_values(stage: str, name: str) -> dict[str, Any]:
     if name not in presets:
         raise ConfigError(f"no preset {name!r} for the {stage}; there are {', '.join(presets)}")
     return {key: value for key, value in presets[name].items() if key not in PRESET_NOTES}
+
+
+def with_preset(settings: Settings, stage: str, preset: str, changes: Mapping[str, Any] = {}) -> Settings:
+    """Return settings with another preset, or a changed form of it, under what the user or another run has set."""
+    own = preset_values(stage, preset) | dict(changes)
+    return settings.changed({key: value for key, value in own.items() if key not in settings.values}, preset)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

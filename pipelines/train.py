@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -18,8 +18,8 @@ from torch import Tensor
 from ..data.config import AugmentationConfig, DataConfig, check_crops, worker_count
 from ..data.image import to_pil
 from ..data.images import ImageDataset
-from ..data.loader import eval_batches
 from ..data.order import check_batch
+from ..data.probe import Headers
 from ..data.source import open_source
 from ..errors import CheckpointError
 from ..pretrained import write_text
@@ -27,16 +27,17 @@ from ..prior.model import Prior
 from ..prior.recipe import CacheRecipe, PriorRecipe
 from ..prior.train import PriorStage
 from ..runtime.batch_random import seed_batch_generators
+from ..runtime.durable import remove_folder
 from ..runtime.repository import model_folder
-from ..tokenizer.metrics import CodeCounts
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.recipe import TokenizerRecipe
 from ..tokenizer.train import TokenizerStage
 from ..training.accelerator import make_accelerator
-from ..training.checkpoint import latest_state
 from ..training.config import TrainingConfig
+from ..training.lock import only_run
 from ..training.loop import Trainer, TrainingResult
-from ..training.report import LOG_FILE
+from ..training.states import latest_state
+from .auto import Fit, fit_prior, fit_tokenizer
 from .card import write_card
 from .conditioning_images import IMAGE_TOKENIZER, ImageLoader
 from .conditions import describe_conditions
@@ -45,35 +46,54 @@ from .figures import save_figures
 from .files import DATA_FILE, check_writable
 from .files import RUN_FILE as RUN_FILE
 from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
-from .plots import CURVES_FILE, USAGE_FILE, can_draw, draw_curves, draw_usage
 from .prior_data import CODES_FOLDER, PriorData, open_prior_data
 from .readable import read_images
+from .run_budget import run_budget
+from .run_plots import draw_plots
+from .run_report import RunReport
 from .settings import Settings
 
 logger = logging.getLogger("imgtf")
 
 
 def train_tokenizer(
-    folder: Path, settings: Settings, *, resume: bool = False, force: bool = False
+    folder: Path,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    resume_from: int | None = None,
+    started: float | None = None,
 ) -> TrainingResult:
     """Train `folder/tokenizer` on images.
 
+    Args:
+        resume_from: resume from the saved state of this step, instead of the newest one.
+        started: `time.monotonic()` at which the time of --minutes and --max-minutes began; now by default.
+
     Raises:
-        CheckpointError: when weights are there and neither `resume` nor `force` is given.
+        CheckpointError: when weights are there and neither `resume` nor `force` is given, or another run is at work.
         ImgtfError: for settings or data that do not work.
     """
-    data, training = settings.part(DataConfig), settings.part(TrainingConfig)
-    augmentation, recipe = settings.part(AugmentationConfig), settings.part(TokenizerRecipe)
-    _check_free(folder, "tokenizer", resume, force)
-    accelerator = make_accelerator(training, folder / "training" / "tokenizer")
+    with _own(folder, settings, "tokenizer", resume, force) as accelerator:
+        return _train_tokenizer(folder, settings, accelerator, resume, resume_from, started)
+
+
+def _train_tokenizer(
+    folder: Path, settings: Settings, accelerator: Accelerator, resume: bool, resume_from: int | None,
+    started: float | None,
+) -> TrainingResult:  # fmt: skip
+    data, augmentation = settings.part(DataConfig), settings.part(AugmentationConfig)
     headers = read_images(*open_source(data), data, folder if accelerator.is_main_process else None)
+    fit = fit_tokenizer(
+        settings, headers[0], lambda one: _initial_tokenizer(one, headers[0], resume).config, accelerator
+    )
+    settings = fit.settings
+    training, recipe = settings.part(TrainingConfig), settings.part(TokenizerRecipe)
     train, held_out = (one.readable() for one in headers)
     check_batch(len(train), training.batch_size)
     set_seed(training.seed)
-    if training.init_from and not resume:
-        model = continued_tokenizer(model_folder(training.init_from), settings)
-    else:
-        model = new_tokenizer(settings, headers[0])
+    model = _initial_tokenizer(settings, headers[0], resume)
     config = model.config
     preset = "" if training.init_from or "image_size" in settings.explicit else settings.preset
     lines = data_lines(headers, config, preset)
@@ -94,27 +114,38 @@ def train_tokenizer(
         config.codebook_size, train.name, len(train), len(held_out), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
     sections = (data, augmentation, config, recipe, training)
-    trainer = _start(stage, folder, accelerator, settings, sections, resume)
+    trainer = _start(stage, folder, accelerator, fit, sections, resume, resume_from, started)
     if accelerator.is_main_process:
         write_text(folder / "tokenizer" / DATA_FILE, "\n".join(lines) + "\n")
-    return _finish(trainer, stage, folder)
+    return _finish(trainer, stage, folder, settings, resume)
 
 
 def train_prior(
-    folder: Path, settings: Settings, *, resume: bool = False, force: bool = False
+    folder: Path,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    resume_from: int | None = None,
+    started: float | None = None,
 ) -> TrainingResult:
     """Train `folder/prior` on the codes that `folder/tokenizer` makes of images, encoding them first if need be.
 
-    Raises as `train_tokenizer`.
+    Arguments and errors as for `train_tokenizer`.
     """
-    training, recipe = settings.part(TrainingConfig), settings.part(PriorRecipe)
     check_crops(settings.part(AugmentationConfig), settings.part(CacheRecipe).crops_per_image)
-    _check_free(folder, "prior", resume, force)
     if not (folder / "tokenizer" / "config.json").exists():
         raise CheckpointError(
             f"{folder} holds no tokenizer: train one first (imgtf tokenizer train --model {folder})"
         )
-    accelerator = make_accelerator(training, folder / "training" / "prior")
+    with _own(folder, settings, "prior", resume, force) as accelerator:
+        return _train_prior(folder, settings, accelerator, resume, resume_from, started)
+
+
+def _train_prior(
+    folder: Path, settings: Settings, accelerator: Accelerator, resume: bool, resume_from: int | None,
+    started: float | None,
+) -> TrainingResult:  # fmt: skip
     tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", accelerator.device)
     with accelerator.main_process_first():  # which may download a text encoder
         data = open_prior_data(settings, tokenizer)
@@ -125,6 +156,12 @@ def train_prior(
         folder if accelerator.is_main_process else None,
         False,
     )
+    fit = fit_prior(
+        settings, len(data.train), math.prod(tokenizer.config.grid),
+        lambda one: _initial_prior(folder, one, tokenizer, data, resume).config, accelerator,
+    )  # fmt: skip
+    settings = fit.settings
+    training, recipe = settings.part(TrainingConfig), settings.part(PriorRecipe)
     check_batch(len(data.train), training.batch_size)
     set_seed(training.seed)
     model = _initial_prior(folder, settings, tokenizer, data, resume)
@@ -142,10 +179,26 @@ def train_prior(
         data.train.name, len(codes), len(held_out or ()), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
     sections = (*data.sections(), config, recipe, config.sampling, training)
-    trainer = _start(stage, folder, accelerator, settings, sections, resume)
+    trainer = _start(stage, folder, accelerator, fit, sections, resume, resume_from, started)
     if accelerator.is_main_process and images and images.image_tokenizer is not tokenizer:
         images.image_tokenizer.save_pretrained(folder / IMAGE_TOKENIZER)
-    return _finish(trainer, stage, folder)
+    return _finish(trainer, stage, folder, settings, resume)
+
+
+@contextmanager
+def _own(folder: Path, settings: Settings, stage: str, resume: bool, force: bool) -> Iterator[Accelerator]:
+    """Check that the run may write to the model folder, and keep other runs out of it."""
+    _check_free(folder, stage, resume, force)
+    accelerator = make_accelerator(settings.part(TrainingConfig), folder / "training" / stage)
+    with only_run(folder, accelerator.is_main_process):
+        yield accelerator
+
+
+def _initial_tokenizer(settings: Settings, headers: Headers, resume: bool) -> Tokenizer:
+    init_from = settings.part(TrainingConfig).init_from
+    if init_from and not resume:
+        return continued_tokenizer(model_folder(init_from), settings)
+    return new_tokenizer(settings, headers)
 
 
 def _initial_prior(
@@ -163,34 +216,45 @@ def _start(
     stage: TokenizerStage | PriorStage,
     folder: Path,
     accelerator: Accelerator,
-    settings: Settings,
+    fit: Fit,
     sections: tuple[Any, ...],
     resume: bool,
+    resume_from: int | None,
+    started: float | None,
 ) -> Trainer:
     """Prepare the run and write its settings. Nothing before this writes to the folder, except token caches.
 
     A run that cannot be resumed is refused before anything is written.
     """
     seed_batch_generators(stage.config.seed)
-    trainer = Trainer(stage, stage.config, folder, accelerator)
+    settings, file = fit.settings, folder / stage.name / RUN_FILE
+    budget = run_budget(stage, fit, file, sections, started)
+    trainer = Trainer(stage, stage.config, folder, accelerator, budget)
     if resume:
-        trainer.restore()
+        trainer.restore(resume_from)
+        budget.expected_steps += trainer.completed_steps
     if accelerator.is_main_process:
         if not resume:
-            shutil.rmtree(folder / stage.name, ignore_errors=True)
-            shutil.rmtree(folder / "training" / stage.name, ignore_errors=True)
-        settings.save(folder / stage.name / RUN_FILE, sections)
+            remove_folder(folder / "training" / stage.name)
+            remove_folder(folder / stage.name)
+        settings.save(file, sections)
     start_trackers(stage.name, accelerator, settings.resolved(sections))
     return trainer
 
 
-def _finish(trainer: Trainer, stage: TokenizerStage | PriorStage, folder: Path) -> TrainingResult:
-    outcome = trainer.run()
-    if trainer.accelerator.is_main_process:
+def _finish(
+    trainer: Trainer, stage: TokenizerStage | PriorStage, folder: Path, settings: Settings, resumed: bool
+) -> TrainingResult:
+    active = trainer.accelerator.is_main_process
+    report = RunReport(folder, stage, settings, active=active, resumed=resumed)
+    trainer.after_evaluation = report.update
+    with report.ended_early():
+        outcome = trainer.run()
+    if active:
         save_figures(folder / stage.name, outcome, stage.held_out_set, stage.config.eval_images)
         write_card(folder)
-        if can_draw():
-            _draw(stage, folder)
+        draw_plots(stage, folder)
+    report.finish()
     return outcome
 
 
@@ -199,27 +263,6 @@ def start_trackers(name: str, accelerator: Accelerator, settings: dict[str, Any]
     flat = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()}
     if accelerator.log_with:
         accelerator.init_trackers(f"imgtf-{name}", flat)
-
-
-def _draw(stage: TokenizerStage | PriorStage, folder: Path) -> None:
-    training = folder / "training" / stage.name
-    draw_curves(training / LOG_FILE, training / CURVES_FILE)
-    if isinstance(stage, TokenizerStage):
-        shown = stage.held_out_set if len(stage.held_out_set) else stage.train_set
-        counts = count_codes(folder / stage.name, shown, stage.config, stage.accelerator.device)
-        draw_usage(counts, training / USAGE_FILE)
-
-
-@torch.no_grad()
-def count_codes(
-    folder: Path, images: ImageDataset, config: TrainingConfig, device: torch.device
-) -> np.ndarray:
-    """How often the weights that were kept use each code, (V,), on as many images as an evaluation looks at."""
-    tokenizer = Tokenizer.from_pretrained(folder, device)
-    counts = CodeCounts(tokenizer.config.codebook_size)
-    for batch in eval_batches(images, config.batch_size, limit=config.eval_images):
-        counts.add(tokenizer.encode(batch["image"].to(device)))
-    return counts.counts.numpy()
 
 
 def decoder_of(tokenizer: Tokenizer) -> Callable[[Tensor], list[Image.Image]]:

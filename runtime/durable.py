@@ -17,7 +17,9 @@ logger = logging.getLogger("imgtf")
 T = TypeVar("T")
 
 TEMPORARY = ".tmp"
-"""Suffix of files and folders that are not complete, or that are being removed."""
+"""Suffix of files and folders that are not complete."""
+REMOVED = ".old" + TEMPORARY
+"""Suffix of folders that are being removed."""
 PAUSES = (1.0, 5.0)
 """Seconds before the second and the third try of `retried`."""
 PASSING = frozenset(
@@ -70,7 +72,7 @@ def remove_folder(folder: Path) -> None:
     """Remove a folder; at no time is a part of it left under its name. A missing one is no error."""
     if not folder.exists():
         return
-    aside = folder.with_name(folder.name + TEMPORARY)
+    aside = folder.with_name(folder.name + REMOVED)
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
     shutil.rmtree(aside)

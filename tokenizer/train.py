@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ..data.grid import draw_grid
 from ..data.image import to_pil
 from ..data.images import BadImages, ImageDataset
-from ..data.loader import eval_batches, train_batches
+from ..data.loader import eval_batches
+from ..data.stream_images import TrainingBatches
 from ..runtime.batch_random import sum_over_processes
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, MonitorAction, OptimizedNetwork, Stage, mean_over
@@ -28,7 +29,7 @@ from .losses import LOSSES, loss_weights, reconstruction_losses, weighted_sum
 from .metrics import CodeCounts, psnr
 from .model import Reconstruction, Tokenizer
 from .perceptual import Perceptual
-from .recipe import TokenizerRecipe
+from .recipe import TokenizerRecipe, moved
 
 logger = logging.getLogger("imgtf")
 
@@ -41,6 +42,8 @@ class TokenizerStage(Stage):
     name = "tokenizer"
     metric = "loss"
     model: Tokenizer
+    moves = False
+    """Whether the start of the discriminator follows the number of steps."""
 
     def __init__(
         self,
@@ -55,8 +58,10 @@ class TokenizerStage(Stage):
         self.recipe, self.config = recipe, config
         self.weights = loss_weights(recipe)
         self._build_losses(recipe)
-        self.train_set, self.held_out_set, self.workers = train_set, held_out_set, workers
-        self.bad_images = BadImages(len(train_set), train_set.config.bad_images)
+        self.train_set, self.held_out_set = train_set, held_out_set
+        self.training = TrainingBatches(train_set, config.seed, workers)
+        streamed = train_set.source.stream is not None
+        self.bad_images = BadImages(len(train_set), train_set.config.bad_images, streamed)
         self.counts = CodeCounts(model.config.codebook_size)
         self.dead = torch.zeros(model.config.codebook_size, dtype=torch.bool)
         """(V,) codes without any use in the last window."""
@@ -107,16 +112,9 @@ class TokenizerStage(Stage):
         return own | {"discriminator": self.discriminator.model} if self.discriminator else own
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
-        micro_batches = self.config.gradient_accumulation_steps
-        return train_batches(
-            self.train_set,
-            self.config.batch_size // micro_batches,
-            seed=self.config.seed,
-            start_step=start_step * micro_batches,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            workers=self.workers,
-        )
+        micro_batches, process = self.config.gradient_accumulation_steps, self.accelerator
+        size, first = self.config.batch_size // micro_batches, start_step * micro_batches
+        return self.training.batches(size, first, process.process_index, process.num_processes)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Train on one micro-batch, from `discriminator_start` on against the discriminator too."""
@@ -159,9 +157,9 @@ class TokenizerStage(Stage):
         weight, balance = self._discriminator_weight(losses, generator_loss, ratio)
         losses = losses | {"discriminator": generator_loss}
         loss = weighted_sum(losses, {**self.weights, "discriminator": weight})
-        self.accelerator.backward(loss)
+        self.backward(loss)
         discriminator_loss, metrics = discriminator.loss(images, result.images)
-        self.accelerator.backward(discriminator_loss)
+        self.backward(discriminator_loss)
         norm, discriminator_norm = self.step_optimizers(self.optimized, discriminator.optimized)
         norms = {"gradient_norm": norm, "discriminator_norm": discriminator_norm}
         return {"loss": loss, **losses, **norms, **metrics, **balance}
@@ -183,6 +181,15 @@ class TokenizerStage(Stage):
         )
         weight = weight * adaptive
         return weight, {"adaptive_weight": adaptive, "discriminator_weight": weight}
+
+    def follow(self, config: TrainingConfig, step: int, before: int) -> None:
+        """Let the discriminator start at the same fraction of the run, unless the user has named its step."""
+        super().follow(config, step, before)
+        if self.moves:
+            ratio = (config.steps - step) / max(1, before - step)
+            self.recipe = moved(self.recipe, step, ratio, config.log_every)
+        if self.moves and self.monitor and not self.monitor.rollbacks:
+            self.monitor.move(self.recipe)
 
     def window_metrics(self) -> dict[str, float]:
         """Return usage, perplexity, dead codes, and revived codes (dead in the window before, in use now)."""
@@ -221,10 +228,11 @@ class TokenizerStage(Stage):
         return {"data": self.train_set.source.fingerprint, **monitor}
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"counts": self.counts.counts, "dead": self.dead}
+        return {"counts": self.counts.counts, "dead": self.dead, **self.training.tensors()}
 
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.counts.counts, self.dead = tensors["counts"], tensors["dead"]
+        self.training.load_state(tensors)
         if state.get("data") != self.train_set.source.fingerprint:
             logger.warning("%s has changed since the state was saved", self.train_set.source.name)
         if self.monitor and "monitor" in state:

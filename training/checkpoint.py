@@ -1,7 +1,7 @@
 """The training state that a run resumes from: weights, EMA, optimizers, random generators, progress. No pickle.
 
-A state is a folder `step-00000500/`, renamed into place when complete: a run that is killed while saving
-keeps the previous one.
+A state is a folder `step-00000500/`. It is written under another name, flushed to the disk and renamed when complete:
+a run that is killed while saving keeps the previous one.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,20 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..pretrained import load_tensors, read_json, write_tensors, write_text
+from ..runtime.durable import TEMPORARY, link_or_copy, publish_folder, remove_folder, sync
+from .agreement import Agreement
 from .ema import EMA
+from .snapshot import load_optimizer, optimizer_tensors
 from .stage import Stage
+from .states import keep_newest, state_path
 
 logger = logging.getLogger("imgtf")
 
-FORMAT = 3
-HEADER = ("format", "processes", "scaler", "stage", "step", "best", "counts")
+FORMAT = 4
+HEADER = ("format", "processes", "scaler", "stage", "step", "best")
 """Keys of `progress.json`."""
-
-
-def latest_state(folder: Path) -> Path | None:
-    """Return the newest complete state in `folder`, or None."""
-    states = sorted(p for p in folder.glob("step-*") if p.is_dir() and p.suffix != ".tmp")
-    return states[-1] if states else None
+BEST_FILE = "best.safetensors"
+"""In a state: the best weights at that step, where there are some."""
 
 
 @dataclass(frozen=True)
@@ -45,41 +44,59 @@ class Progress:
     step: int
     best: dict[str, Any]
     """{"step", "metrics"} of the saved weights."""
-    counts: dict[str, int]
-    """Number of steps by metric since the last log line."""
     sums: dict[str, Tensor]
-    """Sums over these steps in this process, by metric."""
+    """Metrics of this process since the last log line (`RunningMeans.tensors`)."""
     snapshot: dict[str, Tensor]
     """Weights for a rollback (see `take_snapshot`), or {}."""
+    guard: dict[str, Tensor] = field(default_factory=dict)
+    """What the guard of the updates remembers."""
 
 
 def save_state(
-    folder: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator, progress: Progress
+    folder: Path,
+    stage: Stage,
+    ema: EMA | None,
+    accelerator: Accelerator,
+    progress: Progress,
+    *,
+    keep: int = 1,
+    best: Path | None = None,
+    agreement: Agreement | None = None,
 ) -> None:
     """Save the state of all processes as `folder/step-N` (N from `progress`), then delete older states.
 
+    Args:
+        keep: number of states to keep.
+        best: file of the best weights, which become part of the state.
+
     Raises:
-        CheckpointError: a file cannot be written. The previous state is kept.
+        CheckpointError: a file cannot be written, in any process. The previous states are kept.
     """
-    target = folder / f"step-{progress.step:08d}"
-    temporary = target.with_suffix(".tmp")
-    if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    accelerator.wait_for_everyone()
+    target = state_path(folder, progress.step)
+    temporary = target.with_suffix(TEMPORARY)
+    agreement, main = agreement or Agreement(), accelerator.is_main_process
+    what, kept = f"{target}: the training state", "the previous state is kept"
+
+    def own() -> None:
+        files = _write_process(temporary, stage, accelerator.process_index, progress)
+        if main:
+            files += _write_shared(temporary, stage, ema, accelerator, progress, best)
+        for file in files:
+            sync(file)
+
+    def finish() -> None:
+        if temporary.exists():  # not after a first try that only failed later
+            remove_folder(target)
+            publish_folder(temporary, target)
+        keep_newest(folder, keep)
+
     try:
-        _write_process(temporary, stage, accelerator.process_index, progress)
-        if accelerator.is_main_process:
-            _write_shared(temporary, stage, ema, accelerator, progress)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"{target}: cannot save the training state ({error}); the previous state is kept"
-        ) from error
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        _replace(target, temporary)
-    accelerator.wait_for_everyone()
+        agreement.write(what, (lambda: _new_folder(temporary)) if main else None, kept)
+        agreement.write(what, own, kept)
+        agreement.write(what, finish if main else None, kept)
+    finally:  # nothing is there any more once the state has its name
+        if main:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def load_state(state: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator) -> Progress:
@@ -95,22 +112,22 @@ def load_state(state: Path, stage: Stage, ema: EMA | None, accelerator: Accelera
     for name, module in stage.trained_modules().items():
         load_tensors(module, state / f"{name}.safetensors")
     for name, optimizer in stage.optimizers().items():
-        _load_optimizer(optimizer, _load(state / f"{name}.safetensors"))
+        load_optimizer(optimizer, _load(state / f"{name}.safetensors"))
     if ema is not None:
         averages = _load(state / "ema.safetensors")
         for name, average in ema.state().items():
             average.copy_(averages[name])
     if accelerator.scaler is not None and header["scaler"]:
         accelerator.scaler.load_state_dict(header["scaler"])
-    counts, sums = _load_process(state, stage, accelerator, header)
-    snapshot = _load(state / "snapshot.safetensors")
-    return Progress(header["step"], header["best"], counts, sums, snapshot)
+    sums = _load_process(state, stage, accelerator, header)
+    snapshot, guard = (_load(state / f"{name}.safetensors") for name in ("snapshot", "guard"))
+    return Progress(header["step"], header["best"], sums, snapshot, guard)
 
 
 def _load_process(
     state: Path, stage: Stage, accelerator: Accelerator, header: dict[str, Any]
-) -> tuple[dict[str, int], dict[str, Tensor]]:
-    """Restore what differs between the processes; return counts and sums of the metrics since the last log line."""
+) -> dict[str, Tensor]:
+    """Restore what differs between the processes; return the metrics since the last log line."""
     rank, saved = accelerator.process_index, header["processes"]
     stage.load_state(header["stage"], _load(state / f"stage-{min(rank, saved - 1)}.safetensors"))
     if rank < saved:  # further processes keep the random state that their seed gave them
@@ -120,41 +137,9 @@ def _load_process(
             "%s: saved by %d processes, resumed with %d: the same batches, other random numbers",
             state, saved, accelerator.num_processes,
         )  # fmt: skip
-        return {}, {}
+        return {}
     sums = _load(state / f"sums-{rank}.safetensors")
-    return header["counts"], {name: total.to(accelerator.device) for name, total in sums.items()}
-
-
-def take_snapshot(stage: Stage, ema: EMA | None) -> dict[str, Tensor]:
-    """Return copies of all weights, their EMA and the optimizer states on the CPU, as `section/name`."""
-    sections: dict[str, Mapping[str, Tensor]] = {
-        k: m.state_dict() for k, m in stage.trained_modules().items()
-    }
-    sections |= {name: _optimizer_tensors(optimizer) for name, optimizer in stage.optimizers().items()}
-    if ema is not None:
-        sections["ema"] = ema.state()
-    return {
-        f"{section}/{name}": tensor.detach().to("cpu", copy=True)
-        for section, tensors in sections.items()
-        for name, tensor in tensors.items()
-    }
-
-
-@torch.no_grad()
-def restore_snapshot(snapshot: dict[str, Tensor], stage: Stage, ema: EMA | None) -> None:
-    """Load the result of `take_snapshot`, which can be loaded more than once."""
-
-    def section(wanted: str) -> dict[str, Tensor]:
-        return {k.removeprefix(f"{wanted}/"): v for k, v in snapshot.items() if k.startswith(f"{wanted}/")}
-
-    for name, module in stage.trained_modules().items():
-        module.load_state_dict(section(name))
-    for name, optimizer in stage.optimizers().items():
-        # An optimizer updates the given tensors in place.
-        _load_optimizer(optimizer, {k: v.clone() for k, v in section(name).items()})
-    if ema is not None:
-        for name, average in section("ema").items():
-            ema.state()[name].copy_(average)
+    return {name: total.to(accelerator.device) for name, total in sums.items()}
 
 
 def random_state() -> dict[str, Tensor]:
@@ -172,6 +157,13 @@ def set_random_state(state: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
+def _new_folder(folder: Path) -> None:
+    """Make an empty folder. The folder around its parent must be there: one that was removed is not made again."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    folder.mkdir()
+
+
 def _read_header(state: Path) -> dict[str, Any]:
     header = read_json(state / "progress.json")
     if header.get("format") != FORMAT:
@@ -183,55 +175,41 @@ def _read_header(state: Path) -> dict[str, Any]:
     return header
 
 
-def _write_process(folder: Path, stage: Stage, rank: int, progress: Progress) -> None:
-    """Write what differs between the processes."""
-    write_tensors(folder / f"random-{rank}.safetensors", random_state())
-    write_tensors(folder / f"stage-{rank}.safetensors", stage.tensors())
-    write_tensors(folder / f"sums-{rank}.safetensors", progress.sums)
+def _write_process(folder: Path, stage: Stage, rank: int, progress: Progress) -> list[Path]:
+    """Write what differs between the processes; return the files."""
+    parts = {"random": random_state(), "stage": stage.tensors(), "sums": progress.sums}
+    return _write({folder / f"{name}-{rank}.safetensors": tensors for name, tensors in parts.items()})
 
 
 def _write_shared(
-    folder: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator, progress: Progress
-) -> None:
-    """Write what is the same in all processes."""
-    for name, module in stage.trained_modules().items():
-        write_tensors(folder / f"{name}.safetensors", module.state_dict())
-    for name, optimizer in stage.optimizers().items():
-        write_tensors(folder / f"{name}.safetensors", _optimizer_tensors(optimizer))
+    folder: Path,
+    stage: Stage,
+    ema: EMA | None,
+    accelerator: Accelerator,
+    progress: Progress,
+    best: Path | None,
+) -> list[Path]:
+    """Write what is the same in all processes; return the files."""
+    parts = {name: dict(module.state_dict()) for name, module in stage.trained_modules().items()}
+    parts |= {name: optimizer_tensors(optimizer) for name, optimizer in stage.optimizers().items()}
+    parts |= {"snapshot": progress.snapshot, "guard": progress.guard}
     if ema is not None:
-        write_tensors(folder / "ema.safetensors", ema.state())
-    write_tensors(folder / "snapshot.safetensors", progress.snapshot)
+        parts["ema"] = ema.state()
+    files = _write({folder / f"{name}.safetensors": tensors for name, tensors in parts.items()})
+    if best is not None:
+        (folder / BEST_FILE).unlink(missing_ok=True)  # of a try before
+        link_or_copy(best, folder / BEST_FILE)
     scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-    values = (
-        FORMAT, accelerator.num_processes, scaler, stage.state(), progress.step, progress.best, progress.counts,
-    )  # fmt: skip
+    values = (FORMAT, accelerator.num_processes, scaler, stage.state(), progress.step, progress.best)
     text = json.dumps(dict(zip(HEADER, values, strict=True)), indent=2)
     write_text(folder / "progress.json", text + "\n")
+    return [*files, folder / "progress.json"]
 
 
-def _replace(target: Path, temporary: Path) -> None:
-    """Put the new state in place and delete all others."""
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
-    for old in target.parent.glob("step-*"):
-        if old != target:
-            shutil.rmtree(old)
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as `index.key` -> tensor. Its settings come from the configuration."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{i}.{key}": torch.as_tensor(value) for i, values in state.items() for key, value in values.items()
-    }
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def _write(parts: dict[Path, dict[str, Tensor]]) -> list[Path]:
+    for file, tensors in parts.items():
+        write_tensors(file, tensors)
+    return list(parts)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 from ..options import option
+from .plan import check_plan
 
 TRACKERS = {
     "aim": "aim",
@@ -27,6 +28,28 @@ class TrainingConfig:
 
     steps: int = option(
         1000, "Number of updates of the weights.", minimum=1, group="optimisation", common=True
+    )
+    minutes: float | None = option(
+        None,
+        "Length of the run in minutes, in place of --steps; see docs/training.md#time.",
+        minimum=0.1,
+        maximum=1e6,
+        auto="by --steps",
+        group="optimisation",
+        common=True,
+    )
+    max_minutes: float | None = option(
+        None,
+        "Save the state and stop before this many minutes, for the limit of a job.",
+        minimum=0.1,
+        maximum=1e6,
+        auto="none",
+        group="optimisation",
+    )
+    step_plan: tuple[str, ...] = option(
+        (),
+        "Decisions of --minutes as STEP:STEPS, which repeat its run.",
+        group="optimisation",
     )
     batch_size: int = option(
         64,
@@ -57,6 +80,12 @@ class TrainingConfig:
     )
     grad_clip: float = option(
         1.0, "Largest gradient norm; 0 for no clipping.", minimum=0, group="optimisation"
+    )
+    skip_spikes: float = option(
+        0.0,
+        "Skip updates with a gradient norm above X times the median of the last 100; 0: none.",
+        minimum=0,
+        group="optimisation",
     )
     ema_decay: float = option(
         0.99,
@@ -102,6 +131,7 @@ class TrainingConfig:
     eval_images: int = option(1000, "Most held-out images per evaluation.", minimum=1, group="logging")
     preview_every: int = option(200, "Steps between preview images.", minimum=1, group="logging")
     save_every: int = option(500, "Steps between saved training states.", minimum=1, group="logging")
+    keep_states: int = option(1, "Newest training states to keep.", minimum=1, group="logging")
     log_with: tuple[str, ...] = option(
         (),
         "Experiment trackers that receive the metrics, for example wandb,tensorboard.",
@@ -110,6 +140,8 @@ class TrainingConfig:
     )
 
     def __post_init__(self) -> None:
+        if self.minutes is None:
+            check_plan(self.step_plan, self.steps)
         if self.batch_size % self.gradient_accumulation_steps:
             raise ConfigError(
                 f"batch_size {self.batch_size} is not a multiple of gradient_accumulation_steps "

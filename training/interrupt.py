@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop: the current step is completed and the state saved first."""
+"""SIGINT (Ctrl-C), SIGTERM and SIGUSR1 as a request to stop: the step is completed and the state saved first."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""Batch schedulers send SIGUSR1 (Slurm: --signal=USR1@60) or SIGTERM before they kill. Windows has no SIGUSR1."""
+
 
 class StopRequest:
-    """Context in which the first signal only sets `requested`. A second one interrupts immediately."""
+    """Context in which the first signal only sets `number`. A second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.number = 0
+        """Of the first signal; 0 without one."""
         self._before: dict[int, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has come."""
+        return self.number > 0
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -26,6 +35,6 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if number == signal.SIGINT and self.requested:
             raise KeyboardInterrupt
-        self.requested = True
+        self.number = self.number or number

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from ..errors import CheckpointError, ImgtfError, Interrupted
-from .checkpoint import Progress, latest_state, load_state, restore_snapshot, save_state, take_snapshot
+from .agreement import Agreement
+from .best import BestWeights
+from .budget import TIME_UP, Budget, undecided
+from .checkpoint import Progress
 from .config import TrainingConfig
 from .ema import EMA
+from .guard import STREAK
 from .interrupt import StopRequest
+from .means import RunningMeans
+from .memory import explained
 from .report import LOG_FILE, Report
 from .schedule import learning_rate
+from .snapshot import restore_snapshot, take_snapshot
 from .stage import Batch, MonitorAction, Stage
+from .states import latest_state, step_of
+from .store import Store
+
+logger = logging.getLogger("imgtf")
 
 
 @dataclass(frozen=True)
@@ -33,110 +43,136 @@ class TrainingResult:
     """Held-out metrics of the best weights, which are the saved ones."""
 
 
-class RunningMeans:
-    """Means of metrics since the last log line. A step may lack some of the metrics."""
-
-    def __init__(self, sums: dict[str, Tensor] | None = None, counts: dict[str, int] | None = None) -> None:
-        self.counts = counts or {}
-        self.sums = {key: (sums or {})[key] for key in self.counts}
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        """Add the metrics of one step, without synchronising with the device."""
-        for key, value in metrics.items():
-            self.sums[key] = self.sums.get(key, 0) + value.detach()
-            self.counts[key] = self.counts.get(key, 0) + 1
-
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """Return the means over all steps and processes."""
-        if accelerator.num_processes > 1:
-            sums = accelerator.reduce(torch.stack([s.float() for s in self.sums.values()]), "mean").tolist()
-        else:
-            sums = [float(s) for s in self.sums.values()]
-        return {key: s / self.counts[key] for key, s in zip(self.sums, sums, strict=True)}
+class _NumbersLost(Exception):
+    """Loss or gradients were not finite for `STREAK` updates in a row."""
 
 
 class Trainer:
     """Trains one stage in a model folder.
 
-    Writes `<stage>/` (the best averaged weights) and `training/<stage>/` (log, previews, state).
+    Writes `<stage>/` (the best averaged weights) and `training/<stage>/` (log, previews, states).
     """
 
-    def __init__(self, stage: Stage, config: TrainingConfig, folder: Path, accelerator: Accelerator) -> None:
-        self.stage, self.config, self.accelerator = stage, config, accelerator
-        self.weights_folder = folder / stage.name
-        self.folder = folder / "training" / stage.name
+    def __init__(
+        self,
+        stage: Stage,
+        config: TrainingConfig,
+        folder: Path,
+        accelerator: Accelerator,
+        budget: Budget | None = None,
+    ) -> None:
+        """`budget`: the time of the run; default: that of the settings, from now on."""
+        self.stage, self.accelerator, self.budget = stage, accelerator, budget or Budget(config)
+        self.config = stage.config = undecided(config)
         stage.prepare(accelerator, config)
         self.ema = EMA(stage.model, config.ema_decay) if config.ema_decay > 0 else None
+        self.agreement = Agreement()
+        self.store = Store(folder, stage, self.ema, accelerator, self.agreement)
+        self.folder = self.store.folder
         self.completed_steps = 0
-        self.best: dict[str, Any] = {"step": 0, "metrics": {}}
+        self.best = BestWeights(stage, self.ema, self.store)
         self.running = RunningMeans()
         self.snapshot: dict[str, Tensor] = {}
         """Weights for a rollback; {} without any."""
+        self.after_evaluation: Callable[[], object] | None = None
+        """Called in every process after evaluation and preview."""
+        self.lost_at = 0
+        """Step at which the run last went back to a saved state; 0 once a later state is saved."""
 
-    def restore(self) -> None:
-        """Load the last saved state. Nothing is written.
+    def restore(self, step: int | None = None) -> None:
+        """Load the last saved state, or that of a step. Nothing is written.
 
         Raises:
-            CheckpointError: no state, a state of another stage, or its run is complete.
+            CheckpointError: no such state, a state of another stage, or its run is complete.
         """
-        state = latest_state(self.folder / "state")
-        if state is None:
-            raise CheckpointError(f"{self.folder}: no saved state to resume; start without --resume")
-        progress = load_state(state, self.stage, self.ema, self.accelerator)
-        self.completed_steps, self.best, self.snapshot = progress.step, progress.best, progress.snapshot
-        self.running = RunningMeans(progress.sums, progress.counts)
+        progress = self.store.load(step)
+        self.completed_steps, self.snapshot = progress.step, progress.snapshot
+        self.best.record = progress.best
+        self.running = RunningMeans(progress.sums)
+        self.stage.guard.load(progress.guard)
         if self.completed_steps >= self.config.steps:
             raise CheckpointError(
-                f"{state}: {self.completed_steps} of {self.config.steps} steps are done; continue it with more --steps"
+                f"{self.folder}: {self.completed_steps} of {self.config.steps} steps are done; "
+                f"continue it with more --steps"
             )
 
     def run(self) -> TrainingResult:
         """Train until the last step.
 
         Raises:
-            Interrupted: after Ctrl-C or SIGTERM, once the state is saved.
+            Interrupted: after SIGINT, SIGTERM or SIGUSR1, once the state is saved.
             CheckpointError: saving failed.
+            ImgtfError: the loss stays not finite, or the memory does not suffice.
         """
+        self.store.open()
         with StopRequest() as stop:
-            report = Report(
-                self.stage.name,
-                self.folder / LOG_FILE,
-                start=self.completed_steps,
-                steps=self.config.steps,
-                batch_size=self.config.batch_size,
-                active=self.accelerator.is_main_process,
-                trackers=self.accelerator.trackers,
-            )
             try:
-                self._train(report, stop)
+                while not self._train(stop):
+                    pass
+            except OSError:
+                self.store.check_there()
+                raise
             finally:
-                report.close()
                 # Accelerate's `end_training` would also end the process group.
                 for tracker in self.accelerator.trackers:
                     tracker.finish()
-        return TrainingResult(self.completed_steps, self.best["step"], self.best["metrics"])
+        best = self.best.record
+        return TrainingResult(self.completed_steps, best["step"], best["metrics"])
 
-    def _train(self, report: Report, stop: StopRequest) -> None:
-        config = self.config
+    def _train(self, stop: StopRequest) -> bool:
+        """Train from the present step to the last; return False after going back to a saved state."""
+        if self.completed_steps:
+            self.store.go_back_to(self.completed_steps)
+        report = Report(
+            self.stage.name,
+            self.folder / LOG_FILE,
+            start=self.completed_steps,
+            steps=self.budget.shown(self.config),
+            batch_size=self.config.batch_size,
+            active=self.accelerator.is_main_process,
+            trackers=self.accelerator.trackers,
+        )
+        try:
+            self._steps(report, stop)
+        except _NumbersLost:
+            self._go_back()
+            return False
+        finally:
+            report.close()
+        return True
+
+    def _steps(self, report: Report, stop: StopRequest) -> None:
+        config, budget = self.config, self.budget
         batches = self.stage.train_batches(self.completed_steps)
-        while self.completed_steps < config.steps:
-            self.running.add(self._update(batches))
+        budget.begin()
+        while self.completed_steps < self.config.steps:
+            metrics = self._update(batches)
+            self.running.add(metrics, self.stage.guard.skip)
             report.advance()
+            self._decide(report)
 
             if self._due(config.log_every):
                 self._log(report)
+            budget.lap("step")
             if self._due(config.eval_every):
                 self._evaluate(report)
+                budget.lap("evaluation")
             if self._due(config.preview_every):
                 self._preview()
+                budget.lap("preview")
+            if self.after_evaluation and self._due(config.eval_every):
+                self.after_evaluation()
 
-            stopping = self._any_process(stop.requested) and self.completed_steps < config.steps
-            if stopping or self._due(config.save_every):
+            ended = self.completed_steps == self.config.steps
+            number = 0 if ended else self.agreement.largest(TIME_UP if budget.is_over() else stop.number)
+            # While updates are skipped, the last good state is not replaced.
+            if ended or number or (self._due(config.save_every) and not self.stage.guard.streak()):
                 self._save_state()
-            if stopping:
-                raise Interrupted(
-                    f"stopped at step {self.completed_steps} of {config.steps}, state saved in {self.folder}"
-                )
+                budget.lap("saving")
+            if number:
+                raise self._interrupted(number)
+        if not self.best.record["step"]:
+            raise ImgtfError(f"the loss is not finite, so no weights were saved: {_REMEDIES}")
 
     def _update(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """Update the weights once, from one or more micro-batches."""
@@ -147,88 +183,100 @@ class Trainer:
         self.stage.completed_steps = self.completed_steps
         self.stage.network.train()
         networks = [optimized.network for optimized in self.stage.optimized_networks()]
-        for _ in range(self.config.gradient_accumulation_steps):
-            with self.accelerator.accumulate(*networks):
-                metrics = self.stage.step(next(batches))
+        self.stage.guard.begin(self.stage.trained_modules().values())
+        with explained(self.config, self.accelerator.num_processes):
+            for _ in range(self.config.gradient_accumulation_steps):
+                with self.accelerator.accumulate(*networks):
+                    metrics = self.stage.step(next(batches))
+        self.stage.guard.end()
         if self.ema:
             self.ema.update(self.completed_steps)
         self.completed_steps += 1
         return metrics
 
+    def _decide(self, report: Report) -> None:
+        """Decide the number of steps of a run with `minutes`, or change it: the main process, for all of them."""
+        before, ask = self.budget.shown(self.config), self.accelerator.is_main_process
+        changed = self.budget.decide(self.completed_steps, self.config, self.agreement.largest, ask)
+        if changed:
+            self.config = changed
+            self.stage.follow(changed, self.completed_steps, before)
+            report.decision(self.completed_steps, changed.steps)
+            self.budget.on_decision()
+
     def _due(self, every: int) -> bool:
         return self.completed_steps % every == 0 or self.completed_steps == self.config.steps
 
     def _log(self, report: Report) -> None:
-        """Log the metrics since the last line, and do what the stage's monitor asks for."""
-        metrics = self.running.means(self.accelerator) | self.stage.window_metrics()
+        """Log the metrics since the last line, and do what the stage's monitor asks for.
+
+        Raises:
+            _NumbersLost: after too many skipped updates in a row.
+        """
+        guard, means = self.stage.guard, self.running.means(self.accelerator)
         self.running = RunningMeans()
+        metrics = means | self.stage.window_metrics()
         step = self.stage.completed_steps = self.completed_steps
-        action = self.stage.monitor_action(metrics)
-        if not math.isfinite(metrics["loss"]) and (action is None or action.action != "roll_back"):
-            raise ImgtfError(
-                f"the loss is not finite at step {step}: lower --lr or --grad-clip; "
-                f"the last saved state and the best weights are unchanged"
-            )
-        report.train(step, metrics | {"lr": learning_rate(step - 1, self.config)})
+        lost = guard.streak() >= STREAK
+        # A line without any counted step says nothing about the images, until it lasts.
+        action = self.stage.monitor_action(metrics) if lost or math.isfinite(metrics["loss"]) else None
+        shown = {key: value for key, value in metrics.items() if math.isfinite(value)}
+        if skipped := guard.take_skipped():
+            shown["skipped_steps"] = skipped
+        report.train(step, shown | {"lr": learning_rate(step - 1, self.config)})
         if action:
             report.monitor(step, action)
             self._apply(action)
+        if lost and not (action and action.action == "roll_back"):
+            raise _NumbersLost
 
     def _apply(self, action: MonitorAction) -> None:
         if action.action == "snapshot":
             self.snapshot = take_snapshot(self.stage, self.ema)
         elif action.action == "roll_back":
             restore_snapshot(self.snapshot, self.stage, self.ema)
+            self.stage.guard.load({})
 
-    def _averaged(self) -> AbstractContextManager[None]:
-        return self.ema.applied() if self.ema else nullcontext()
+    def _go_back(self) -> None:
+        """Load the last state that was saved before the numbers were lost, once.
 
-    @torch.no_grad()
+        Raises:
+            ImgtfError: there is none, or it was of no help.
+        """
+        lost, state = self.completed_steps, latest_state(self.store.states)
+        what = f"loss or gradients are not finite for {STREAK} steps or more, at step {lost}"
+        if state is None or self.lost_at:
+            before = (
+                "again, after going back to the last good state" if state else "before the first saved state"
+            )
+            raise ImgtfError(f"{what}, {before}: {_REMEDIES}; what was saved is unchanged")
+        logger.warning("%s: going back to the state of step %d, once", what, step_of(state))
+        self.restore()
+        self.lost_at = lost
+
     def _evaluate(self, report: Report) -> None:
-        """Evaluate the averaged weights, and save them if they are the best so far."""
-        self.stage.model.eval()
-        with self._averaged():
-            metrics = self.stage.evaluate()  # the same in all processes
-            is_best = self.stage.is_better(metrics, self._best_metrics())
-            if is_best:
-                self.best = {"step": self.completed_steps, "metrics": metrics}
-            if is_best and self.accelerator.is_main_process:
-                self._save_weights()
-        report.evaluation(self.completed_steps, metrics, is_best)
+        report.evaluation(self.completed_steps, *self.best.evaluate(self.completed_steps))
         self.accelerator.wait_for_everyone()
 
-    def _best_metrics(self) -> dict[str, float]:
-        """The metrics to compare with; {} if those of the saved weights cannot be compared any more."""
-        if self.best["step"] < self.stage.comparable_from() <= self.completed_steps:
-            return {}
-        return self.best["metrics"]
-
-    def _save_weights(self) -> None:
-        try:
-            self.stage.model.save_pretrained(self.weights_folder)
-        except Exception as error:
-            raise CheckpointError(f"{self.weights_folder}: cannot save the weights ({error})") from error
-
-    @torch.no_grad()
     def _preview(self) -> None:
-        if self.accelerator.is_main_process:
-            self.stage.model.eval()
-            path = self.folder / "previews" / f"step-{self.completed_steps:08d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._averaged():
-                self.stage.preview(path)
+        if self.accelerator.is_main_process and not self.stage.guard.streak():
+            self.best.preview(self.folder / "previews" / f"step-{self.completed_steps:08d}.png")
         self.accelerator.wait_for_everyone()
-
-    def _any_process(self, requested: bool) -> bool:
-        """Whether any process was asked to stop. Asks the others at log lines only, because that synchronises."""
-        if self.accelerator.num_processes == 1:
-            return requested
-        if not self._due(self.config.log_every):
-            return False
-        flag = torch.tensor([float(requested)], device=self.accelerator.device)
-        return bool(self.accelerator.gather(flag).max() > 0)
 
     def _save_state(self) -> None:
-        running = self.running
-        progress = Progress(self.completed_steps, self.best, running.counts, running.sums, self.snapshot)
-        save_state(self.folder / "state", self.stage, self.ema, self.accelerator, progress)
+        guard = self.stage.guard
+        progress = Progress(
+            self.completed_steps, self.best.record, self.running.tensors(), self.snapshot, guard.tensors()
+        )
+        self.store.save_state(progress, self.config.keep_states)
+        if self.completed_steps > self.lost_at and not guard.streak():
+            self.lost_at = 0
+
+    def _interrupted(self, number: int) -> Interrupted:
+        name = "--max-minutes" if number == TIME_UP else signal.Signals(number).name
+        steps = self.budget.shown(self.config)
+        text = f"stopped by {name} at step {self.completed_steps} of {steps}, state saved in {self.folder}"
+        return Interrupted(text, number, self.stage.name, self.store.model)
+
+
+_REMEDIES = "try a lower --lr, a lower --grad-clip, a longer --warmup or --precision fp32"

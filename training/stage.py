@@ -17,6 +17,7 @@ from ..pretrained import PretrainedModel
 from ..runtime.batch_random import gather_objects
 from ..runtime.compiler import compiled
 from .config import TrainingConfig
+from .guard import UpdateGuard
 
 Batch = dict[str, Any]
 
@@ -49,12 +50,14 @@ class Stage(ABC):
     """Metric of `evaluate` that selects the best weights; lower is better."""
 
     model: PretrainedModel
+    config: TrainingConfig
     completed_steps: int = 0
     """Updates of the weights so far, set by the loop."""
 
     def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
         """Create the optimizers and wrap the networks with Accelerate."""
         self.accelerator = accelerator
+        self.guard = UpdateGuard(accelerator, config.skip_spikes)
         optimizer = adamw(self.model, config)
         network = WrappedModel(self.model)
         if config.compile:
@@ -101,6 +104,11 @@ class Stage(ABC):
         """Return metrics over all steps since the last call."""
         return {}
 
+    def follow(self, config: TrainingConfig, step: int, before: int) -> None:
+        """Follow a decision on the number of steps, which was `before`. Nothing up to this step depends on it."""
+        del step, before  # of use to stages with schedules of their own
+        self.config = config
+
     def monitor_action(self, metrics: dict[str, float]) -> MonitorAction | None:
         """Return the action that the metrics of a log line require, the same on every process."""
         return None
@@ -128,11 +136,16 @@ class Stage(ABC):
 
     def update(self, loss: Tensor) -> Tensor:
         """Backward pass, gradient clipping, optimizer step. Return the gradient norm before clipping."""
-        self.accelerator.backward(loss)
+        self.backward(loss)
         return self.step_optimizers(self.optimized)[0]
 
+    def backward(self, loss: Tensor) -> None:
+        """Backward pass of a loss, which the guard of the updates looks at."""
+        self.guard.note(loss.detach())
+        self.accelerator.backward(loss)
+
     def step_optimizers(self, *networks: OptimizedNetwork) -> list[Tensor]:
-        """Clip gradients and step the optimizers at the end of a batch.
+        """Clip gradients and step the optimizers at the end of a batch, unless the guard finds the numbers unfit.
 
         All gradients are unscaled before the first step, because fp16's scale changes once per update.
 
@@ -148,15 +161,28 @@ class Stage(ABC):
                 scaler.unscale_(_unwrapped(one.optimizer))
             limit = one.grad_clip if one.grad_clip > 0 else math.inf
             norms.append(nn.utils.clip_grad_norm_(one.network.parameters(), limit))
+        skip = self.guard.judge(norms, self.completed_steps, scaled=scaler is not None)
         for one in networks:
-            if scaler is None:
-                one.optimizer.step()
-            else:
-                scaler.step(_unwrapped(one.optimizer))
+            _step_unless(skip, _unwrapped(one.optimizer))
             one.optimizer.zero_grad()
         if scaler is not None:
             scaler.update()
         return norms
+
+
+def _step_unless(skip: Tensor, optimizer: Any) -> None:
+    """Step the optimizer unless `skip` () is 1.
+
+    The fused AdamW reads it on the device, where `GradScaler.step` puts it too, and changes nothing then: no wait for a
+    GPU. Other optimizers need it on the host.
+    """
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        if not skip.item():
+            optimizer.step()
+        return
+    optimizer.found_inf = skip
+    optimizer.step()
+    del optimizer.found_inf
 
 
 def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

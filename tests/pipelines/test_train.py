@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from imgtf.prior.model import Prior
 from imgtf.tokenizer.model import Tokenizer
-from imgtf.training.checkpoint import latest_state
 from imgtf.training.report import Report
+from imgtf.training.states import latest_state
 
 from .conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
 
@@ -218,6 +218,7 @@ def test_what_cannot_work_is_one_clear_line(
 def test_a_full_disk_is_one_line_and_keeps_the_state_before(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    from imgtf.runtime import durable
     from imgtf.training import checkpoint
 
     command = [
@@ -233,15 +234,18 @@ def test_a_full_disk_is_one_line_and_keeps_the_state_before(
     ]
     original, calls = checkpoint._write_shared, []
 
-    def full(*arguments: Any) -> None:
+    def full(*arguments: Any) -> list[Path]:
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) > 1:
             raise OSError(28, "No space left on device")
-        original(*arguments)
+        return original(*arguments)
 
+    monkeypatch.setattr(durable, "PAUSES", (0.0, 0.0))
     monkeypatch.setattr(checkpoint, "_write_shared", full)
     assert run(*command, "--save-every", "3") == 1
-    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
+    lines = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in lines[-1]
+    assert [line for line in lines if "next try" in line] == lines[-3:-1]
     states = [p.name for p in (tmp_path / "m" / "training" / "tokenizer" / "state").iterdir()]
     assert states == ["step-00000003"]
 

@@ -24,11 +24,12 @@ from imgtf.tokenizer.model import Tokenizer
 from imgtf.tokenizer.recipe import TokenizerRecipe
 from imgtf.tokenizer.train import TokenizerStage, last_weight
 from imgtf.training.accelerator import make_accelerator
-from imgtf.training.checkpoint import latest_state, restore_snapshot, take_snapshot
 from imgtf.training.config import TrainingConfig
 from imgtf.training.ema import EMA
 from imgtf.training.loop import Trainer
 from imgtf.training.report import Report
+from imgtf.training.snapshot import restore_snapshot, take_snapshot
+from imgtf.training.states import latest_state
 
 ADVERSARIAL: dict[str, Any] = {
     "discriminator_weight": 0.5, "discriminator_start": 3, "discriminator_ramp": 2, "discriminator_width": 8,

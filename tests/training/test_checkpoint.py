@@ -13,18 +13,18 @@ from accelerate import Accelerator
 from imgtf.errors import CheckpointError
 from imgtf.training.accelerator import make_accelerator
 from imgtf.training.checkpoint import (
+    BEST_FILE,
     Progress,
-    latest_state,
     load_state,
     random_state,
-    restore_snapshot,
     save_state,
     set_random_state,
-    take_snapshot,
 )
 from imgtf.training.config import TrainingConfig
 from imgtf.training.ema import EMA
+from imgtf.training.snapshot import restore_snapshot, take_snapshot
 from imgtf.training.stage import Stage
+from imgtf.training.states import find_state, latest_state, remove_unfinished, states, step_of
 
 CONFIG = TrainingConfig(device="cpu", precision="fp32")
 
@@ -66,7 +66,8 @@ def trained(accelerator: Accelerator, steps: int = 3) -> tuple[Line, EMA]:
 
 
 def progress(step: int) -> Progress:
-    return Progress(step, {"step": 2, "metrics": {"loss": 0.5}}, {"loss": 1}, {"loss": torch.ones(())}, {})
+    sums = {"sum/loss": torch.ones(()), "count/loss": torch.ones(())}
+    return Progress(step, {"step": 2, "metrics": {"loss": 0.5}}, sums, {})
 
 
 def test_a_state_restores_weights_optimizer_average_and_random_numbers(
@@ -79,20 +80,38 @@ def test_a_state_restores_weights_optimizer_average_and_random_numbers(
     state = latest_state(tmp_path)
     assert state is not None
     loaded = load_state(state, other, other_ema, accelerator)
-    assert (loaded.step, loaded.best, loaded.counts) == (3, progress(3).best, {"loss": 1})
+    assert (loaded.step, loaded.best, loaded.sums) == (3, progress(3).best, progress(3).sums)
     restored = take_snapshot(other, other_ema)
     assert saved.keys() == restored.keys()
     assert [name for name in saved if not torch.equal(saved[name], restored[name])] == []
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_only_the_newest_state_is_kept(accelerator: Accelerator, tmp_path: Path) -> None:
+def test_only_the_newest_state_is_kept(
+    accelerator: Accelerator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     stage, ema = trained(accelerator)
     (tmp_path / "step-00000001.tmp").mkdir()  # left by a killed run
     assert latest_state(tmp_path) is None
+    with caplog.at_level("INFO", "imgtf"):
+        remove_unfinished([tmp_path])
+    assert "removed what a killed run left half-written" in caplog.text
     for step in (2, 4):
         save_state(tmp_path, stage, ema, accelerator, progress(step))
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000004"]
+
+
+def test_the_last_states_and_the_best_weights_are_kept(accelerator: Accelerator, tmp_path: Path) -> None:
+    stage, ema = trained(accelerator)
+    best = tmp_path / "best.safetensors"
+    for step in (2, 4, 6, 8):
+        best.unlink(missing_ok=True)
+        best.write_bytes(bytes([step]))
+        save_state(tmp_path / "state", stage, ema, accelerator, progress(step), keep=3, best=best)
+    assert [step_of(state) for state in states(tmp_path / "state")] == [4, 6, 8]
+    assert (find_state(tmp_path / "state", 4) / BEST_FILE).read_bytes() == bytes([4])
+    with pytest.raises(CheckpointError, match="no saved state of step 2; there are states of steps 4, 6, 8"):
+        find_state(tmp_path / "state", 2)
 
 
 def test_a_snapshot_is_restored_any_number_of_times(accelerator: Accelerator) -> None:
@@ -135,7 +154,7 @@ def test_a_state_of_more_processes_restores_weights_and_step(
     other, other_ema = trained(accelerator, steps=5)
     with caplog.at_level("INFO", "imgtf"):
         loaded = load_state(file.parent, other, other_ema, accelerator)
-    assert (loaded.step, loaded.counts, loaded.sums) == (3, {}, {})
+    assert (loaded.step, loaded.sums) == (3, {})
     restored = take_snapshot(other, other_ema)
     assert [name for name in saved if not torch.equal(saved[name], restored[name])] == []
     assert f"saved by {processes} processes, resumed with 1" in caplog.text
@@ -168,9 +187,10 @@ def test_a_full_disk_keeps_the_previous_state(
     save_state(tmp_path, stage, ema, accelerator, progress(3))
 
     def full(*_: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("imgtf.training.checkpoint.write_text", full)
+    monkeypatch.setattr("imgtf.runtime.durable.PAUSES", (0.0, 0.0))
     with pytest.raises(CheckpointError, match=r"No space left on device\); the previous state is kept"):
         save_state(tmp_path, stage, ema, accelerator, progress(4))
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]

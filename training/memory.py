@@ -1,0 +1,108 @@
+"""Memory that does not suffice: what to try, and the largest micro-batch that fits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+from accelerate.utils.memory import clear_device_cache
+
+from ..errors import ImgtfError
+from .config import TrainingConfig
+
+logger = logging.getLogger("imgtf")
+
+SHARE = 0.9
+"""Of the free memory of a CPU that a trial may take."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether Python, PyTorch's CPU allocator or a GPU ran out of memory."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in ("can't allocate memory", "out of memory")
+    )
+
+
+@contextmanager
+def explained(config: TrainingConfig, processes: int) -> Iterator[None]:
+    """Turn an out-of-memory error within the block into one that says what to try."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ImgtfError(f"out of memory with {advice(config, processes)}") from error
+
+
+def advice(config: TrainingConfig, processes: int) -> str:
+    """Return the size of the micro-batches, and which settings need less memory."""
+    parts = config.gradient_accumulation_steps
+    own = config.batch_size // processes
+    now = f"micro-batches of {own // parts} images"
+    if more := next((n for n in divisors(own) if n > parts), None):
+        return (
+            f"{now}: try --gradient-accumulation-steps {more}, which keeps the batch of {config.batch_size}, "
+            f"or --batch-size auto"
+        )
+    return f"{now}: try a smaller image size or network"
+
+
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a number, rising."""
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def fewest_parts(batch_size: int, processes: int, attempt: Callable[[int], None]) -> int:
+    """Return the smallest number of micro-batches per update with which `attempt` has memory enough.
+
+    The batch stays the same: only divisors of a process's share of it are tried, as Accelerate's
+    `find_executable_batch_size` tries batch sizes.
+
+    Args:
+        attempt: takes the number of micro-batches and does one update.
+
+    Raises:
+        ImgtfError: single images do not fit either.
+    """
+    own = batch_size // processes
+    for parts in divisors(own):
+        clear_device_cache(garbage_collection=True)
+        try:
+            attempt(parts)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.info("micro-batches of %d images: out of memory", own // parts)
+            continue
+        finally:
+            clear_device_cache(garbage_collection=True)
+        return parts
+    raise ImgtfError("out of memory with single images: try a smaller image size or network")
+
+
+@contextmanager
+def bounded_memory(device: torch.device) -> Iterator[None]:
+    """Let allocations on a CPU fail within the block where they would fill the memory.
+
+    Linux gives out more memory than there is, and kills the process later, so nothing could be tried.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows refuses at once
+        yield
+        return
+    if device.type != "cpu":
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit = psutil.Process().memory_info().vms + int(SHARE * psutil.virtual_memory().available)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
