@@ -6,7 +6,7 @@ R: rows of one block of the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -108,13 +108,16 @@ def _checked(value: Any, row: int, name: str, column: CacheColumn) -> np.ndarray
     return array.reshape(-1)
 
 
-def map_table(path: Path) -> Any:
-    """Memory-map a file that `write_table` wrote."""
+def map_tables(paths: Sequence[Path]) -> Any:
+    """Memory-map files that `write_table` wrote, as one table."""
+    import pyarrow as pa
     from datasets import Dataset
 
-    if not path.is_file():
-        raise FileNotFoundError("the file is missing")
-    return Dataset.from_file(str(path)).data.table
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError("the file is missing")
+    tables = [Dataset.from_file(str(path)).data.table for path in paths]
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
 
 def array_blocks(column: Any, shape: tuple[int, ...]) -> list[np.ndarray]:

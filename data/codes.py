@@ -19,11 +19,13 @@ import torch
 from ..errors import CheckpointError, ConfigError, DataError, ImgtfError
 from ..options import Size, build, to_dict
 from .arrow import CacheColumn as CacheColumn
-from .arrow import array_blocks, map_table, write_table
+from .arrow import array_blocks, map_tables, write_table
 from .order import random_stream
 
 FORMAT = 2
 INFO_FILE, CODES_FILE = "cache.json", "codes.arrow"
+PARTS = "codes-*.arrow"
+"""Files of a cache that was written part by part."""
 BUILT_IN = ("codes", "label", "text", "index", "bad")
 
 
@@ -79,12 +81,12 @@ def write_codes(folder: Path, info: CodesInfo, rows: Iterable[Mapping[str, Any]]
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
     partial.mkdir(parents=True)
     try:
-        count = write_table(partial / CODES_FILE, _stored(info), rows)
+        count = write_table(partial / CODES_FILE, stored_columns(info), rows)
         if not count:
             raise DataError(f"{info.source}: no images to encode in the split {info.split!r}")
         text = json.dumps({"format": FORMAT, "rows": count, **to_dict(info)}, indent=2)
         (partial / INFO_FILE).write_text(text + "\n", encoding="utf-8")
-        _replace(folder, partial)
+        put_in_place(folder, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -103,11 +105,11 @@ def open_codes(folder: Path, *, flip: bool = False, crops: int = 1, seed: int = 
     folder = Path(folder)
     info, count = _read_info(folder / INFO_FILE)
     try:
-        table = map_table(folder / CODES_FILE)
+        table = map_tables(_files(folder))
     except Exception as error:  # pyarrow, the operating system and `datasets` raise unrelated types
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{folder / CODES_FILE}: {reason}; delete {folder} to encode again") from None
-    wanted = {"label", "text", *_stored(info)}
+    wanted = {"label", "text", *stored_columns(info)}
     if table.num_rows != count or not wanted <= set(table.column_names):
         raise CheckpointError(
             f"{folder / CODES_FILE}: {table.num_rows} rows of {', '.join(table.column_names)}, "
@@ -123,7 +125,7 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """`table`: the memory-mapped Arrow table; its arrays are not copied."""
         self.folder, self.info, self.seed = folder, info, seed
         self.flip, self.crops = flip and info.flips, min(crops, info.crops)
-        self._arrays = {name: array_blocks(table[name], c.shape) for name, c in _stored(info).items()}
+        self._arrays = {name: array_blocks(table[name], c.shape) for name, c in stored_columns(info).items()}
         self._starts = np.cumsum([0] + [len(block) for block in self._arrays["codes"]])
         self._labels = table["label"].to_numpy()
         self._texts = table["text"] if table["text"].null_count < table.num_rows else None
@@ -180,8 +182,8 @@ def column_suffix(crop: int, flipped: bool) -> str:
     return (f"_{crop}" if crop else "") + ("_flipped" if flipped else "")
 
 
-def _stored(info: CodesInfo) -> dict[str, CacheColumn]:
-    """Every array of the file by its name."""
+def stored_columns(info: CodesInfo) -> dict[str, CacheColumn]:
+    """Return every array of the file by its name."""
     suffixes = [
         column_suffix(crop, flipped)
         for crop in range(info.crops)
@@ -192,6 +194,12 @@ def _stored(info: CodesInfo) -> dict[str, CacheColumn]:
         for column in info.arrays
         for suffix in (suffixes if column.per_crop else [""])
     }
+
+
+def _files(folder: Path) -> list[Path]:
+    """The Arrow files of a cache: one, or the parts of a cache that was written part by part."""
+    parts = sorted(folder.glob(PARTS)) if not (folder / CODES_FILE).exists() else []
+    return parts or [folder / CODES_FILE]
 
 
 def _reopen(folder: Path, flip: bool, crops: int, seed: int) -> CodesDataset:
@@ -222,7 +230,7 @@ def _read_info(path: Path) -> tuple[CodesInfo, int]:
     return info, count
 
 
-def _replace(folder: Path, partial: Path) -> None:
+def put_in_place(folder: Path, partial: Path) -> None:
     """Put the new folder in place. A kill between the two renames leaves no cache, which is encoded again."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)

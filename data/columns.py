@@ -92,7 +92,7 @@ class TableRows:
     def text(self, row: int) -> str | None:
         if self._texts is None:
             return None
-        return _caption(self._texts[row][self.columns.text])
+        return caption_in(self._texts[row][self.columns.text])
 
     def where(self, row: int) -> str:
         return self._where(row, self._cell(row))
@@ -129,7 +129,7 @@ class TableRows:
         if self._texts is None or self.columns.text is None:
             return np.zeros(len(self), bool)
         values = column_values(self._texts, self.columns.text)
-        return np.fromiter((_caption(value) is not None for value in values), bool, len(values))
+        return np.fromiter((caption_in(value) is not None for value in values), bool, len(values))
 
     def with_column(self, table: Dataset, column: str) -> TableRows:
         """Return the same rows of a table with another column of images. Raises DataError if it does not exist."""
@@ -151,8 +151,8 @@ class TableRows:
         return shown(path) if isinstance(path, str) else f"row {row} of {self._split}"
 
 
-def _caption(value: Any) -> str | None:
-    """The caption in a cell: of several, the first."""
+def caption_in(value: Any) -> str | None:
+    """Return the caption in a cell: of several, the first."""
     if isinstance(value, list):
         value = value[0] if value else None
     if isinstance(value, float) and value.is_integer():

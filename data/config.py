@@ -49,6 +49,18 @@ class DataConfig:
         choices=("skip", "fail"),
         group="data",
     )
+    streaming: bool = option(
+        False, "Read parquet or tar shards as they come: no copy, no pass before training.", group="data"
+    )
+    shuffle_buffer: int = option(
+        2000, "With --streaming: samples that are shuffled together.", minimum=1, maximum=10**6, group="data"
+    )
+    classes: str | None = option(
+        None,
+        "With --streaming: number of classes, file of their names, or names with commas.",
+        auto="those of the features",
+        group="data",
+    )
     workers: int | None = option(
         None,
         "Processes that read images.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import ceil
 from typing import Any
 
@@ -77,14 +77,23 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
             return {"image": image, "label": label, "text": text or "", "index": index, "bad": bad}
         raise DataError(f"{self.source.name}: no image can be read ({bad})")
 
+    @property
+    def at_least(self) -> int:
+        """Shorter side that an image needs, in pixels."""
+        return ceil(max(sides_of(self.size)) / self.smallest_crop)
+
     def _image(self, row: int, index: int, epoch: int) -> torch.Tensor:
-        image = self.source.image(row, at_least=ceil(max(sides_of(self.size)) / self.smallest_crop))
+        image = self.source.image(row, self.at_least)
+        return self.pixels(image, index, epoch, lambda: self.source.where(row))
+
+    def pixels(self, image: Image.Image, index: int, epoch: int, where: Callable[[], str]) -> torch.Tensor:
+        """Return a decoded image as `__getitem__` does. Raises BadImage."""
         try:
             return self._pixels(image, index, epoch)
         except BadImage as error:
-            raise BadImage(self.source.where(row), error.why) from None
+            raise BadImage(where(), error.why) from None
         except (OSError, ValueError, MemoryError) as error:
-            raise BadImage(self.source.where(row), str(error) or type(error).__name__) from error
+            raise BadImage(where(), str(error) or type(error).__name__) from error
 
     def _pixels(self, image: Image.Image, index: int, epoch: int) -> torch.Tensor:
         if self.augmentation is None:
@@ -127,17 +136,25 @@ class CropsDataset(ImageDataset):
 class BadImages:
     """Counter of unreadable images in the main process: warns about each, stops the run at too many."""
 
-    def __init__(self, total: int, policy: str = "skip") -> None:
-        """`total`: images in the data set. `policy`: "skip" up to 1 % of them, or "fail" at the first."""
+    def __init__(self, total: int, policy: str = "skip", streamed: bool = False) -> None:
+        """
+        Args:
+            total: images in the data set.
+            policy: "skip" up to 1 % of them, or "fail" at the first.
+            streamed: the number is not known; `total` is the least. It grows with the images that are noted.
+        """
         self.total, self.policy = total, policy
+        self.noted = 0 if streamed else None
         self.seen: dict[str, None] = {}  # in order of appearance
 
     def note(self, bads: Iterable[str]) -> None:
         """Count the "bad" entries of a batch. Raises DataError if there are too many."""
         for bad in bads:
+            self.noted = None if self.noted is None else self.noted + 1
             if bad and bad not in self.seen:
                 self.seen[bad] = None
                 logger.warning("unreadable image skipped: %s", bad)
+        self.total = max(self.total, self.noted or 0)
         count = len(self.seen)
         if count and self.policy == "fail":
             raise DataError(f"{next(iter(self.seen))}: repair or remove it, or use --bad-images skip")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from ..errors import ImgtfError
-from .order import BatchOrder, Pair
+from .order import BatchOrder
 
 Batch = dict[str, Any]
 
@@ -72,7 +72,18 @@ def eval_batches(
     return _batches(dataset, batches, min(workers, len(batches)))
 
 
-def _batches(dataset: Indexed, order: Iterable[list[Pair]], workers: int) -> Iterator[Batch]:
+class Batched(Protocol):
+    """A data set that loads a whole batch: `StreamImages`."""
+
+    def batch(self, samples: list[Any], /) -> list[dict[str, Any]]: ...
+
+
+def batches_of(dataset: Batched, order: Iterator[list[Any]], workers: int) -> Iterator[Batch]:
+    """Yield the batches of samples that `order` yields, in this order. The samples travel to the workers."""
+    return _batches(dataset, order, workers)
+
+
+def _batches(dataset: Indexed | Batched, order: Iterable[list[Any]], workers: int) -> Iterator[Batch]:
     loader: DataLoader[Any] = DataLoader(
         _BatchLoading(dataset),
         batch_sampler=order,
@@ -108,17 +119,17 @@ class _Failure:
 class _BatchLoading(Dataset[Any]):
     """Loads a whole batch at a time, so that a `_Failure` can replace it."""
 
-    def __init__(self, dataset: Indexed) -> None:
+    def __init__(self, dataset: Any) -> None:
+        """`dataset`: `Indexed` or `Batched`."""
         self.dataset = dataset
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, pair: Pair) -> dict[str, Any]:
+    def __getitem__(self, pair: Any) -> dict[str, Any]:
         return self.dataset[pair]
 
-    def __getitems__(self, pairs: list[Pair]) -> list[dict[str, Any]] | _Failure:
+    def __getitems__(self, pairs: list[Any]) -> list[dict[str, Any]] | _Failure:
         try:
+            if hasattr(self.dataset, "batch"):
+                return self.dataset.batch(pairs)
             return [self.dataset[pair] for pair in pairs]
         except ImgtfError as error:
             return _Failure(error)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from ..errors import DataError
@@ -143,6 +143,15 @@ def file_system(url: str) -> Any:
         raise DataError(f"{url}: {str(error).splitlines()[0]}") from None
 
 
+def open_file(path: str) -> IO[bytes]:
+    """Open a local file, or one behind a URL, which is read as it comes."""
+    if not is_url(path):
+        return open(path, "rb")
+    import fsspec
+
+    return cast(IO[bytes], fsspec.open(path, "rb").open())
+
+
 @contextmanager
 def errors_of(where: str) -> Iterator[None]:
     """Raise the errors of a file system as one line."""
@@ -157,7 +166,7 @@ def errors_of(where: str) -> Iterator[None]:
         raise DataError(f"{where}: cannot be read ({_line(cause)})") from error
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 

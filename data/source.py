@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .columns import Columns, TableRows, find_columns
 from .config import DIGITS, DataConfig
 from .digits import CLASS_NAMES, open_digits
@@ -19,6 +19,8 @@ from .findings import Duplicates, Findings, Notes, SplitFindings
 from .image import check_background
 from .splits import choose_splits
 from .splits import hold_out as hold_out
+from .stream import Stream
+from .stream_source import open_stream
 from .table_labels import table_labels
 from .tables import open_tables
 
@@ -55,6 +57,8 @@ class ImageSource:
     chosen: np.ndarray
     """(N,) int64: rows of the split that belong to this source."""
     findings: Findings = NO_FINDINGS
+    stream: Stream | None = None
+    """All images, in the order in which they come; the rows are the first ones. None: the rows are all."""
     """What was found in the whole data set, and how it was read."""
 
     def __len__(self) -> int:
@@ -109,7 +113,10 @@ def open_source(data: DataConfig, column: str | None = None) -> tuple[ImageSourc
     """
     check_background(data.background)
     notes = Notes()
-    sources = _open_digits(data, notes) if data.data == DIGITS else _open_tables(data, column, notes)
+    if data.streaming:
+        sources = _open_stream(data, column, notes)
+    else:
+        sources = _open_digits(data, notes) if data.data == DIGITS else _open_tables(data, column, notes)
     if column is None:
         notes.log()
     return sources
@@ -123,6 +130,20 @@ def _open_digits(data: DataConfig, notes: Notes) -> tuple[ImageSource, ImageSour
     splits = [_source(data.data, name, digits[name], CLASS_NAMES, "digits-1") for name in used if name]
     _note_unused(digits, used, notes)
     return _with_findings(_divided(splits, data, None, notes), [None] * len(splits), notes)
+
+
+def _open_stream(data: DataConfig, column: str | None, notes: Notes) -> tuple[ImageSource, ImageSource]:
+    """The first samples of a stream, which stand for all, and its held-out samples."""
+    if column is not None:
+        raise ConfigError("--conditioning-column is not possible with --streaming")
+    opened = open_stream(data, notes)
+    train, held_out = (
+        _source(data.data, split, rows, opened.classes, opened.identity)
+        for split, rows in zip(opened.splits, opened.samples, strict=True)
+    )
+    notes.found = len(train) + len(held_out)
+    found = _with_findings((train, held_out), [None, None], notes)
+    return replace(found[0], stream=opened.stream), found[1]
 
 
 def _open_tables(data: DataConfig, column: str | None, notes: Notes) -> tuple[ImageSource, ImageSource]:

@@ -15,7 +15,7 @@ from ..runtime.hub import cached_if_unreachable, datasets_cache
 from .files import ARCHIVE_SUFFIXES, File, fingerprint, image_suffixes, list_files
 from .findings import Notes
 from .folder import images_of, note_other_files, open_folder, unpack
-from .locations import is_pattern, is_url, local_files, local_path
+from .locations import is_pattern, is_url, local_files, local_path, open_file
 from .metadata_files import SUFFIXES as METADATA_SUFFIXES
 from .mirror import mirror
 from .shards import open_shards
@@ -131,7 +131,7 @@ def _tables_to_read(path: Path, suffix: str, files: list[File], notes: Notes) ->
     images = [file.path for file in files if file.suffix in suffixes]
     if not images and not any(file.suffix in ARCHIVE_SUFFIXES for file in files):
         return tables
-    tables = [file for file in tables if _has_images(path / file.path)]
+    tables = [file for file in tables if has_images(str(path / file.path))]
     rows = sum(_row_count(path / file.path) for file in tables)
     if not tables or not images:
         return tables
@@ -153,15 +153,16 @@ def _shards_to_read(files: list[File]) -> list[File]:
     return [] if any(f.suffix in suffixes for f in files) else [f for f in files if f.suffix == TAR]
 
 
-def _has_images(path: Path) -> bool:
-    """Whether a table has a column of encoded images."""
+def has_images(path: str) -> bool:
+    """Return whether a table, local or behind a URL, has a column of encoded images."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if path.suffix.lower() != ".parquet":
+    if not path.lower().endswith(".parquet"):
         return True
     try:
-        types = pq.read_schema(path).types
+        with open_file(path) as file:
+            types = pq.read_schema(file).types
     except (pa.ArrowException, OSError):  # reported where it is read as metadata
         return False
     return any(
@@ -190,7 +191,7 @@ def _load_files(root: Path, suffix: str, files: list[File]) -> dict[str, Dataset
     splits: dict[str, list[str]] = {}
     for file in files:
         path = glob.escape(str((root / file.path).absolute()))
-        splits.setdefault(_split_of(file) if len(files) > 1 else "train", []).append(path)
+        splits.setdefault(split_of(file) if len(files) > 1 else "train", []).append(path)
     with _quiet(f"{root}: the {suffix} files cannot be read"):
         # One by one, because a held-out split may lack columns.
         return {
@@ -199,7 +200,8 @@ def _load_files(root: Path, suffix: str, files: list[File]) -> dict[str, Dataset
         }
 
 
-def _split_of(file: File) -> str:
+def split_of(file: File) -> str:
+    """Return the split of a table, from its name or its folders."""
     stem = file.name.rpartition(".")[0]
     if match := SHARD.fullmatch(stem):
         return re.sub(r"\W", "_", match[1])
@@ -228,6 +230,21 @@ def _open_hub(src: str) -> tuple[dict[str, Dataset], str]:
             tables = dict(load_dataset(name, config or None, cache_dir=datasets_cache()))
     # `datasets` derives fingerprints from the revision and the files, so they are the same in every process.
     return tables, "-".join(table._fingerprint for table in tables.values())
+
+
+def hub_files(src: str) -> dict[str, list[str]]:
+    """Return the files of a data set on the Hub by split, as URLs with the revision. Nothing is downloaded.
+
+    Raises:
+        DataError: the Hub does not provide it.
+    """
+    from datasets import load_dataset_builder
+
+    name, _, config = src.partition(":")
+    logger.info("%s: no such file or folder; requesting a data set of this name from the Hub", src)
+    with _quiet(f"{src}: no such file or folder, and the Hub does not provide it"):
+        files = load_dataset_builder(name, config or None, cache_dir=datasets_cache()).config.data_files
+    return {str(split): [str(path) for path in own] for split, own in (files or {}).items()}
 
 
 @contextmanager

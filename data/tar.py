@@ -56,10 +56,17 @@ def samples_in_place(path: str) -> Iterator[Sample]:
         yield from _grouped(archive, path, in_place=True)
 
 
-def samples_in_stream(path: str, file: IO[bytes]) -> Iterator[Sample]:
-    """Yield the samples of a tar file that is read from the start to the end, and may be compressed."""
+def samples_in_stream(path: str, file: IO[bytes], skip: int = 0) -> Iterator[Sample]:
+    """Yield the samples of a tar file that is read from the start to the end, and may be compressed.
+
+    Args:
+        skip: first samples that are not wanted.
+
+    Raises:
+        DataError: the file is damaged, or is no tar file.
+    """
     with _errors(path), tarfile.open(fileobj=file, mode="r|*") as archive:
-        yield from _grouped(archive, path, in_place=False)
+        yield from _grouped(archive, path, in_place=False, skip=skip)
 
 
 @contextmanager
@@ -80,29 +87,35 @@ def _is_compressed(path: str) -> bool:
         return False
 
 
-def _grouped(archive: tarfile.TarFile, path: str, in_place: bool) -> Iterator[Sample]:
+def _grouped(archive: tarfile.TarFile, path: str, in_place: bool, skip: int = 0) -> Iterator[Sample]:
     """Members with the same key, one after the other, are one sample. Samples without an image are left out."""
     sample = Sample("")
+    count = 0  # complete samples
     for member in archive:
         archive.members = []  # type: ignore[attr-defined]  # would hold every header
         match = _NAME.fullmatch(member.name.removeprefix("./"))
         if not match or not member.isreg():
             continue
         if match[1] != sample.key:
-            yield from _complete(sample)
+            if sample.images and count >= skip:
+                yield sample
+            count += bool(sample.images)
             sample = Sample(match[1])
-        _add(sample, match[2].lower(), archive, member, path if in_place else "")
-    yield from _complete(sample)
-
-
-def _complete(sample: Sample) -> Iterator[Sample]:
-    if sample.images:
+        if count >= skip:
+            _add(sample, match[2].lower(), archive, member, path if in_place else "")
+        elif _is_image(match[2]):
+            sample.images[match[2]] = None
+    if sample.images and count >= skip:
         yield sample
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().rpartition(".")[2] in IMAGE_FIELDS
 
 
 def _add(sample: Sample, name: str, archive: tarfile.TarFile, member: tarfile.TarInfo, tar: str) -> None:
     """Add a member to its sample. `tar`: file that an image stays in; "" to read it."""
-    if name.rpartition(".")[2] in IMAGE_FIELDS:
+    if _is_image(name):
         path = member_path(tar, member.name, member.offset_data, member.size) if tar else None
         sample.images[name] = {"bytes": None if tar else _read(archive, member), "path": path}
     elif name in SIDECARS and member.size <= MOST_SIDECAR:
