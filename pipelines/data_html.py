@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from string import Template
 from typing import Any
 
 from PIL import Image
@@ -16,44 +13,7 @@ from ..data.sample import SIDE
 from ..options import size_text
 from .data_report import SHEET_IMAGES, DataReport
 from .data_text import counts, to_lines
-
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light dark; --line: #8884; --bar: #4c8bf5; --soft: #8882; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; border-bottom: 1px solid var(--line); }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .15rem .8rem .15rem 0; overflow-wrap: anywhere; }
-th { font-weight: 600; white-space: nowrap; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; width: 6rem; }
-td.bar { width: 55%; }
-td.bar div { background: var(--bar); height: .8rem; border-radius: 2px; }
-.cards { display: flex; flex-wrap: wrap; gap: .7rem; }
-.card { background: var(--soft); border-radius: 6px; padding: .5rem .9rem; }
-.card b { display: block; font-size: 1.25rem; }
-.warning { border-left: 4px solid #d9822b; padding: .1rem .7rem; margin: .4rem 0; overflow-wrap: anywhere; }
-figure { margin: .8rem 0; }
-figcaption { font-weight: 600; overflow-wrap: anywhere; }
-img { max-width: 100%; image-rendering: auto; }
-li { overflow-wrap: anywhere; }
-footer { margin-top: 2rem; color: #888; font-size: .85rem; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<div class="cards">$cards</div>
-$warnings
-$sections
-<footer>imgtf data, $seconds s</footer>
-</body>
-</html>
-""")
+from .html_page import data_uri, render, safe
 
 
 def to_html(report: DataReport) -> str:
@@ -71,11 +31,12 @@ def to_html(report: DataReport) -> str:
         "Broken images": _list(facts["broken"]),
         "All facts": f"<table>{''.join(map(_row, to_lines(facts)))}</table>",
     }  # fmt: skip
-    return PAGE.substitute(
-        title=escape(f"Data: {facts['source']}"),
-        cards="".join(_card(name, value) for name, value in _cards(facts)),
-        warnings="".join(f'<p class="warning">{escape(text)}</p>' for text in _warnings(facts)),
-        sections="".join(f"<h2>{name}</h2>\n{body}\n" for name, body in sections.items() if body),
+    return render(
+        "data.html",
+        title=f"Data: {facts['source']}",
+        cards=_cards(facts),
+        warnings=_warnings(facts),
+        sections={name: safe(body) for name, body in sections.items()},
         seconds=facts["seconds"],
     )
 
@@ -95,10 +56,6 @@ def _warnings(facts: Mapping[str, Any]) -> list[str]:
     broken = [f"images that cannot be read: {len(facts['broken']):,}"] if facts["broken"] else []
     fits = facts["fits"]
     return [*broken, *facts["notes"], *fits.get("hints", ()), *filter(None, [fits.get("problem")])]
-
-
-def _card(name: str, value: str) -> str:
-    return f'<div class="card"><b>{escape(value)}</b>{escape(name)}</div>'
 
 
 def _row(line: str) -> str:
@@ -135,8 +92,6 @@ def _strip(name: str, images: Sequence[Image.Image], facts: Mapping[str, Any]) -
     count = facts["classes"]["images"].get(name)
     caption = escape(name if count is None else f"{name} ({count:,})")
     cells = [image.resize((SIDE, SIDE), Image.Resampling.BICUBIC) for image in images]
-    buffer = io.BytesIO()
-    draw_grid(cells, columns=min(SHEET_IMAGES, len(cells)), scale=1).save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    picture = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+    sheet = draw_grid(cells, columns=min(SHEET_IMAGES, len(cells)), scale=1)
+    picture = f'<img alt="{caption}" src="{data_uri(sheet)}">'
     return f"<figure><figcaption>{caption}</figcaption>{picture}</figure>\n"

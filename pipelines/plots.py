@@ -5,69 +5,30 @@ They need matplotlib (extra `plot`), which is imported only here, and only to pl
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-logger = logging.getLogger("imgtf")
+from .run_log import PANELS, Panel, Row, panel_series, read_log, run_events
 
-Row = dict[str, Any]
-Series = tuple[list[int], list[float]]
-"""Steps and values."""
+logger = logging.getLogger("imgtf")
 
 CURVES_FILE, USAGE_FILE = "curves.png", "usage.png"
 """Names of the plots next to the run's log."""
 TRAINING_COLOUR, HELD_OUT_COLOUR = "#4878a8", "#d1495b"
 COLOURS = ("#4878a8", "#e08e0b", "#3a7d44", "#7b4fa3")
+EVENTS: dict[str, tuple[str, Any]] = {
+    "discriminator starts": ("#e08e0b", "--"),
+    "rollback": ("#b00020", "-"),
+    "weight reduced": ("#b00020", ":"),
+    "best weights": ("#3a7d44", ":"),
+}
+"""Colour and line style of each event."""
 COLUMNS = 3
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One diagram of one or more metrics."""
-
-    title: str
-    unit: str
-    keys: tuple[str, ...]
-    """Names of the metrics in the log."""
-    held_out: bool = True
-    """One metric in training and on held-out images; else several training metrics together."""
-    log_scale: bool = False
-
-
-PANELS = (
-    Panel("Loss (weighted sum)", "loss", ("loss",)),
-    Panel("Reconstruction", "PSNR in dB", ("psnr",)),
-    Panel("Perceptual distance", "LPIPS", ("lpips",)),
-    Panel("Absolute error", "L1 in [-1, 1]", ("l1",)),
-    Panel("Likelihood", "bits per token", ("bits_per_token",)),
-    Panel("Codebook usage", "fraction of codes", ("usage",)),
-    Panel("Codebook perplexity", "codes", ("perplexity",)),
-    Panel(
-        "Discriminator accuracy", "fraction of patches", ("accuracy_real", "accuracy_fake"), held_out=False
-    ),
-    Panel(
-        "Discriminator weight",
-        "factor",
-        ("adaptive_weight", "discriminator_weight"),
-        held_out=False,
-        log_scale=True,
-    ),
-    Panel(
-        "Gradient norm before clipping",
-        "norm",
-        ("gradient_norm", "discriminator_norm"),
-        held_out=False,
-        log_scale=True,
-    ),
-    Panel("Learning rate", "rate", ("lr",), held_out=False),
-)
 
 
 def can_draw() -> bool:
@@ -85,8 +46,8 @@ def draw_curves(log: Path, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    rows = [_with_psnr(json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()]
-    panels = [panel for panel in PANELS if _panel_series(panel, rows)]
+    rows = read_log(log)[0]
+    panels = [panel for panel in PANELS if panel_series(panel, rows)]
     if not panels:
         return
     columns = min(COLUMNS, len(panels))
@@ -151,38 +112,15 @@ def _histogram(axes: Any, relative: np.ndarray) -> None:
     axes.set(xlabel="frequency / uniform use", ylabel="number of codes", title="Codes by frequency")
 
 
-def _with_psnr(row: Row) -> Row:
-    """Add the PSNR of the mean squared error, of images in [-1, 1]: training rows have no PSNR of their own."""
-    error = row.get("l2")
-    if error and math.isfinite(error):
-        row["psnr"] = 10 * math.log10(4 / error)
-    return row
-
-
-def _panel_series(panel: Panel, rows: list[Row]) -> dict[str, Series]:
-    """Return the series of a panel by name, without empty ones."""
-    found = {key: _series(rows, key) for key in panel.keys}
-    if panel.held_out:
-        key = panel.keys[0]
-        held_out = [{"step": row["step"], **row["held_out"]} for row in rows if "held_out" in row]
-        found = {"training": _series(rows, key), "held-out": _series(held_out, key)}
-    return {name: series for name, series in found.items() if series[0]}
-
-
-def _series(rows: list[Row], key: str) -> Series:
-    pairs = [(row["step"], row[key]) for row in rows if key in row and math.isfinite(row[key])]
-    return [step for step, _ in pairs], [value for _, value in pairs]
-
-
 def _plot_panel(axes: Any, panel: Panel, rows: list[Row]) -> None:
-    for number, (name, (steps, values)) in enumerate(_panel_series(panel, rows).items()):
+    for number, (name, (steps, values)) in enumerate(panel_series(panel, rows).items()):
         if name == "held-out":
             axes.plot(steps, values, color=HELD_OUT_COLOUR, marker="o", markersize=3, label="held-out")
         else:
             marker = "." if len(steps) == 1 else None  # a line of one point is invisible
             label = name.replace("_", " ")
             axes.plot(steps, values, color=COLOURS[number], linewidth=1.2, marker=marker, label=label)
-    values = [v for _, series in _panel_series(panel, rows).values() for v in series]
+    values = [v for _, series in panel_series(panel, rows).values() for v in series]
     if panel.log_scale and max(values) > 20 * min(values) > 0:
         axes.set_yscale("log")
     elif panel.keys == ("loss",) and len(values) > 10:
@@ -201,33 +139,20 @@ def _limit_y(axes: Any, values: list[float]) -> None:
 
 
 def _mark_events(axes: Any, rows: list[Row]) -> None:
-    for steps, colour, style in _events(rows).values():
+    for name, steps in run_events(rows).items():
+        colour, style = EVENTS[name]
         for step in steps:
             axes.axvline(step, color=colour, linestyle=style, linewidth=1, zorder=0)
-
-
-def _events(rows: list[Row]) -> dict[str, tuple[list[int], str, Any]]:
-    """Return the events of a run by name: steps, colour, line style."""
-    started = [row["step"] for row in rows if "discriminator" in row][:1]
-    best = [row["step"] for row in rows if row.get("best")][-1:]
-    events = {
-        "discriminator starts": (started, "#e08e0b", "--"),
-        "rollback": ([r["step"] for r in rows if r.get("monitor") == "roll_back"], "#b00020", "-"),
-        "weight reduced": ([r["step"] for r in rows if r.get("monitor") == "reduce_weight"], "#b00020", ":"),
-        "best weights": (best, "#3a7d44", ":"),
-    }
-    return {name: event for name, event in events.items() if event[0]}
 
 
 def _add_legend(figure: Any, rows: list[Row]) -> None:
     """Add one legend of the events under all panels."""
     from matplotlib.lines import Line2D
 
-    events = _events(rows)
-    handles = [Line2D([], [], color=colour, linestyle=style) for _, colour, style in events.values()]
-    names = [
-        f"{name} ({len(steps)} times)" if len(steps) > 1 else name for name, (steps, _, _) in events.items()
-    ]
+    events = run_events(rows)
+    styles = [EVENTS[name] for name in events]
+    handles = [Line2D([], [], color=colour, linestyle=style) for colour, style in styles]
+    names = [f"{name} ({len(steps)} times)" if len(steps) > 1 else name for name, steps in events.items()]
     if names:
         figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
 

@@ -38,10 +38,11 @@ class Report:
         self.trackers = trackers
         self.name, self.path, self.steps, self.batch_size, self.active = name, path, steps, batch_size, active
         self.last_step, self.last_time = start, time.perf_counter()
+        self.began = self.last_time
         self.bar = Bar(name, steps, "step", done=start, shown=active, delay=0)
         if active:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_after(path, start)
+            self.began -= _drop_after(path, start)
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
         """Log training metrics, and the speed since the last call."""
@@ -49,7 +50,7 @@ class Report:
         speed = (step - self.last_step) * self.batch_size / max(1e-9, now - self.last_time)
         self.last_step, self.last_time = step, now
         metrics = metrics | {"images_per_second": round(speed, 2)}
-        self._write({"step": step, **metrics})
+        self._write(step, metrics)
         self._track(step, "training", metrics)
         if not self.active:
             return
@@ -63,13 +64,21 @@ class Report:
                 self.name, step, self.steps, _text(shown), speed, duration(left),
             )  # fmt: skip
 
+    def decision(self, step: int, steps: int) -> None:
+        """Count to another number of steps."""
+        self._write(step, {"steps": steps})
+        if self.active:
+            logger.info("%s step %d | %d steps fit the time", self.name, step, steps)
+        self.bar.grow(steps - self.steps)
+        self.steps = steps
+
     def advance(self) -> None:
         """Advance the bar by one step."""
         self.bar.update()
 
     def evaluation(self, step: int, metrics: dict[str, float], is_best: bool) -> None:
         """Log held-out metrics. Their time is not part of the training speed."""
-        self._write({"step": step, "held_out": metrics, "best": is_best})
+        self._write(step, {"held_out": metrics, "best": is_best})
         self._track(step, "held_out", metrics)
         if self.active:
             note = " (best so far, saved)" if is_best else ""
@@ -78,7 +87,7 @@ class Report:
 
     def monitor(self, step: int, action: MonitorAction) -> None:
         """Log an action of the stage's monitor. Snapshots appear in the log file only."""
-        self._write({"step": step, "monitor": action.action, "reason": action.reason})
+        self._write(step, {"monitor": action.action, "reason": action.reason})
         if self.active and action.action != "snapshot":
             words = action.action.replace("_", " ")
             logger.warning("%s step %d | monitor: %s: %s", self.name, step, words, action.reason)
@@ -92,21 +101,24 @@ class Report:
             for tracker in self.trackers:
                 tracker.log({f"{kind}/{key}": value for key, value in metrics.items()}, step=step)
 
-    def _write(self, row: dict[str, Any]) -> None:
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        """Write a line with the step and the seconds of the run so far, over all its parts between resumes."""
         if self.active:
+            row = {"step": step, **values, "seconds": round(time.perf_counter() - self.began, 1)}
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Drop the lines that a resumed run will write again."""
+def _drop_after(path: Path, step: int) -> float:
+    """Drop the lines that a resumed run will write again; return the seconds of the run until then."""
     if not path.exists():
-        return
+        return 0
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept), encoding="utf-8")
     os.replace(temporary, path)
+    return float(json.loads(kept[-1]).get("seconds", 0)) if kept else 0
 
 
 def _text(metrics: dict[str, float]) -> str:

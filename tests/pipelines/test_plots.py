@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgtf.pipelines import plots
+from imgtf.pipelines import plots, run_log
 
 from .conftest import SMALL_TOKENIZER, run
 
@@ -44,15 +44,8 @@ def test_events_of_the_discriminator_and_the_monitor_are_marked(tmp_path: Path) 
     rows += [{"step": 6, "monitor": "roll_back", "reason": "PSNR fell"}, {"step": 3, "monitor": "snapshot"}]
     rows += [{"step": 8, "held_out": {"loss": 0.2, "psnr": 20.0}, "best": True}]
     rows += [{"step": 7, "loss": float("nan"), "l2": float("nan")}]
-    events = plots._events(rows)
-    assert {name: steps for name, (steps, _, _) in events.items()} == {
-        "discriminator starts": [4], "rollback": [6], "best weights": [8],
-    }  # fmt: skip
-    titles = [
-        panel.title
-        for panel in plots.PANELS
-        if plots._panel_series(panel, [plots._with_psnr(r) for r in rows])
-    ]
+    assert run_log.run_events(rows) == {"discriminator starts": [4], "rollback": [6], "best weights": [8]}
+    titles = [panel.title for panel in run_log.PANELS if run_log.panel_series(panel, rows)]
     assert titles[:2] == ["Loss (weighted sum)", "Reconstruction"]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     plots.draw_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
