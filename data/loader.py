@@ -148,5 +148,8 @@ def _stack(values: list[Any]) -> Any:
 
 
 def _init_worker(worker: int) -> None:
-    # Ctrl-C reaches all processes of the group. The main process saves its state first, then ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, and SIGTERM or SIGUSR1 of a batch scheduler, reach all processes of the group. The main process saves its
+    # state first, then ends the workers.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

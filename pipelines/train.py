@@ -91,7 +91,8 @@ def _train_tokenizer(
     settings = fit.settings
     training, recipe = settings.part(TrainingConfig), settings.part(TokenizerRecipe)
     train, held_out = (one.readable() for one in headers)
-    check_batch(len(train), training.batch_size)
+    if train.stream is None:
+        check_batch(len(train), training.batch_size)
     set_seed(training.seed)
     model = _initial_tokenizer(settings, headers[0], resume)
     config = model.config
@@ -109,9 +110,9 @@ def _train_tokenizer(
             workers=worker_count(data),
         )
     logger.info(
-        "tokenizer: %s parameters, %dx%d px to %dx%d codes of %d | %s, %d images, %d held out | %s on %s",
+        "tokenizer: %s parameters, %dx%d px to %dx%d codes of %d | %s, %s, %d held out | %s on %s",
         f"{model.parameter_count():,}", *config.size, *config.grid,
-        config.codebook_size, train.name, len(train), len(held_out), accelerator.mixed_precision, accelerator.device,
+        config.codebook_size, train.name, train.amount, len(held_out), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
     sections = (data, augmentation, config, recipe, training)
     trainer = _start(stage, folder, accelerator, fit, sections, resume, resume_from, started)
@@ -157,12 +158,13 @@ def _train_prior(
         False,
     )
     fit = fit_prior(
-        settings, len(data.train), math.prod(tokenizer.config.grid),
+        settings, data.train.expected, math.prod(tokenizer.config.grid),
         lambda one: _initial_prior(folder, one, tokenizer, data, resume).config, accelerator,
     )  # fmt: skip
     settings = fit.settings
     training, recipe = settings.part(TrainingConfig), settings.part(PriorRecipe)
-    check_batch(len(data.train), training.batch_size)
+    if data.train.stream is None:
+        check_batch(len(data.train), training.batch_size)
     set_seed(training.seed)
     model = _initial_prior(folder, settings, tokenizer, data, resume)
     with accelerator.main_process_first():
@@ -255,6 +257,7 @@ def _finish(
         write_card(folder)
         draw_plots(stage, folder)
     report.finish()
+    trainer.store.mark_complete()
     return outcome
 
 

@@ -82,6 +82,8 @@ class Trainer:
     def restore(self, step: int | None = None) -> None:
         """Load the last saved state, or that of a step. Nothing is written.
 
+        A run that was killed after its last step has no steps left, but what follows them.
+
         Raises:
             CheckpointError: no such state, a state of another stage, or its run is complete.
         """
@@ -90,11 +92,12 @@ class Trainer:
         self.best.record = progress.best
         self.running = RunningMeans(progress.sums)
         self.stage.guard.load(progress.guard)
-        if self.completed_steps >= self.config.steps:
-            raise CheckpointError(
-                f"{self.folder}: {self.completed_steps} of {self.config.steps} steps are done; "
-                f"continue it with more --steps"
-            )
+        if self.completed_steps < self.config.steps:
+            return
+        done = f"{self.completed_steps} of {self.config.steps} steps are done"
+        if self.store.is_complete() or self.completed_steps > self.config.steps:
+            raise CheckpointError(f"{self.folder}: {done}; continue it with more --steps")
+        logger.info("%s: only the model card and what belongs to it are missing", done)
 
     def run(self) -> TrainingResult:
         """Train until the last step.

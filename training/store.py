@@ -7,13 +7,16 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ..errors import CheckpointError
-from ..pretrained import WEIGHTS_FILE
+from ..pretrained import WEIGHTS_FILE, write_text
 from ..runtime.durable import REMOVED, link_or_copy, whole_file
 from .agreement import Agreement
 from .checkpoint import BEST_FILE, Progress, load_state, save_state
 from .ema import EMA
 from .stage import Stage
 from .states import drop_later, find_state, remove_unfinished, state_path
+
+COMPLETE_FILE = "complete"
+"""In the folder of a run: everything is written."""
 
 
 class Store:
@@ -63,8 +66,18 @@ class Store:
         if self.accelerator.is_main_process:
             for folder in (self.folder, self.weights):
                 folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / COMPLETE_FILE).unlink(missing_ok=True)
             own = [folder.with_name(folder.name + REMOVED) for folder in (self.folder, self.weights)]
             remove_unfinished((self.folder, self.states, self.weights), own)
+
+    def is_complete(self) -> bool:
+        """Return whether the last run wrote everything, also what follows its last step."""
+        return (self.folder / COMPLETE_FILE).exists()
+
+    def mark_complete(self) -> None:
+        """Note that everything is written."""
+        if self.accelerator.is_main_process:
+            write_text(self.folder / COMPLETE_FILE, "", durable=True)
 
     def save_weights(self) -> None:
         """Save the model's present weights as the best ones. To be called in all processes.

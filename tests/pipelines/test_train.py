@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import tomllib
@@ -17,14 +18,15 @@ from safetensors.torch import load_file
 
 from imgtf.prior.model import Prior
 from imgtf.tokenizer.model import Tokenizer
+from imgtf.training.lock import only_run
 from imgtf.training.report import Report
 from imgtf.training.states import latest_state
 
 from .conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
 
 
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sends this process Ctrl-C in the middle of a step."""
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGINT) -> None:
+    """Sends this process a signal, Ctrl-C, in the middle of a step."""
     original = Report.advance
     done = [0]
 
@@ -32,7 +34,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         original(self)
         done[0] += 1
         if done[0] == step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(Report, "advance", advance)
 
@@ -262,3 +264,31 @@ def test_a_prior_is_not_resumed_on_the_codes_of_another_tokenizer(
     before = Prior.from_pretrained(model / "prior").weights_sha256()
     assert Prior.from_pretrained(tmp_path / "m" / "prior").weights_sha256() == before
     assert (tmp_path / "m" / "prior" / "train.toml").read_text() == settings
+
+
+def test_a_second_run_in_a_folder_is_refused_and_reading_goes_on(
+    images: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with only_run(model, True):
+        command = ["tokenizer", "train", "--data", images, "--model", model, "--force", *SMALL_TOKENIZER]
+        assert run(*command) == 1
+        assert f"(process {os.getpid()} on" in capsys.readouterr().err
+        assert run("info", model) == 0
+    assert (model / "tokenizer/model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143)])
+def test_a_signal_prints_the_command_that_resumes(
+    name: str, code: int, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = tmp_path / "my model"
+    command = ["tokenizer", "train", "--data", images, "--model", folder, "--steps", "6", *SMALL_TOKENIZER]
+    with monkeypatch.context() as patch:
+        stop_at(1, patch, getattr(signal, name))
+        assert run(*command) == code
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"Interrupted: stopped by {name} at step 1 of 6")
+    resume = shlex.split(line.split("resume with: ")[1])
+    assert run(*resume[1:], "--steps", "2") == 0
+    assert run(*resume[1:], "--resume-from", "1", "--keep-states", "2", "--steps", "3") == 1
+    assert "there are states of steps 2" in capsys.readouterr().err
