@@ -1,4 +1,4 @@
-"""HTML pages of one file: templates in `templates/`, which share a style, and images inside the page."""
+"""HTML pages of one file: templates in `page-templates/`, which share a style, and images inside the page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+
+FOLDER = "page-templates"
 
 
 def render(template: str, **values: Any) -> str:
@@ -40,5 +43,5 @@ def data_uri(image: Image.Image, quality: int | None = None) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    loader = PackageLoader(__package__, "templates")
+    loader = PackageLoader(__package__, FOLDER)
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)

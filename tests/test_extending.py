@@ -33,7 +33,7 @@ def copy_package(target: Path) -> None:
     for path in ROOT.rglob("*"):
         name = path.relative_to(ROOT)
         hidden = any(part.startswith(".") for part in name.parts)
-        if path.suffix in (".py", ".toml", ".typed") and not hidden and name.parts[0] not in skipped:
+        if path.suffix in (".py", ".toml", ".typed", ".html") and not hidden and name.parts[0] not in skipped:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target / name)
 
