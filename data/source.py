@@ -64,6 +64,16 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self.chosen)
 
+    @property
+    def amount(self) -> str:
+        """How many images there are, in words."""
+        return f"{len(self)} images" if self.stream is None else f"about {self.expected:,} streamed images"
+
+    @property
+    def expected(self) -> int:
+        """The number of images; of a stream, the number that the sizes of its shards suggest."""
+        return len(self) if self.stream is None else self.stream.about
+
     def header(self, i: int) -> Image.Image:
         """Return image i without its pixels: mode and size are known. Raises BadImage."""
         return self.rows.header(self._row(i))

@@ -93,9 +93,20 @@ class Stream:
     """The samples of a split, without those that are held out."""
 
     def __init__(
-        self, name: str, shards: Shards, columns: Columns, label: LabelOf, held_out: HeldOut = NOTHING
+        self,
+        name: str,
+        shards: Shards,
+        columns: Columns,
+        label: LabelOf,
+        held_out: HeldOut = NOTHING,
+        about: int = 0,
     ) -> None:
-        """`label`: the class of a value of the label column, or None."""
+        """
+        Args:
+            label: the class of a value of the label column, or None.
+            about: number of samples, by the sizes of the shards.
+        """
+        self.about = about
         self.name, self.shards, self.columns, self.held_out = name, shards, columns, held_out
         self._label = label
 

@@ -22,6 +22,8 @@ class ShardFile(NamedTuple):
     """Local path or URL."""
     identity: str
     """Name, size and version."""
+    size: int = 0
+    """Bytes; 0 if unknown."""
 
 
 Splits = dict[str, list[ShardFile]]
@@ -77,7 +79,7 @@ def _splits(src: str, found: Sequence[tuple[str, File, str]]) -> tuple[str, Spli
         names = ["train"]
     splits: Splits = {}
     for name, (path, file, version) in zip(names, chosen, strict=True):
-        splits.setdefault(name, []).append(ShardFile(path, f"{file.path} {file.size} {version}"))
+        splits.setdefault(name, []).append(ShardFile(path, f"{file.path} {file.size} {version}", file.size))
     return "tar" if tars else "parquet", splits
 
 

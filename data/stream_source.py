@@ -120,13 +120,24 @@ def open_stream(data: DataConfig, notes: Notes) -> OpenedStream:
     rows = SampleRows(shown, bool(classes)), SampleRows(held_out, bool(classes))
     parts = f"{columns} {classes} {rule.fraction} {sorted(rule.rows.items())}"
     identity = hashlib.sha256("\n".join([*(file.identity for file in files), parts]).encode()).hexdigest()
-    stream = Stream(data.data, shards, columns, label, rule)
+    stream = Stream(data.data, shards, columns, label, rule, _about(kind, files, shown))
     return OpenedStream(stream, (train, given or f"{train}[held-out]"), rows, classes, identity)
 
 
 def _shards(kind: str, files: Sequence[ShardFile]) -> Shards:
     paths = [file.path for file in files]
     return TarShards(paths) if kind == "tar" else ParquetShards(paths)
+
+
+def _about(kind: str, files: Sequence[ShardFile], shown: Sequence[StreamSample]) -> int:
+    """The number of samples that the sizes of the shards suggest."""
+    if not all(file.size for file in files):
+        return INSPECTED * len(files)
+    # A member of a tar file has a header, and fills whole blocks.
+    blocks = sum(1.5 + 2 * (one.label is not None) + 2 * bool(one.text) for one in shown)
+    overhead = 512 * blocks if kind == "tar" else 0
+    mean = (sum(len(sample.image) for sample in shown) + overhead) / len(shown)
+    return max(1, round(sum(file.size for file in files) / max(mean, 1)))
 
 
 def _first_rows(shards: int) -> dict[int, int]:

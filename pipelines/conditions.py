@@ -40,7 +40,10 @@ class LabelLoader(ConditionLoader):
 
     @classmethod
     def missing(cls, run: RunData) -> str:
-        return "" if len(run.train.class_names) > 1 else "the images have no labels, or only one"
+        if len(run.train.class_names) > 1:
+            return ""
+        streamed = "; the classes of a stream are given with --classes" if run.train.stream else ""
+        return f"the images have no labels, or only one{streamed}"
 
     @classmethod
     def from_run(cls, run: RunData) -> LabelLoader:

@@ -106,6 +106,8 @@ def shorten(where: str, source: str) -> str:
 
 def _files(findings: Findings, headers: Sequence[Headers]) -> str:
     train, held_out = (one.images() for one in headers)
+    if headers[0].source.stream is not None:
+        return f"{findings.source} ({findings.layout}): {headers[0].source.amount}, {held_out:,} held out"
     text = f"{findings.source or headers[0].source.name}"
     text += f" ({findings.layout})" if findings.layout else ""
     text += f": {findings.found or train + held_out:,} images, {train:,} for training, {held_out:,} held out"

@@ -18,7 +18,10 @@ from ..data.codes import CodesDataset, CodesInfo, column_suffix, open_codes, wri
 from ..data.config import AugmentationConfig, DataConfig, check_crops, flips, preprocessing, worker_count
 from ..data.images import BadImages, CropsDataset
 from ..data.loader import eval_batches
+from ..data.parts import PartialCodes, Place
 from ..data.source import ImageSource
+from ..data.stream import Position
+from ..data.stream_images import ordered_batches
 from ..errors import CheckpointError
 from ..runtime.progress import Bar
 from ..tokenizer.codec import Codec, codec_precision
@@ -126,41 +129,66 @@ def encode(
     target = folder / f"{name}-{source.fingerprint[:8]}{_suffix(info)}"
     per_image = info.crops * (1 + info.flips)
     each = f", {per_image} crops and flips of each" if per_image > 1 else ""
-    logger.info("encoding %s: %d images%s, into %s", source.split, len(source), each, target)
-    write_codes(target, info, _rows(tokenizer, source, settings, loaders))
+    logger.info("encoding %s: %s%s, into %s", source.split, source.amount, each, target)
+    if source.stream is None:
+        write_codes(target, info, (row for row, _ in _rows(tokenizer, source, settings, loaders)))
+        return target
+    cache = PartialCodes(target, info)
+    if cache.rows:
+        logger.info("%s: goes on after the %d rows that are complete", target, cache.rows)
+    cache.write(_rows(tokenizer, source, settings, loaders, cache.next))
     return target
 
 
 def _rows(
-    tokenizer: Tokenizer, source: ImageSource, settings: CacheSettings, loaders: Sequence[ConditionLoader]
-) -> Iterator[dict[str, Any]]:
+    tokenizer: Tokenizer,
+    source: ImageSource,
+    settings: CacheSettings,
+    loaders: Sequence[ConditionLoader],
+    start: Place = (0, 0),
+) -> Iterator[tuple[dict[str, Any], Place]]:
+    """The rows of a cache, each with the place of the next sample of a stream. `start`: the first place."""
     codec = Codec(tokenizer, settings.precision)
     encode_crops = partial(_encode_crops, flip=settings.flip)
-    read = partial(_read, settings=settings)
-    bad_images = BadImages(len(source), settings.data.bad_images)
+    read = partial(_read, settings=settings, start=start)
+    bad_images = BadImages(len(source), settings.data.bad_images, source.stream is not None)
     others = [loader.batches(source, read, settings.precision) for loader in loaders]
     with Bar(f"encode {source.split}", len(source), "image") as bar:
         for batch, *own in zip(read(source, tokenizer), *others, strict=False):
-            indices = batch["index"].tolist()
-            texts = [source.text(index) or "" for index in indices]
+            texts = batch["text"]
             columns = encode_crops("codes", lambda x: codec.encode(x.to(codec.device)), batch["image"])
             for loader, images in zip(loaders, own, strict=True):
                 columns |= loader.encode(texts, images, encode_crops)
             bad = _bad(batch, own, bad_images)
-            for row, index in enumerate(indices):
+            for row, label in enumerate(batch["label"].tolist()):
                 if not bad[row]:
                     values = {name: column[row] for name, column in columns.items()}
-                    yield values | {"label": source.label(index), "text": texts[row]}
-            bar.update(len(indices))
+                    yield values | {"label": label, "text": texts[row]}, _place(batch, row)
+            bar.grow(
+                max(0, bar.done + len(texts) - bar.total)
+            )  # the number of a stream's images is not known
+            bar.update(len(texts))
 
 
-def _read(source: ImageSource, tokenizer: Tokenizer, settings: CacheSettings) -> Iterator[Any]:
-    """Batches of images (B, crops, C, H, W) at the size of a tokenizer."""
+def _place(batch: dict[str, Any], row: int) -> Place:
+    if "position" not in batch:
+        return (0, 0)
+    position = Position(*batch["position"][row].tolist())
+    return position.shard, position.row
+
+
+def _read(
+    source: ImageSource, tokenizer: Tokenizer, settings: CacheSettings, start: Place = (0, 0)
+) -> Iterator[Any]:
+    """Batches of images (B, crops, C, H, W) at the size of a tokenizer; of a stream, from a place on."""
     config = tokenizer.config
     images = CropsDataset(
         source, config.size, config.channels, settings.data, settings.augmentation, settings.crops
     )
-    return eval_batches(images, BATCH_SIZE, workers=worker_count(settings.data))
+    workers = worker_count(settings.data)
+    if source.stream is not None:
+        return ordered_batches(images, BATCH_SIZE, workers, *start)
+    return eval_batches(images, BATCH_SIZE, workers=workers)
 
 
 def _bad(batch: dict[str, Any], others: Sequence[Any], bad_images: BadImages) -> list[bool]:
