@@ -13,6 +13,8 @@ RUN_FILE = "train.toml"
 """The resolved settings of a run, next to the weights it made."""
 DATA_FILE = "data.txt"
 """Next to trained weights: what the images of the run are, in a few lines."""
+REPORT_FILE = "report.html"
+"""In the model folder: what its runs were and did."""
 ORIGIN_FILE = "origin.txt"
 """Next to imported weights: where they come from, in one line."""
 

@@ -15,6 +15,7 @@ from ..runtime.precision import DTYPES
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 from .conditions import describe_conditions
+from .files import REPORT_FILE
 from .memory import SamplingMemory, auto_batch, free_memory, sampling_memory
 from .request import sampling_precision, sampling_settings
 from .tensor_bytes import cache_bytes, parameter_count
@@ -26,6 +27,8 @@ BATCH_SIZES = (1, 16, 64)
 
 def describe_model(folder: Path) -> dict[str, Any]:
     """Return sizes, conditions and parameters of each stage; with both stages also the memory of sampling on a CPU.
+
+    `report` is the page about the runs, where there is one.
 
     Raises:
         CheckpointError: the folder holds neither stage, or one cannot be read.
@@ -41,6 +44,8 @@ def describe_model(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: holds neither tokenizer/ nor prior/; is this a model folder?")
     if len(found) == 2:
         found["sampling_memory_mib"] = _memory_by_batch_size(prior.config, tokenizer.config)
+    if (folder / REPORT_FILE).exists():
+        found["report"] = str(folder / REPORT_FILE)
     return found
 
 

@@ -18,13 +18,15 @@ from ..runtime.upload import Target, upload
 from ..tokenizer.model import Tokenizer
 from .card import CARD_FILE, is_edited, license_of, read_card, render_card
 from .figures import FIGURES_FILE
-from .files import DATA_FILE, ORIGIN_FILE, RUN_FILE
+from .files import DATA_FILE, ORIGIN_FILE, REPORT_FILE, RUN_FILE
 from .local_paths import is_local
 from .pictures import PICTURES
 from .stage_facts import StageFacts
 
 logger = logging.getLogger("imgtf")
 
+MOST_REPORT_BYTES = 3_000_000
+"""A larger report of the runs is not published."""
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
@@ -38,7 +40,7 @@ class Publication:
     license: str | None = None
     """As the Hub names it, such as apache-2.0; None: the one in the card, if any."""
     pictures: bool = True
-    """Whether the pictures of the card are published, which may show images of the data set."""
+    """Whether the pictures of the card and the report of the runs are published, which may show images of the data."""
 
     def files(self) -> dict[str, Path | bytes]:
         """Return name in the repository -> file, or its contents.
@@ -59,6 +61,9 @@ class Publication:
                 files |= {f"{part}/{name}": data for name, data in facts.published().items()}
         shown = PICTURES.values() if self.pictures else ()
         files |= {name: self.folder / name for name in shown if (self.folder / name).exists()}
+        report = self.folder / REPORT_FILE  # with previews
+        if self.pictures and report.exists() and report.stat().st_size <= MOST_REPORT_BYTES:
+            files[REPORT_FILE] = report
         return files | {CARD_FILE: self.card().encode()}
 
     def card(self) -> str:

@@ -53,7 +53,7 @@ def part_of(folder: Path, stage: str) -> dict[str, Any] | None:
     return {
         "name": stage,
         "status": record.status if record else "",
-        "running": bool(record) and record.status == RUNNING,
+        "running": record is not None and record.status == RUNNING,
         "cards": list(_cards(facts, record, rows, step)),
         "notes": _notes(rows, unreadable, record),
         "charts": _charts(rows),
@@ -103,7 +103,8 @@ def _cards(
     facts: StageFacts, record: RunRecord | None, rows: Sequence[Row], step: int
 ) -> Iterable[tuple[str, str]]:
     figures = facts.figures
-    steps = record.steps if record else figures.steps if figures else step
+    decided = [row["steps"] for row in rows if "steps" in row]
+    steps = decided[-1] if decided else record.steps if record else figures.steps if figures else step
     yield "steps", f"{step:,} of {steps:,}" if step < steps else f"{steps:,}"
     best = [row for row in rows if row.get("best")]
     metrics = best[-1]["held_out"] if best else dict(figures.metrics) if figures else {}

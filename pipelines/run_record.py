@@ -44,6 +44,7 @@ class RunRecord:
     def save(self, folder: Path, status: str = "") -> RunRecord:
         """Write the file into `training/STAGE`, with the present time and a new status; return the record."""
         record = replace(self, status=status or self.status, updated=now())
+        folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / RECORD_FILE, json.dumps(asdict(record), indent=2) + "\n")
         return record
 
@@ -77,7 +78,8 @@ def command_line(stage: str, given: Mapping[str, Any]) -> str:
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         elif value is not None:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            between = "x" if name == "image_size" else ","
+            text = between.join(map(str, value)) if isinstance(value, list) else str(value)
             words += [f"--{option}", text]
     return shlex.join(words)
 

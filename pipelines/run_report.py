@@ -15,6 +15,7 @@ from ..runtime.machine import describe_machine
 from ..tokenizer.train import TokenizerStage
 from .card_text import STAGES
 from .figures import package_versions
+from .files import REPORT_FILE
 from .html_page import render
 from .report_parts import part_of
 from .run_record import FAILED, FINISHED, RUNNING, STOPPED, RunRecord, given_settings, now, read_record
@@ -22,7 +23,6 @@ from .settings import Settings
 
 logger = logging.getLogger("imgtf")
 
-REPORT_FILE = "report.html"
 SECONDS = 10
 """A report is written at most this often during a run."""
 RELOAD = 30
