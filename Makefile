@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint types docs clean
+.PHONY: demo test lint types docs package clean
 
 demo: $(READY)  ## train both stages on the built-in digits and sample, in demo/
 	rm -rf demo && mkdir demo
@@ -28,6 +28,9 @@ types: $(READY)
 
 docs: $(READY)  ## the docs site, in site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+package:  ## wheel and sdist, the wheel in fresh environments, each extra alone: about 10 minutes
+	PYTHON=$(PYTHON) benchmarks/packaging.sh
 
 $(READY): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
