@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -87,12 +88,10 @@ def temporary_environment() -> Iterator[str]:
 
 
 def require_gradio() -> None:
-    """Raise ImgtfError where gradio is missing."""
-    try:
-        import gradio  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise ImgtfError(f'the page needs gradio ({error}): pip install "imgtf[web]"') from error
+    """Raise ImgtfError where gradio is missing. It is imported later: it asks for its folder at once."""
+    missing = [package for package in ("gradio", "uvicorn") if find_spec(package) is None]
+    if missing:
+        raise ImgtfError(f'the page needs {" and ".join(missing)}: pip install "imgtf[web]"')
 
 
 def build_app(site: Site, options: Options, worker: Worker) -> Any:
@@ -131,7 +130,6 @@ def _stay_offline() -> None:
 
 
 def _server(site: Site, options: Options, worker: Worker) -> Any:
-    require_gradio()
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -141,10 +139,17 @@ def _server(site: Site, options: Options, worker: Worker) -> Any:
             await super().startup(sockets)
             self.ready()
 
-    config = uvicorn.Config(
-        build_app(site, options, worker),
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=GRACE,
-    )
-    return Server(config)
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            worker.stop()
+            _end_streams(app)
+            await super().shutdown(sockets)
+
+    app = build_app(site, options, worker)
+    return Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE))
+
+
+def _end_streams(app: Any) -> None:
+    """End the connections that each open page holds, which gradio only does where it runs the server itself."""
+    for route in app.routes:
+        if stop := getattr(getattr(route, "app", None), "stop_event", None):
+            stop.set()

@@ -46,7 +46,6 @@ class Worker:
     def __init__(self) -> None:
         self.turn = threading.Lock()
         self.jobs: set[Job] = set()
-        self.closed = False
 
     def run(self, work: Callable[[Job[Shown]], None]) -> Iterator[Shown]:
         """Yield what `work` shows. When the iterator is closed, the job is stopped.
@@ -81,10 +80,14 @@ class Worker:
             error = raised
         job.events.put((True, error))
 
-    def close(self) -> None:
-        """Stop all jobs and wait until they have ended."""
+    def stop(self) -> None:
+        """Tell all jobs to end."""
         for job in list(self.jobs):
             job.stop.set()
+
+    def close(self) -> None:
+        """Stop all jobs and wait until they have ended."""
+        self.stop()
         if self.turn.acquire(timeout=PATIENCE):
             self.turn.release()
         else:
