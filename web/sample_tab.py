@@ -15,7 +15,7 @@ from .output import Events, buttons, connect, output_area
 from .results import Command, Result, model_options, numbered, record
 from .site import Site
 from .uploads import read_upload
-from .worker import Worker
+from .worker import Job, Worker
 
 DEFAULT = 8
 CONDITION_FILE = "conditioning.png"
@@ -38,7 +38,11 @@ def sampled(
         wanted = Asked(
             wanted.n, wanted.seed, {**wanted.conditions, "image": image}, wanted.given, wanted.settings
         )
-    for drawing in worker.run(lambda job: draw(pipeline, wanted, None, job)):
+
+    def work(job: Job[Drawing]) -> None:
+        draw(pipeline, wanted, None, job)
+
+    for drawing in worker.run(work):
         yield _result(site, wanted, drawing) if drawing.finished else drawing
 
 

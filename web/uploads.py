@@ -103,7 +103,7 @@ def reduced(
     if not factor or (height, width) != (factor * H, factor * W):
         return background, marked
     small = background.resize((W, H), Image.Resampling.BOX)
-    return small, marked.reshape(H, factor, W, factor).any((1, 3))
+    return small, np.asarray(marked.reshape(H, factor, W, factor).any((1, 3)))
 
 
 def _eight(image: Image.Image) -> Image.Image:
