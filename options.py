@@ -177,8 +177,8 @@ def shown(value: Any) -> str:
     """Return a wrong value as an error shows it: at most `SHOWN` characters."""
     try:
         return f"{value!r:.{SHOWN}}"
-    except ValueError:  # Python does not write numbers of more than 4,300 digits
-        return "a number of thousands of digits"
+    except (ValueError, RecursionError):  # Python does not write numbers of more than 4,300 digits
+        return f"{type(value).__name__} of thousands of digits or levels"
 
 
 def whole_number(name: str, value: Any, minimum: int, maximum: int) -> int:

@@ -18,9 +18,10 @@ from .errors import CheckpointError, ConfigError
 from .options import build, check_kept, shown, to_dict
 from .runtime.device import pick_device
 from .runtime.durable import whole_file as whole_file
+from .runtime.regular import check_regular
 from .runtime.repository import Access, model_folder
 from .runtime.upload import Target, upload
-from .runtime.weights import build_for, check_regular
+from .runtime.weights import build_for
 from .runtime.weights import describe_mismatch as describe_mismatch
 from .runtime.weights import load_tensors as load_tensors
 

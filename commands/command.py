@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import ConfigError
-from ..options import check, unknown_key
+from ..options import check, shown, unknown_key
 from ..pipelines.settings import read_toml
 from .types import AutoOrCount, Preset
 
@@ -174,11 +174,13 @@ def _check_value(ctx: click.Context, param: click.Parameter, key: str, value: An
         check(field[0], field[1], value, where)
     elif any(type(item) not in wanted for item in items):
         names = " or ".join(plain.__name__ for plain in wanted)
-        raise ConfigError(f"{where}: {key} must be {names}, got {value!r}")
+        raise ConfigError(f"{where}: {key} must be {names}, got {shown(value)}")
+    if any(isinstance(item, str) and "\0" in item for item in items):
+        raise ConfigError(f"{where}: {key} must not contain a NUL character, got {shown(value)}")
     try:
         param.type_cast_value(ctx, items if several else value)
     except click.BadParameter as error:
-        raise ConfigError(f"{where}: {key}: {error.message}") from error
+        raise ConfigError(f"{where}: {key}: {error.message:.300}") from error
 
 
 def _plain_types(param: click.Parameter) -> tuple[type, ...]:

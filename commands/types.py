@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from ..errors import ConfigError
-from ..options import Size, sides_of, to_size
+from ..options import Size, shown, sides_of, to_size
 
 MAX_IMAGES = 10_000_000
 """Most images of one `imgtf sample`; --first continues a larger set."""
@@ -47,6 +47,12 @@ class WholeRange(click.IntRange):
 
     name = "whole number"
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except ValueError:  # click cannot write a number of thousands of digits into its error
+            self.fail(f"{shown(value)} is not in the range {self._describe_range()}", param, ctx)
+
 
 class FiniteRange(click.FloatRange):
     """A float within bounds; NaN and infinity are refused."""
@@ -54,7 +60,10 @@ class FiniteRange(click.FloatRange):
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
+        try:
+            number = super().convert(value, param, ctx)
+        except (ValueError, OverflowError):  # a whole number of thousands of digits
+            self.fail(f"{shown(value)} is not in the range {self._describe_range()}", param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
@@ -76,6 +85,23 @@ class ImageSize(click.ParamType):
         for side in sides_of(size):
             self.side.convert(side, param, ctx)
         return size
+
+
+class WordOrCount(click.ParamType):
+    """`auto` as it is, or a whole number within bounds."""
+
+    name = "auto|N"
+
+    def __init__(self, minimum: int | None, maximum: int | None) -> None:
+        self.count = WholeRange(minimum, maximum)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "auto" else self.count.convert(value, param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem("auto")] if "auto".startswith(incomplete) else []
 
 
 class AutoOrCount(click.ParamType):

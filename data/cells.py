@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from ..runtime.regular import open_regular
 
 TAIL = 64
 """Last bytes of a file in which `looks_truncated` searches for the end marker."""
@@ -37,7 +38,7 @@ def read_cell(cell: Any) -> bytes:
     if not isinstance(content, str):
         return bytes(content)
     file, start, size = _range(content)
-    with open_file(file) as opened:  # an open file would have to be closed
+    with open_regular(file) as opened:  # an open file would have to be closed
         opened.seek(start)
         return opened.read() if size is None else opened.read(size)
 
@@ -49,23 +50,13 @@ def read_ends(cell: Any, head: int) -> tuple[bytes, bytes, int]:
         data = bytes(content)
         return data[:head], data[-TAIL:], len(data)
     file, start, size = _range(content)
-    with open_file(file) as opened:
+    with open_regular(file) as opened:
         size = os.fstat(opened.fileno()).st_size if size is None else size
         opened.seek(start)
         first = opened.read(min(head, size))
         tail = min(TAIL, size)
         opened.seek(start + size - tail)
         return first, opened.read(tail), size
-
-
-def open_file(path: str | Path) -> BinaryIO:
-    """Return an open file. Raises OSError, also for a pipe or a device, whose reading may never end."""
-    nonblock = getattr(os, "O_NONBLOCK", 0)  # else the opening of a pipe waits for a writer
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblock))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError("a pipe or a device, not a file")
-    return file
 
 
 def size_of(path: str) -> int:

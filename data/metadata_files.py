@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .cells import open_file
+from ..runtime.regular import open_regular
 from .coco import coco_rows, is_coco
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -53,7 +53,7 @@ def names_files(path: Path) -> bool:
     """Return whether the first line of a CSV file, which may be called .txt, has a column of file names."""
     if path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return False
-    with open_file(path) as file:
+    with open_regular(path) as file:
         first = file.readline(4096).decode("utf-8-sig", "replace").strip()
     names = first.split(_delimiter(first, ","))
     return len(names) > 1 and _has_file_column(names)
@@ -65,7 +65,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: another encoding; names the line.
     """
-    with open_file(path) as file:
+    with open_regular(path) as file:
         data = file.read()
     try:
         return data.decode(_encoding(data))

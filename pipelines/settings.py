@@ -16,6 +16,7 @@ from ..options import build, to_dict, unknown_key
 from ..prior.config import PriorConfig, SamplingConfig
 from ..prior.recipe import CacheRecipe, PriorRecipe
 from ..runtime.durable import whole_file
+from ..runtime.regular import check_regular
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.recipe import TokenizerRecipe
 from ..training.config import TrainingConfig
@@ -33,10 +34,16 @@ CACHE_CLASSES = (DataConfig, ConditionDataConfig, AugmentationConfig, CacheRecip
 """Those of `imgtf tokenizer encode`: everything that a token cache depends on."""
 INHERITED_CLASSES = (DataConfig, ConditionDataConfig, AugmentationConfig)
 """Settings that a command takes from the run that trained the model, unless the user names other data."""
+MOST_BYTES = 2**16
+"""Largest configuration file."""
 PRESET_NOTES = ("about", "expect")
 """Keys of a preset that describe it and set nothing."""
 AUTO = "auto"
 """The preset that is chosen when the images are known (pipelines/auto.py)."""
+FOLLOWING = {
+    "steps", "eval_every", "preview_every", "save_every", "discriminator_start", "discriminator_ramp"
+}  # fmt: skip
+"""Settings that follow the number of steps, where it is decided in the run."""
 LENGTHS = ("steps", "minutes", "step_plan")
 """The length of a run; one that the user gives replaces all of a file."""
 
@@ -50,6 +57,8 @@ class Settings:
     """Values of all sources: preset, inherited run, configuration file, options."""
     explicit: frozenset[str]
     """Names that the user set, in a file or on the command line. The others may follow the data."""
+    find_batch: bool = False
+    """Whether the micro-batches are to be found (batch_size "auto"); the batch is that of the other sources."""
 
     def changed(self, changes: Mapping[str, Any], preset: str | None = None) -> Settings:
         """Return the settings with other values, which do not count as set by the user."""
@@ -73,7 +82,7 @@ class Settings:
             names = option_names(type(part))
             values |= {k: v for k, v in to_dict(part).items() if k in names and v is not None}
         # The limit belongs to a job. Without a plan, there was no decision; before it, there is no number of steps.
-        unset = {"max_minutes"} | ({"steps"} if "minutes" in values else set())
+        unset = {"max_minutes"} | (FOLLOWING - self.explicit if "minutes" in values else set())
         unset |= set() if values.get("step_plan") else {"step_plan"}
         return {key: value for key, value in values.items() if key not in unset}
 
@@ -102,6 +111,9 @@ def collect(
     from_file = read_toml(config) if config else {}
     if given.keys() & {"steps", "minutes"}:
         from_file = {key: value for key, value in from_file.items() if key not in LENGTHS}
+    find_batch = given.get("batch_size") == AUTO
+    if find_batch:
+        given = {name: value for name, value in given.items() if name != "batch_size"}
     explicit = from_file | dict(given)
     if {"steps", "minutes"} <= explicit.keys():
         raise ConfigError("steps and minutes exclude each other: minutes sets the number of steps")
@@ -114,7 +126,7 @@ def collect(
     if inherit and inherit.exists() and "data" not in explicit:
         inherited = {name for cls in INHERITED_CLASSES for name in option_names(cls)}
         values |= {key: value for key, value in read_toml(inherit).items() if key in inherited}
-    return Settings(preset, values | explicit, frozenset(explicit))
+    return Settings(preset, values | explicit, frozenset(explicit), find_batch)
 
 
 def collect_for_model(
@@ -150,11 +162,19 @@ def with_preset(settings: Settings, stage: str, preset: str, changes: Mapping[st
 def read_toml(path: Path) -> dict[str, Any]:
     """Return a TOML file as a dict, or raise a ConfigError that says what is wrong with it."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        check_regular(path)
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{path}: more than {MOST_BYTES:,} bytes, which no configuration file has")
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as TOML ({error})") from error
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError also for numbers of thousands of digits
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not readable as TOML ({reason:.200})") from error
 
 
 def option_names(cls: type) -> list[str]:

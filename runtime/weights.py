@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import CheckpointError
+from .regular import check_regular
 
 logger = logging.getLogger("imgtf")
 
@@ -165,9 +166,3 @@ def _some(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     shown = (name if name.isprintable() and name else repr(name) for name in names[:NAMED])
     return ", ".join(name[:NAME] for name in shown) + more
-
-
-def check_regular(path: Path) -> None:
-    """Raise OSError for a pipe or a device, whose reading may never end. A missing file is no error here."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise OSError("neither a file nor a folder")
