@@ -34,7 +34,7 @@ from .reporting import log_to_stderr, report
     default=True,
     default_text="on",
     group="output",
-    help="Upload samples and reconstructions of data.",
+    help="Upload samples and reconstructions of data, and report.html.",
 )
 @option("--dry-run", is_flag=True, group="output", help="Print the files that would be uploaded, and stop.")
 @json_option
