@@ -12,15 +12,22 @@ from ..options import option
 class ServingConfig:
     """Where the server listens, how it batches, and what it refuses."""
 
-    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 is every network.", group="run")
-    port: int = option(8000, "Port to listen on; 0 is any free one.", minimum=0, maximum=65535, group="run")
-    batch_size: int = option(16, "Images sampled together at most.", minimum=1, maximum=4096, group="device")
+    host: str = option(
+        "127.0.0.1", "Address to listen on; 0.0.0.0 is every network.", group="run", common=True
+    )
+    port: int = option(
+        8000, "Port to listen on; 0 is any free one.", minimum=0, maximum=65535, group="run", common=True
+    )
+    batch_size: int = option(
+        16, "Images sampled together at most.", minimum=1, maximum=4096, group="device", common=True
+    )
     queue: int = option(
         128,
         "Images that may wait; requests beyond are answered 429.",
         minimum=1,
         maximum=2**20,
         group="limits",
+        common=True,
     )
     batch_wait: float = option(
         20.0,

@@ -87,7 +87,9 @@ async def read_body(receive: Receive, limit: int) -> bytes | None:
                     return None
                 part = message.get("body", b"")
                 size += len(part)
-                parts = [*parts, part] if size <= limit else []
+                parts.append(part)
+                if size > limit:
+                    parts.clear()
                 if not message.get("more_body", False):
                     break
     except TimeoutError:
