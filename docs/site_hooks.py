@@ -32,6 +32,8 @@ PAGES = {
 }
 """Files outside of docs/ that are pages of the site. Other files that a page links to are shown under source/."""
 LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(?=[)#])")
+HIDDEN = {"index.md": ["navigation", "toc"], "comparison.md": ["toc"]}
+"""What is not shown beside wide pages."""
 CONTENTS = re.compile(r"\n(?:- \[[^\]]*\]\(#[^)]*\)\n)+")
 ITEM = re.compile(r"(?:-|\d+\.) ")
 
@@ -124,6 +126,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def moved(match: re.Match[str]) -> str:
         return link_in_site(match[0], name, page.file.src_uri, files)
 
+    page.meta["hide"] = HIDDEN.get(page.file.src_uri, ["navigation"] if name.endswith(".py") else [])
     markdown = CONTENTS.sub("\n", markdown, count=1)  # the site has a table of contents beside the page
     return outside_of_code(markdown, lambda text: LINK.sub(moved, lists(text)))
 
