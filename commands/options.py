@@ -14,7 +14,7 @@ from ..options import bounds, field_types, is_size
 from ..pipelines.settings import AUTO, load_presets, option_names
 from .command import Command, Option
 from .reporting import log_to_stderr
-from .types import PRECISIONS, CommaSeparated, Device, FiniteRange, ImageSize, Preset, WholeRange
+from .types import PRECISIONS, CommaSeparated, Device, FiniteRange, ImageSize, Preset, WholeRange, WordOrCount
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOLLOWS_DATA = {
@@ -197,6 +197,8 @@ def _value(cls: type, field: dataclasses.Field[Any], plain: type) -> dict[str, A
     if field.metadata["choices"]:
         return {"type": click.Choice(field.metadata["choices"])}
     minimum, maximum = bounds(cls, field.name)
+    if field.name == "batch_size":
+        return {"type": WordOrCount(minimum, maximum), "metavar": "auto|N"}
     if is_size(cls, field.name):
         return {"type": ImageSize(minimum, maximum), "metavar": "N|HxW"}
     if plain is int:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from .data_lines import data_lines
 from .figures import save_figures
 from .files import DATA_FILE, check_writable
 from .files import RUN_FILE as RUN_FILE
+from .fit_batch import fit_batch
 from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
 from .prior_data import CODES_FOLDER, PriorData, open_prior_data
 from .readable import read_images
@@ -100,15 +102,16 @@ def _train_tokenizer(
     lines = data_lines(headers, config, preset)
     for line in lines:
         logger.info("%s", line)
+
+    def build(model: Tokenizer, training: TrainingConfig) -> TokenizerStage:
+        images = ImageDataset(train, config.size, config.channels, data, augmentation, seed=training.seed)
+        shown = ImageDataset(held_out, config.size, config.channels, data)
+        return TokenizerStage(model, recipe, training, images, shown, workers=worker_count(data))
+
+    if settings.find_batch:
+        training = fit_batch(training, accelerator, lambda trial: build(deepcopy(model), trial))
     with accelerator.main_process_first():  # which may download what LPIPS needs
-        stage = TokenizerStage(
-            model,
-            recipe,
-            training,
-            ImageDataset(train, config.size, config.channels, data, augmentation, seed=training.seed),
-            ImageDataset(held_out, config.size, config.channels, data),
-            workers=worker_count(data),
-        )
+        stage = build(model, training)
     logger.info(
         "tokenizer: %s parameters, %dx%d px to %dx%d codes of %d | %s, %s, %d held out | %s on %s",
         f"{model.parameter_count():,}", *config.size, *config.grid,
@@ -170,10 +173,14 @@ def _train_prior(
     with accelerator.main_process_first():
         codes, held_out = data.codes(folder / CODES_FOLDER, tokenizer, training.precision, training.seed)
     images = next((own for own in data.loaders if isinstance(own, ImageLoader)), None)
-    stage = PriorStage(
-        model, recipe, training, codes, held_out, decoder_of(tokenizer),
-        decoder_of(images.image_tokenizer) if images else None,
-    )  # fmt: skip
+
+    def build(model: Prior, training: TrainingConfig) -> PriorStage:
+        decoders = decoder_of(tokenizer), decoder_of(images.image_tokenizer) if images else None
+        return PriorStage(model, recipe, training, codes, held_out, *decoders)
+
+    if settings.find_batch:
+        training = fit_batch(training, accelerator, lambda trial: build(deepcopy(model), trial))
+    stage = build(model, training)
     config = model.config
     logger.info(
         "prior: %s parameters, %d tokens, %s, conditions: %s | %s, %d images, %d held out | %s on %s",

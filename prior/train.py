@@ -21,6 +21,7 @@ from ..data.loader import eval_batches, train_batches
 from ..errors import CheckpointError
 from ..options import to_dict
 from ..training.config import TrainingConfig
+from ..training.schedule import progress
 from ..training.stage import Batch, Stage, mean_over
 from .conditions.condition import Condition
 from .config import PriorConfig
@@ -60,6 +61,9 @@ class PriorStage(Stage):
         """Modules with Python control flow on their inputs: torch.compile leaves them alone."""
         return [self.model.positions, self.model.conditions]
 
+    def sharded_units(self) -> Iterable[nn.Module]:
+        return self.model.blocks
+
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         parts = self.config.gradient_accumulation_steps
         return train_batches(
@@ -75,8 +79,8 @@ class PriorStage(Stage):
         device = self.accelerator.device
         codes = batch["codes"].to(device, non_blocking=True)
         condition = condition_of(batch, self.model.config).to(device)
-        progress = self.completed_steps / self.config.steps
-        metrics = training_loss(self.network, self.model.config, self.recipe, codes, condition, progress)
+        done = progress(self.completed_steps, self.config)
+        metrics = training_loss(self.network, self.model.config, self.recipe, codes, condition, done)
         return metrics | {"gradient_norm": self.update(metrics["loss"])}
 
     def state(self) -> dict[str, Any]:
@@ -104,7 +108,7 @@ class PriorStage(Stage):
         own, all_processes = self.accelerator.process_index, self.accelerator.num_processes
         batches = eval_batches(
             self.held_out_set,
-            self.config.batch_size,
+            self.config.micro_batch_size,
             limit=self.config.eval_images,
             rank=own,
             world=all_processes,

@@ -18,6 +18,7 @@ from ..data.image import to_pil
 from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches
 from ..data.stream_images import TrainingBatches
+from ..options import MAX_INT
 from ..runtime.batch_random import sum_over_processes
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, MonitorAction, OptimizedNetwork, Stage, mean_over
@@ -29,7 +30,7 @@ from .losses import LOSSES, loss_weights, reconstruction_losses, weighted_sum
 from .metrics import CodeCounts, psnr
 from .model import Reconstruction, Tokenizer
 from .perceptual import Perceptual
-from .recipe import TokenizerRecipe, moved
+from .recipe import TokenizerRecipe, moved, starting_at
 
 logger = logging.getLogger("imgtf")
 
@@ -42,8 +43,8 @@ class TokenizerStage(Stage):
     name = "tokenizer"
     metric = "loss"
     model: Tokenizer
-    moves = False
-    """Whether the start of the discriminator follows the number of steps."""
+    start_and_ramp: tuple[float, float] | None = None
+    """Fractions of the run at which the discriminator starts and rises; None where its recipe has the steps."""
 
     def __init__(
         self,
@@ -182,14 +183,24 @@ class TokenizerStage(Stage):
         weight = weight * adaptive
         return weight, {"adaptive_weight": adaptive, "discriminator_weight": weight}
 
-    def follow(self, config: TrainingConfig, step: int, before: int) -> None:
+    def follow(self, config: TrainingConfig, step: int) -> None:
         """Let the discriminator start at the same fraction of the run, unless the user has named its step."""
-        super().follow(config, step, before)
-        if self.moves:
+        before, window = self.config.steps, config.log_every
+        super().follow(config, step)
+        if self.start_and_ramp is None:
+            return
+        if before == MAX_INT:
+            start, ramp = (config.steps * part for part in self.start_and_ramp)
+            self.move_discriminator(starting_at(self.recipe, start, ramp, step + window + 1))
+        else:
             ratio = (config.steps - step) / max(1, before - step)
-            self.recipe = moved(self.recipe, step, ratio, config.log_every)
-        if self.moves and self.monitor and not self.monitor.rollbacks:
-            self.monitor.move(self.recipe)
+            self.move_discriminator(moved(self.recipe, step, ratio, window))
+
+    def move_discriminator(self, recipe: TokenizerRecipe) -> None:
+        """Take a recipe with another start of the discriminator, which has not started yet."""
+        self.recipe = recipe
+        if self.monitor and not self.monitor.rollbacks:
+            self.monitor.move(recipe)
 
     def window_metrics(self) -> dict[str, float]:
         """Return usage, perplexity, dead codes, and revived codes (dead in the window before, in use now)."""
@@ -241,7 +252,7 @@ class TokenizerStage(Stage):
     def evaluate(self) -> dict[str, float]:
         batches = eval_batches(
             self.held_out_set,
-            self.config.batch_size,
+            self.config.micro_batch_size,
             limit=self.config.eval_images,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,

@@ -53,7 +53,7 @@ class TrainingConfig:
     )
     batch_size: int = option(
         64,
-        "Images per step, over all processes and accumulated micro-batches.",
+        "Images per step, in all processes and micro-batches; auto: the micro-batch that fits.",
         minimum=1,
         group="optimisation",
         common=True,
@@ -106,6 +106,11 @@ class TrainingConfig:
         "Compile the network with torch.compile: a slow start, then faster steps.",
         group="optimisation",
     )
+    shard: bool = option(
+        False,
+        "Divide weights and optimizer states among the processes (FSDP2), for models that do not fit into one GPU.",
+        group="optimisation",
+    )
     device: str = option(
         "auto",
         "Device: auto (a GPU if there is one), cpu, cuda or cuda:N.",
@@ -138,6 +143,11 @@ class TrainingConfig:
         choices=tuple(TRACKERS),
         group="logging",
     )
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Images of a micro-batch, over all processes."""
+        return self.batch_size // self.gradient_accumulation_steps
 
     def __post_init__(self) -> None:
         if self.minutes is None:

@@ -16,8 +16,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from imgtf.pipelines.settings import preset_values
 from imgtf.prior.model import Prior
+from imgtf.prior.train import PriorStage
 from imgtf.tokenizer.model import Tokenizer
+from imgtf.tokenizer.train import TokenizerStage
 from imgtf.training.lock import only_run
 from imgtf.training.report import Report
 from imgtf.training.states import latest_state
@@ -292,3 +295,50 @@ def test_a_signal_prints_the_command_that_resumes(
     assert run(*resume[1:], "--steps", "2") == 0
     assert run(*resume[1:], "--resume-from", "1", "--keep-states", "2", "--steps", "3") == 1
     assert "there are states of steps 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "prior"])
+def test_batch_size_auto_finds_the_micro_batch_and_changes_nothing_else(
+    stage: str, images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    own = TokenizerStage if stage == "tokenizer" else PriorStage
+    small = SMALL_TOKENIZER if stage == "tokenizer" else SMALL_PRIOR
+    original = own.step
+
+    def step(self: Any, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        if len(batch["image" if stage == "tokenizer" else "codes"]) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        return original(self, batch)
+
+    monkeypatch.setattr(own, "step", step)
+    for name in ("found", "given"):
+        (tmp_path / name).mkdir()
+        if stage == "prior":
+            (tmp_path / name / "tokenizer").symlink_to(model / "tokenizer")
+    command = [
+        stage,
+        "train",
+        "--data",
+        images,
+        "--steps",
+        "2",
+        *small,
+        "--preset",
+        "tiny",
+        "--workers",
+        "0",
+    ]
+    monkeypatch.setattr("imgtf.pipelines.settings.preset_values", with_batch_of_12)
+    assert run(*command, "--batch-size", "auto", "--model", tmp_path / "found") == 0
+    assert "batch size auto: 12 images per step, in micro-batches of 3" in capsys.readouterr().err
+    settings = tomllib.loads((tmp_path / "found" / stage / "train.toml").read_text())
+    assert (settings["batch_size"], settings["gradient_accumulation_steps"]) == (12, 4)
+    more = ["--batch-size", "12", "--gradient-accumulation-steps", "4"]
+    assert run(*command, *more, "--model", tmp_path / "given") == 0
+    assert_same(final_state(tmp_path / "found", stage), final_state(tmp_path / "given", stage))
+    assert run(stage, "train", "--resume", "--steps", "3", "--model", tmp_path / "found") == 0
+    assert "batch size auto" not in capsys.readouterr().err
+
+
+def with_batch_of_12(stage: str, name: str) -> dict[str, Any]:
+    return preset_values(stage, name) | {"batch_size": 12}
