@@ -65,8 +65,11 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: another encoding; names the line.
     """
-    with open_regular(path) as file:
-        data = file.read()
+    try:
+        with open_regular(path) as file:
+            data = file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     try:
         return data.decode(_encoding(data))
     except UnicodeDecodeError as error:

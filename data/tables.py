@@ -177,10 +177,13 @@ def _row_count(path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if path.suffix.lower() == ".parquet":
-        return pq.read_metadata(path).num_rows
-    with pa.memory_map(str(path)) as source:
-        return sum(batch.num_rows for batch in pa.ipc.open_stream(source))
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pq.read_metadata(path).num_rows
+        with pa.memory_map(str(path)) as source:
+            return sum(batch.num_rows for batch in pa.ipc.open_stream(source))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a table ({reason(error)}); repair or remove it") from error
 
 
 def _load_files(root: Path, suffix: str, files: list[File]) -> dict[str, Dataset]:

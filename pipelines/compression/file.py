@@ -111,7 +111,9 @@ def _varints(data: bytes, at: int, count: int) -> tuple[list[int], int]:
     """Return some numbers from a position on, and the position after them. Raises IndexError at the end of the data."""
     numbers = []
     for _ in range(count):
-        length = next(n for n in range(1, MAX_VARINT + 1) if data[at + n - 1] < 128)
+        length = next((n for n in range(1, MAX_VARINT + 1) if data[at + n - 1] < 128), None)
+        if length is None:
+            raise ValueError("a number that does not end")
         numbers.append(sum((byte & 127) << 7 * i for i, byte in enumerate(data[at : at + length])))
         at += length
     return numbers, at
