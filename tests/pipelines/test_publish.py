@@ -99,7 +99,7 @@ def test_what_is_pushed(model: Path, hub: Hub, tmp_path: Path, caplog: pytest.Lo
         "notes.md", "README.md", "images/samples.png", "images/reconstructions.png",
         "tokenizer/config.json", "tokenizer/model.safetensors", "tokenizer/train.toml", "tokenizer/data.txt",
         "tokenizer/figures.json", "prior/config.json", "prior/model.safetensors", "prior/train.toml",
-        "prior/figures.json",
+        "prior/figures.json", "report.html",
     }  # fmt: skip
     assert repository.messages[-1] == "Colours"
     card = ModelCard(files["README.md"].decode())
@@ -112,7 +112,7 @@ def test_what_is_pushed(model: Path, hub: Hub, tmp_path: Path, caplog: pytest.Lo
     push_folder(copy, Target("me/m", revision="v2"), pictures=False)
     files = repository.head("v2")
     assert ModelCard(files["README.md"].decode()).data.license == "mit"
-    assert not any(name.startswith("images/") for name in files)
+    assert not any(name.startswith(("images/", "report")) for name in files)
     assert "images/" not in files["README.md"].decode()
 
 

@@ -178,8 +178,10 @@ def test_charts_hold_their_points() -> None:
     assert chart.count('class="event"') == 2
     assert "held-out from 0.5 to 0.25" in chart
     assert len(chart) < 20_000
-    numbers = [float(n) for n in re.findall(r"[ML ](\d+\.?\d*)", chart)]
-    assert max(numbers) <= 340
+    lines = re.findall(r'<path class="(?:held|line0)" d="M([^"]*)"', chart)
+    points = [tuple(map(float, point.split())) for line in lines for point in line.split("L")]
+    assert len(points) == 252  # 1,000 points in groups of four, and two
+    assert all(0 <= x <= 340 and 0 <= y <= 200 for x, y in points)
     for flat in ([0.0], [2.0, 2.0], [-1.0, 1e-12]):
         assert "nan" not in line_chart(PANELS[1], {"training": (list(range(1, len(flat) + 1)), flat)}, {})
     assert "2 of 4 codes are never used" in usage_chart(np.array([5, 0, 3, 0]))
