@@ -105,3 +105,10 @@ class DivergenceMonitor:
         """Restore the result of `state`."""
         for name, value in state.items():
             setattr(self, name, value)
+        if not self.rollbacks:
+            self.ramp_start = self.start
+
+    def move(self, recipe: TokenizerRecipe) -> None:
+        """Follow a recipe in which the discriminator, which has not started yet, starts at another step."""
+        self.start = self.ramp_start = recipe.discriminator_start
+        self.ramp_length = recipe.discriminator_ramp

@@ -7,6 +7,7 @@ import pickle
 import re
 import urllib.request
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -110,10 +111,10 @@ def reachable(url: str) -> None:
     urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT).close()
 
 
-def local_backbone() -> str | None:
-    """Return the first backbone of `BACKBONE_FILES` whose weights are in torch's cache."""
+def local_backbone(names: Iterable[str] = tuple(BACKBONE_FILES)) -> str | None:
+    """Return the first backbone of `names` whose weights are in torch's cache, or None."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
-    return next((name for name, file in BACKBONE_FILES.items() if (folder / file).exists()), None)
+    return next((name for name in names if (folder / BACKBONE_FILES[name]).exists()), None)
 
 
 def _load_backbone(net: nn.Module, file: Path) -> None:

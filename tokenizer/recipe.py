@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..options import option
+from ..options import MAX_INT, option
 
 
 @dataclass(frozen=True)
@@ -101,3 +101,25 @@ class TokenizerRecipe:
     rollback: bool = option(
         True, "Restore the last good weights when training diverges.", group="discriminator"
     )
+
+
+def moved(recipe: TokenizerRecipe, step: int, ratio: float, window: int) -> TokenizerRecipe:
+    """Return the recipe with a discriminator that starts and rises later or earlier.
+
+    It stays as it is where it starts within a log line of the step, or has started: the rollback may have prepared
+    for it.
+
+    Args:
+        ratio: of the steps that are left after this step to those that were left before the change.
+        window: steps between log lines.
+    """
+    start, ramp = recipe.discriminator_start, recipe.discriminator_ramp
+    if start <= step + window:
+        return recipe
+    return starting_at(recipe, step + ratio * (start - step), ratio * ramp, step + window + 1)
+
+
+def starting_at(recipe: TokenizerRecipe, start: float, ramp: float, earliest: int = 0) -> TokenizerRecipe:
+    """Return the recipe with another start of the discriminator."""
+    whole = max(earliest, min(MAX_INT, round(start))), max(1, min(MAX_INT, round(ramp)))
+    return replace(recipe, discriminator_start=whole[0], discriminator_ramp=whole[1])

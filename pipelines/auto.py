@@ -1,0 +1,274 @@
+"""The preset `auto`: the network and the training size by the images' size, their number, the device and the time.
+
+The speed of each candidate is measured on this machine. The largest one counts that sees enough images in the time.
+What "enough" is comes from the runs of benchmarks/RESULTS.md for the smaller ones, and is a guess for the larger ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from accelerate import Accelerator
+
+from ..data.config import DIGITS
+from ..data.probe import Headers
+from ..data.sizes import typical_side
+from ..errors import ImgtfError
+from ..options import sides_of, size_text, to_size
+from ..prior.config import PriorConfig
+from ..tokenizer.config import TokenizerConfig
+from ..tokenizer.perceptual import local_backbone
+from ..tokenizer.recipe import TokenizerRecipe
+from ..training.config import TrainingConfig
+from .fitted import fitted
+from .initial import tokenizer_config
+from .settings import AUTO, Settings, load_presets, option_names, with_preset
+from .step_speed import prior_speed, tokenizer_speed
+
+logger = logging.getLogger("imgtf")
+
+MINUTES = 10.0
+"""Time of a stage without --minutes and --steps."""
+TRAINED = 0.8
+"""Fraction of the time for updates; the rest is for reading images, evaluations and the end of the run."""
+PASSES = {"tokenizer": 300, "prior": 60}
+"""Passes over the images after which more time is of little use."""
+LEAST_SEEN = 20_000
+"""Images of a run, however few different ones there are."""
+TOKENS_PER_PARAMETER = 12
+"""Parameters of a prior per token of the training images, at most: larger ones learn the images by heart."""
+NETWORK = {
+    "tokenizer": set(option_names(TokenizerConfig))
+    - {"image_size", "channels", "bit_depth", "quantizer", "codebook_size", "gradient_checkpointing"},
+    "prior": {"width", "depth", "heads", "kv_heads", "intermediate_size"},
+}
+"""Options that give the network: with one of them, the others are those of the smallest preset."""
+DISCRIMINATOR_STEPS = 5000
+"""Fewest steps with a discriminator, whose weight rises slowly."""
+LPIPS_HINT = (
+    "auto: without LPIPS, whose weights are not on this machine; --lpips-weight 0.5 --lpips-backbone squeeze "
+    "downloads them (5 MB), for sharper pictures"
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A preset, or a narrower or wider form of it."""
+
+    preset: str
+    least: int
+    """Images that it must see in training."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+_NARROW = {"width": 32, "blocks": 1, "batch_size": 32, "lr": 1e-3, "l2_weight": 1.0, "lpips_weight": 0.5}
+CANDIDATES = {
+    "tokenizer": (
+        Candidate("tiny", 0),
+        Candidate("tiny", 48_000, {"width": 32, "codebook_size": 1024, "lr": 1e-3}),
+        Candidate("small", 16_000, _NARROW),
+        Candidate("small", 100_000),
+        Candidate("medium", 32_000, _NARROW),
+        Candidate("medium", 400_000),
+        Candidate("base", 2_000_000),
+    ),
+    "prior": (
+        Candidate("tiny", 0),
+        Candidate("tiny", 40_000, {"width": 256, "depth": 6, "heads": 8, "lr": 1e-3}),
+        Candidate("small", 400_000),
+        Candidate("medium", 2_000_000),
+        Candidate("base", 10_000_000),
+    ),
+}
+"""From small to large."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Settings that fit the images and the time."""
+
+    settings: Settings
+    steps: int
+    """With --minutes a guess."""
+    minutes: float | None = None
+    """That these steps will take; None where nothing was measured."""
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What the choice needs to know of a stage."""
+
+    name: str
+    images: int
+    """For training."""
+    speed: Callable[[Settings], float]
+    """Images per second of the network of settings."""
+    suits: Callable[[Settings], bool]
+    """Whether the network of settings suits the images."""
+
+
+def fit_tokenizer(
+    settings: Settings,
+    headers: Headers,
+    config: Callable[[Settings], TokenizerConfig],
+    accelerator: Accelerator,
+) -> Fit:
+    """Return the settings of a tokenizer's run; with neither `auto` nor --minutes they are the given ones.
+
+    Args:
+        headers: of the training images.
+        config: returns the configuration of the tokenizer of settings.
+    """
+
+    def suits(chosen: Settings) -> bool:
+        return suits_images(chosen, headers)
+
+    images = headers.source.expected
+    stage = _Stage("tokenizer", images, lambda one: tokenizer_speed(config(one), accelerator), suits)
+    fit = _fit(settings, stage)
+    if settings.preset != AUTO:
+        return fit
+    if not is_plain("tokenizer", settings):
+        fit = replace(fit, settings=fit.settings.changed(_losses(fit)))
+    what = f" at {size_text(config(fit.settings).image_size)} px"
+    why = f"{images:,} images of typically {typical_side(headers)} px"
+    _say(fit, settings, stage, what, why, "--preset or --image-size", accelerator)
+    return fit
+
+
+def fit_prior(
+    settings: Settings,
+    images: int,
+    tokens: int,
+    config: Callable[[Settings], PriorConfig],
+    accelerator: Accelerator,
+) -> Fit:
+    """Return the settings of a prior's run, as `fit_tokenizer`.
+
+    Args:
+        images: for training.
+        tokens: of an image.
+    """
+
+    def suits(chosen: Settings) -> bool:
+        width, depth = (int(chosen.values[name]) for name in ("width", "depth"))
+        return 12 * depth * width**2 <= TOKENS_PER_PARAMETER * images * tokens
+
+    stage = _Stage("prior", images, lambda one: prior_speed(config(one), accelerator), suits)
+    fit = _fit(settings, stage)
+    if settings.preset == AUTO:
+        _say(fit, settings, stage, "", f"{images:,} images of {tokens} tokens", "--preset", accelerator)
+    return fit
+
+
+def suits_images(settings: Settings, headers: Headers) -> bool:
+    """Return whether the images reach the size of a preset, or the size that the user gives fits its network."""
+    preset = load_presets("tokenizer")[settings.preset]
+    given = settings.values["image_size"] if "image_size" in settings.explicit else typical_side(headers)
+    try:
+        tokenizer_config(settings, headers)
+    except ImgtfError:  # the size is no multiple of the factor
+        return False
+    return min(sides_of(to_size(given))) >= int(preset["image_size"])
+
+
+def is_plain(stage: str, settings: Settings) -> bool:
+    """Return whether `auto` is the smallest preset as it is: for the digits, fine-tuning, and a given network."""
+    given = settings.explicit & (NETWORK[stage] | {"init_from"})
+    return bool(given) or settings.values.get("data", DIGITS) == DIGITS
+
+
+def _fit(settings: Settings, stage: _Stage) -> Fit:
+    if settings.preset == AUTO and not is_plain(stage.name, settings):
+        return _timed(*_largest(settings, stage), stage)
+    if settings.preset == AUTO:
+        settings = with_preset(settings, stage.name, CANDIDATES[stage.name][0].preset)
+    if settings.values.get("minutes") is None:
+        return Fit(settings, settings.part(TrainingConfig).steps)
+    return _timed(settings, stage.speed(settings), stage)
+
+
+def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float]:
+    """The largest candidate that sees enough images in the time, and its images per second."""
+    seconds = 60 * TRAINED * (settings.values.get("minutes") or MINUTES)
+    most = max(LEAST_SEEN, PASSES[stage.name] * stage.images)
+    first, *others = CANDIDATES[stage.name]
+    found = with_preset(settings, stage.name, first.preset, first.changes)
+    rate, slow = stage.speed(found), set[str]()
+    for one in others:
+        chosen = with_preset(settings, stage.name, one.preset, one.changes)
+        if one.preset in slow or one.least > most or not stage.suits(chosen):
+            continue
+        own = stage.speed(chosen)
+        if own * seconds >= one.least:
+            found, rate = chosen, own
+        else:
+            slow.add(one.preset)
+    return found, rate
+
+
+def _timed(settings: Settings, rate: float, stage: _Stage) -> Fit:
+    """The settings with a number of steps by the time where the user gives none, and schedules that follow it."""
+    minutes, batch = settings.values.get("minutes"), settings.part(TrainingConfig).batch_size
+    if "batch_size" not in settings.explicit:
+        batch = min(batch, 2 ** (max(1, stage.images).bit_length() - 1))
+    per_second = rate / batch
+    steps = max(1, int(60 * TRAINED * (minutes or MINUTES) * per_second))
+    if "steps" in settings.explicit:
+        steps = settings.part(TrainingConfig).steps
+    elif minutes is None:
+        steps = _rounded(min(steps, max(LEAST_SEEN, PASSES[stage.name] * stage.images) // batch))
+    changes = fitted(settings, stage.name, steps, max(1, int(600 * per_second))) | {"batch_size": batch}
+    if minutes is None:
+        changes["steps"] = steps
+    return Fit(settings.changed(changes), steps, steps / per_second / 60 / TRAINED)
+
+
+def _rounded(steps: int) -> int:
+    """A number of steps with at most two digits before its zeros."""
+    unit = 10 ** max(0, len(str(steps)) - 2)
+    return max(1, steps // unit * unit)
+
+
+def _losses(fit: Fit) -> dict[str, Any]:
+    """Losses that need no download, and a discriminator only in runs that are long enough for it."""
+    recipe, changes = fit.settings.part(TokenizerRecipe), dict[str, Any]()
+    explicit, short = fit.settings.explicit, fit.steps < DISCRIMINATOR_STEPS
+    if short:
+        changes["discriminator_weight"] = 0.0
+    if recipe.lpips_weight and not explicit & {"lpips_weight", "lpips_backbone", "lpips_file"}:
+        backbone = local_backbone(("squeeze", "alex", "vgg") if short else ("vgg", "alex", "squeeze"))
+        changes |= {"lpips_backbone": backbone} if backbone else {"lpips_weight": 0.0, "l2_weight": 1.0}
+        if backbone is None:
+            logger.info("%s", LPIPS_HINT)
+    return {key: value for key, value in changes.items() if key not in explicit}
+
+
+def _say(
+    fit: Fit, given: Settings, stage: _Stage, what: str, why: str, other: str, accelerator: Accelerator
+) -> None:
+    """One line: what was picked, and why."""
+    preset, width = fit.settings.preset, fit.settings.values.get("width")
+    if width != load_presets(stage.name)[preset].get("width"):
+        what = f" with width {width}{what}"
+    steps = f"{fit.steps:,} steps"
+    if given.values.get("minutes"):
+        steps = f"about {steps} in {given.values['minutes']:g} minutes"
+    elif fit.minutes is not None:
+        steps = f"{steps} in about {max(1, round(fit.minutes))} minutes"
+    if given.values.get("data", DIGITS) == DIGITS:
+        why = "the built-in digits"
+    elif fit.minutes is not None:
+        why = f"{why}, {_machine(accelerator)}"
+    logger.info("auto: preset %s%s, %s: %s; others with %s", preset, what, steps, why, other)
+
+
+def _machine(accelerator: Accelerator) -> str:
+    if accelerator.device.type != "cpu":
+        return f"{accelerator.num_processes} x {accelerator.device.type}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{cores} CPU core{'s' if cores > 1 else ''}"

@@ -1,0 +1,95 @@
+"""The speed of a network in training on this machine, from a step or two on random data.
+
+It tells which network a time allows before anything is trained. Reading of images, the optimizer, LPIPS and the
+discriminator are not measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
+
+from ..prior.config import PriorConfig
+from ..prior.model import Prior
+from ..tokenizer.config import TokenizerConfig
+from ..tokenizer.model import Tokenizer
+from ..tokenizer.train import memory_format
+
+IMAGES = {"cpu": 4, "cuda": 32}
+"""Images of a measured step. A few are enough on a CPU, where the time is proportional to their number."""
+ROUNDS = 3
+"""Measured steps, after one that allocates memory; the faster one counts."""
+MOST_SECONDS = 2.0
+"""No further step is measured after this time."""
+
+
+def tokenizer_speed(config: TokenizerConfig, accelerator: Accelerator) -> float:
+    """Return images per second of all processes in training a tokenizer; 0 where the GPU's memory does not suffice."""
+
+    def prepare(count: int) -> Callable[[], Tensor]:
+        model = Tokenizer(config).to(accelerator.device, memory_format=memory_format(config.width))  # type: ignore[call-overload]
+        images = torch.rand(count, config.channels, *config.size, device=accelerator.device) * 2 - 1
+
+        def loss() -> Tensor:
+            result = model(images)
+            return (result.images - images).abs().mean() + sum(result.losses.values())
+
+        return loss
+
+    return _speed(prepare, accelerator)
+
+
+def prior_speed(config: PriorConfig, accelerator: Accelerator) -> float:
+    """Return images per second of all processes in training a prior without its conditions; else as above."""
+
+    def prepare(count: int) -> Callable[[], Tensor]:
+        model = Prior(config).to(accelerator.device)
+        codes = torch.randint(config.codebook_size, (count, config.tokens), device=accelerator.device)
+        order = torch.arange(config.tokens, device=accelerator.device).expand(count, -1)
+        more = {"order": order} if config.objective == "random" else {}
+        return lambda: F.cross_entropy(model(codes, **more).flatten(0, 1), codes.flatten())
+
+    return _speed(prepare, accelerator)
+
+
+def _speed(prepare: Callable[[int], Callable[[], Tensor]], accelerator: Accelerator) -> float:
+    """Images per second, as the main process measures it. All processes take part: their codebooks wait for others."""
+    device = accelerator.device
+    count = IMAGES.get(device.type, IMAGES["cpu"])
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
+        try:
+            seconds = _seconds(prepare(count), accelerator)
+        except torch.OutOfMemoryError:
+            seconds = float("inf")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return count * accelerator.num_processes / agreed(seconds, accelerator)
+
+
+def _seconds(loss: Callable[[], Tensor], accelerator: Accelerator) -> float:
+    times: list[float] = []
+    while len(times) < 1 + ROUNDS:
+        start = time.perf_counter()
+        with accelerator.autocast():
+            value = loss()
+        value.backward()
+        value.item()  # waits for a GPU
+        times.append(time.perf_counter() - start)
+        if agreed(sum(times), accelerator) > MOST_SECONDS:
+            break
+    return min(times[1:] or times)
+
+
+def agreed(value: float, accelerator: Accelerator) -> float:
+    """Return the value of the main process in all of them."""
+    if accelerator.num_processes == 1:
+        return value
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
