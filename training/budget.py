@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..errors import ConfigError
 from ..options import MAX_INT
@@ -144,14 +145,15 @@ class Budget:
         if not steps:
             return None
         before = [f"{at}:{total}" for at, total in parse_plan(config.step_plan) if at < step]
-        often = self._often(step, steps) if config.minutes is not None else {}
+        often: dict[str, Any] = self._often(step, steps) if config.minutes is not None else {}
         return replace(config, minutes=None, steps=steps, step_plan=(*before, f"{step}:{steps}"), **often)
 
     def undecided(self, config: TrainingConfig) -> TrainingConfig:
         """Return the settings of a run before its number of steps is decided; others are returned as they are."""
         if config.minutes is None:
             return config
-        return replace(config, steps=UNDECIDED, step_plan=(), **dict.fromkeys(self.following, UNDECIDED))
+        never: dict[str, Any] = dict.fromkeys(self.following, UNDECIDED)
+        return replace(config, steps=UNDECIDED, step_plan=(), **never)
 
     def _often(self, step: int, steps: int) -> dict[str, int]:
         """The steps between evaluations and so on. Their first one is after the decision, also in a repetition."""

@@ -31,10 +31,10 @@ def progress(step: int, config: TrainingConfig, begin: int = 0) -> float:
     if config.minutes is not None:
         return 0.0
     done, plan = 0.0, parse_plan(config.step_plan) or ((0, config.steps),)
-    for (decided, steps), following in pairwise([*plan, None]):
+    for (decided, steps), (following, _) in pairwise([*plan, (step, 0)]):
         start = max(begin, decided)
         if step <= start:
             break
-        end = step if following is None else min(step, max(begin, following[0]))
+        end = min(step, max(begin, following))
         done += (1 - done) * min(1.0, (end - start) / max(1, steps - start))
     return done
