@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -54,18 +55,22 @@ def train(shards: Path, folder: Path, steps: str, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+def rows_of(cache: Path) -> int:
+    """The number of rows in a token cache."""
+    return json.loads(cache.read_text())["rows"]
+
+
 def test_a_streamed_run_resumes_exactly(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    for micro_batches in ("1", "2"):
-        whole, halved = tmp_path / f"whole{micro_batches}", tmp_path / f"halved{micro_batches}"
-        more = ["--accumulate", micro_batches, "--crop", "random", "--crop-scale", "0.8"]
-        assert run(*train(shards, whole, "9", *more)) == 0
-        with monkeypatch.context() as patch:
-            stop_at(5, patch)
-            assert run(*train(shards, halved, "9", *more)) == 130
-        assert run("tokenizer", "train", "--model", halved, "--resume") == 0
-        assert_same(final_state(whole, "tokenizer"), final_state(halved, "tokenizer"))
+    whole, halved = tmp_path / "whole", tmp_path / "halved"
+    more = ["--accumulate", "2", "--crop", "random", "--crop-scale", "0.8"]
+    assert run(*train(shards, whole, "8", *more)) == 0
+    with monkeypatch.context() as patch:
+        stop_at(5, patch)
+        assert run(*train(shards, halved, "8", *more)) == 130
+    assert run("tokenizer", "train", "--model", halved, "--resume") == 0
+    assert_same(final_state(whole, "tokenizer"), final_state(halved, "tokenizer"))
     log = capsys.readouterr().err
     assert "(streamed, 3 tar shards)" in log
     assert "held-out images, drawn by a hash from the first 30 samples" in log
@@ -125,9 +130,8 @@ def test_a_stopped_encoding_goes_on(
     capsys.readouterr()
     assert run(*command, "--out", tmp_path / "halved") == 0
     assert "goes on after the 5 rows that are complete" in capsys.readouterr().err
-    whole, halved = (
-        open_codes(next((tmp_path / name).glob("train-*/cache.json")).parent) for name in ("whole", "halved")
-    )
+    caches = [max((tmp_path / name).glob("train-*/cache.json"), key=rows_of) for name in ("whole", "halved")]
+    whole, halved = (open_codes(cache.parent) for cache in caches)
     assert len(whole) == len(halved) > 20
     names = [column.name for column in whole.info.arrays]
     assert all(whole[i][name].equal(halved[i][name]) for i in range(len(whole)) for name in names)
