@@ -32,7 +32,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-SHORT, LONG = 8, 72
+SHORT, LONG = 4, 24
 """Batches of the two runs of `imgtf sample`."""
 WARM_UP = 3.0
 """Seconds before the measurement."""
