@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
@@ -39,8 +40,8 @@ ITEM = re.compile(r"(?:-|\d+\.) ")
 
 sources: dict[str, str] = {}
 """The file of each page that does not lie in docs/: name in the site -> path in the repository."""
-packages = tempfile.TemporaryDirectory(prefix="imgtf-docs-")
-"""A folder with links to the packages alone, where mkdocstrings looks for them. The root holds .venv too."""
+folders: list[str] = []
+"""Folders to remove at the end."""
 
 
 @event_priority(100)  # before mkdocstrings reads its settings
@@ -48,25 +49,25 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Show mkdocstrings where the code is."""
     plugin = config.plugins.get("mkdocstrings")
     if plugin is not None:
-        link_packages(Path(packages.name) / "imgtf")
-        plugin.config["handlers"]["python"]["paths"] = [packages.name]
+        folders.append(tempfile.mkdtemp(prefix="imgtf-docs-"))
+        link_packages(Path(folders[-1]) / "imgtf")
+        plugin.config["handlers"]["python"]["paths"] = folders[-1:]
     return config
 
 
 def on_shutdown() -> None:
     """Remove the links."""
-    packages.cleanup()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def link_packages(folder: Path) -> None:
-    """Make a folder that holds the modules of the root and a link to every package."""
-    folder.mkdir(exist_ok=True)
+    """Make a folder of links to the packages and modules alone. The root, where they are, also holds .venv."""
+    folder.mkdir()
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     names = {name.split(".")[1] for name in settings["tool"]["setuptools"]["packages"] if "." in name}
     for path in [*ROOT.glob("*.py"), *(ROOT / name for name in sorted(names))]:
-        link = folder / path.name
-        if not link.exists():
-            link.symlink_to(path)
+        (folder / path.name).symlink_to(path)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
