@@ -124,7 +124,7 @@ def push_folder(folder: Path, target: Target, *, license: str | None = None, pic
     _load(folder)
     if not (license or license_of(folder)):
         logger.info("no license is named: nobody else may use the model without one; --license names it")
-    address = upload(target, files, owned=(*PARTS, "images"))
+    address = upload(target, files, owned=(*PARTS, "images", REPORT_FILE))
     publication.keep_license()
     return address
 

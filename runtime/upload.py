@@ -51,7 +51,7 @@ def upload(
     """Upload files as one commit; return its address. The repository is created where it is missing.
 
     Args:
-        owned: folders of the repository; files in them that are not uploaded are deleted.
+        owned: folders and files of the repository; those files that are not uploaded are deleted.
         unless_there: names in `files` that are kept where the repository has them.
 
     Raises:
@@ -72,7 +72,7 @@ def upload(
             api.create_branch(repository, branch=branch, exist_ok=True)
         there = set(api.list_repo_files(repository, revision=branch))
         sent = {name: data for name, data in files.items() if not (name in unless_there and name in there)}
-        gone = sorted(name for name in there - files.keys() if name.split("/")[0] in owned and "/" in name)
+        gone = sorted(name for name in there - files.keys() if name.split("/")[0] in owned)
         size = sum(len(data) if isinstance(data, bytes) else data.stat().st_size for data in sent.values())
         logger.info(
             "uploading %d files, %.1f MB, to %s%s", len(sent), size / 1e6, url, f"@{branch}" if branch else ""

@@ -40,8 +40,11 @@ SMALL_TRAINING: dict[str, Any] = {
 LAUNCHERS = ("accelerate launch -m imgtf", "torchrun --nproc_per_node 4 -m imgtf")
 PLACEHOLDERS = {"COMMAND", "FAMILY", "NAME"}
 """Words that stand for a command or a choice."""
-FOREIGN_OPTIONS = {"--nproc_per_node"}
-"""Options of other programs."""
+FOREIGN_OPTIONS = {
+    "--nproc_per_node", "--extra-index-url", "--find-links", "--no-index", "--pip-args", "--spec", "--build-arg",
+    "--gpus", "--rm", "--user",
+}  # fmt: skip
+"""Options of other programs: torchrun, pip, pipx, docker."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
