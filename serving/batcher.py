@@ -1,7 +1,8 @@
 """The queue of images and the thread that samples them, batch by batch.
 
 The thread owns the model: nothing else runs it. A batch takes the oldest image and those that can be sampled with it.
-It starts when it is full, or when its oldest image has waited for `batch_wait`.
+It starts when it is full, or `batch_wait` after its oldest image has come and the last batch has ended: clients that
+have just been answered, and ask again, are in the next batch. Without that, 16 clients end up in two groups of 8.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Batcher:
     Args:
         sample: samples one batch; its exceptions become those of the jobs.
         queue: images that may wait.
-        wait: seconds that an image waits for others.
+        wait: seconds that a batch waits for more images.
         on_batch: called after each batch with its number of images and its seconds.
     """
 
@@ -59,7 +60,7 @@ class Batcher:
         self._waiting: list[Row] = []
         self._running: Sequence[Row] = ()
         self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
-        self._stopped = False
+        self._stopped, self._free_since = False, 0.0
         self._thread = threading.Thread(target=self._work, name="sampler", daemon=True)
 
     def start(self) -> None:
@@ -136,7 +137,7 @@ class Batcher:
         while rows := self._next():
             self._run(rows)
             with self._changed:
-                self._running = ()
+                self._running, self._free_since = (), time.monotonic()
 
     def _next(self) -> list[Row]:
         """Return the next batch when it is due; no rows when the batcher is stopped."""
@@ -147,7 +148,7 @@ class Batcher:
                     continue
                 oldest = self._waiting[0].job
                 rows = [row for row in self._waiting if row.job.key == oldest.key][: self.batch_size]
-                left = oldest.arrived + self.wait - time.monotonic()
+                left = max(oldest.arrived, self._free_since) + self.wait - time.monotonic()
                 if len(rows) == self.batch_size or left <= 0:
                     taken = set(rows)
                     self._waiting = [row for row in self._waiting if row not in taken]

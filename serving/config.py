@@ -31,7 +31,7 @@ class ServingConfig:
     )
     batch_wait: float = option(
         20.0,
-        "Milliseconds that an image waits for others of its batch.",
+        "Milliseconds that a batch waits for more images.",
         minimum=0,
         maximum=60000,
         group="device",

@@ -103,6 +103,18 @@ def test_a_batch_starts_when_it_is_full_or_its_time_has_come() -> None:
     assert sampler.batches == [[(1, 0), (2, 0)], [(3, 0)]]
 
 
+def test_clients_that_ask_again_are_in_the_next_batch() -> None:
+    sampler = Sampler()
+    with batcher(sampler, wait=0.2, batch_size=2) as own:
+        full = [job(seed=1), job(seed=2), job(seed=3)]
+        for one in full:
+            own.submit(one)
+        assert side(full[0]) == [1]
+        own.submit(again := job(seed=4))  # seed 3 has waited, and is not sampled alone
+        assert [side(one) for one in (full[2], again)] == [[3], [4]]
+    assert sampler.batches == [[(1, 0), (2, 0)], [(3, 0), (4, 0)]]
+
+
 def test_a_full_queue_says_when_to_try_again() -> None:
     sampler = Sampler()
     with batcher(sampler, queue=3) as own:
