@@ -23,11 +23,12 @@ READ_SUFFIXES = (*SHARD_SUFFIXES, *IMAGE_SUFFIXES, *PLUGINS, *CAPTION_SUFFIXES, 
 """Files of a remote folder that may be read."""
 MOST_FILES = 1_000_000
 """Names that a pattern may stand for."""
-PACKAGES = {
-    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "http": "aiohttp",
-    "https": "aiohttp",
-}  # fmt: skip
-"""Packages of file systems that fsspec does not contain; the extra `remote` has those of s3, gs and https."""
+_REMOTE = "imgtf[remote]"
+PACKAGES = dict.fromkeys(("s3", "s3a", "gs", "gcs", "http", "https"), _REMOTE) | {
+    "az": "adlfs",
+    "abfs": "adlfs",
+}
+"""What to install for the file systems that fsspec does not contain."""
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)(://|::)")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -137,7 +138,7 @@ def file_system(url: str) -> Any:
         return fsspec.core.url_to_fs(url)[0]
     except ImportError as error:
         package = PACKAGES.get(protocol)
-        advice = f"run `pip install {package}`" if package else str(error).splitlines()[0]
+        advice = f'run `pip install "{package}"`' if package else str(error).splitlines()[0]
         raise DataError(f"{url}: {protocol}:// needs another package: {advice}") from None
     except ValueError as error:
         raise DataError(f"{url}: {str(error).splitlines()[0]}") from None

@@ -123,7 +123,7 @@ def test_errors_of_urls_are_one_line(memory, monkeypatch):
     with pytest.raises(DataError, match="Protocol not known: nowhere"):
         opened("nowhere://a")
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(DataError, match=r"s3:// needs another package: run `pip install s3fs`"):
+    with pytest.raises(DataError, match=r's3:// needs another package: run `pip install "imgtf\[remote\]"`'):
         opened("s3://bucket/a.parquet")
 
 
