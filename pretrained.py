@@ -154,7 +154,7 @@ class PretrainedModel(nn.Module):
         if kind != cls.kind:
             raise CheckpointError(f"{path}: the kind is {shown(kind)}, not {cls.kind}")
         try:
-            config = build(cls.config_class, values, str(path))
+            config: Any = build(cls.config_class, values, str(path))
             check_kept(config, values, str(path))
             return config
         except ConfigError as error:

@@ -15,6 +15,7 @@ from ..runtime.compiler import check_compiler
 from ..runtime.device import pick_device
 from ..runtime.precision import pick_precision
 from .config import TRACKERS, TrainingConfig
+from .sharding import check_sharding
 
 
 def make_accelerator(config: TrainingConfig, folder: Path | None = None) -> Accelerator:
@@ -33,13 +34,16 @@ def make_accelerator(config: TrainingConfig, folder: Path | None = None) -> Acce
         check_compiler(device)
     # Accelerate keeps the settings of the first run in a process, but one process may train several times.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         cpu=device.type == "cpu",
         log_with=list(config.log_with) or None,
         project_dir=folder,
     )
+    if config.shard:
+        check_sharding(accelerator)
+    return accelerator
 
 
 def _training_device(name: str) -> torch.device:

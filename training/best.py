@@ -29,7 +29,8 @@ class BestWeights:
         """
         self.stage.model.eval()
         with self._averaged():
-            metrics = self.stage.evaluate()
+            with self.stage.unsharded():
+                metrics = self.stage.evaluate()
             is_best = self.stage.is_better(metrics, self._metrics(step))
             if is_best:
                 self.store.save_weights()
@@ -37,12 +38,16 @@ class BestWeights:
         return metrics, is_best
 
     @torch.no_grad()
-    def preview(self, path: Path) -> None:
-        """Write a picture of what the weights can do. The folder of the run must be there."""
+    def preview(self, path: Path, *, draw: bool) -> None:
+        """Write a picture of what the weights can do. The folder of the run must be there.
+
+        All processes take part; the one with `draw` writes.
+        """
         self.stage.model.eval()
-        path.parent.mkdir(exist_ok=True)
-        with self._averaged():
-            self.stage.preview(path)
+        with self._averaged(), self.stage.unsharded():
+            if draw:
+                path.parent.mkdir(exist_ok=True)
+                self.stage.preview(path)
 
     def _metrics(self, step: int) -> dict[str, float]:
         """Return the metrics to compare with; {} if those of the saved weights cannot be compared any more."""

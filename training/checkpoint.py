@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ..errors import CheckpointError
 from ..pretrained import load_tensors, read_json, write_tensors, write_text
 from ..runtime.durable import TEMPORARY, link_or_copy, publish_folder, remove_folder, sync
 from .agreement import Agreement
 from .ema import EMA
+from .sharding import like, load_whole, whole
 from .snapshot import load_optimizer, optimizer_tensors
 from .stage import Stage
 from .states import keep_newest, state_path
@@ -77,10 +80,12 @@ def save_state(
     agreement, main = agreement or Agreement(), accelerator.is_main_process
     what, kept = f"{target}: the training state", "the previous state is kept"
 
+    shared = _shared_tensors(stage, ema, keep=main)
+
     def own() -> None:
         files = _write_process(temporary, stage, accelerator.process_index, progress)
         if main:
-            files += _write_shared(temporary, stage, ema, accelerator, progress, best)
+            files += _write_shared(temporary, stage, shared, accelerator, progress, best)
         for file in files:
             sync(file)
 
@@ -110,13 +115,13 @@ def load_state(state: Path, stage: Stage, ema: EMA | None, accelerator: Accelera
     """
     header = _read_header(state)
     for name, module in stage.trained_modules().items():
-        load_tensors(module, state / f"{name}.safetensors")
+        _load_module(module, state / f"{name}.safetensors")
     for name, optimizer in stage.optimizers().items():
         load_optimizer(optimizer, _load(state / f"{name}.safetensors"))
     if ema is not None:
         averages = _load(state / "ema.safetensors")
         for name, average in ema.state().items():
-            average.copy_(averages[name])
+            average.copy_(like(averages[name], average))
     if accelerator.scaler is not None and header["scaler"]:
         accelerator.scaler.load_state_dict(header["scaler"])
     sums = _load_process(state, stage, accelerator, header)
@@ -184,17 +189,13 @@ def _write_process(folder: Path, stage: Stage, rank: int, progress: Progress) ->
 def _write_shared(
     folder: Path,
     stage: Stage,
-    ema: EMA | None,
+    tensors: dict[str, dict[str, Tensor]],
     accelerator: Accelerator,
     progress: Progress,
     best: Path | None,
 ) -> list[Path]:
-    """Write what is the same in all processes; return the files."""
-    parts = {name: dict(module.state_dict()) for name, module in stage.trained_modules().items()}
-    parts |= {name: optimizer_tensors(optimizer) for name, optimizer in stage.optimizers().items()}
-    parts |= {"snapshot": progress.snapshot, "guard": progress.guard}
-    if ema is not None:
-        parts["ema"] = ema.state()
+    """Write what is the same in all processes, with the result of `_shared_tensors`; return the files."""
+    parts = tensors | {"snapshot": progress.snapshot, "guard": progress.guard}
     files = _write({folder / f"{name}.safetensors": tensors for name, tensors in parts.items()})
     if best is not None:
         (folder / BEST_FILE).unlink(missing_ok=True)  # of a try before
@@ -204,6 +205,24 @@ def _write_shared(
     text = json.dumps(dict(zip(HEADER, values, strict=True)), indent=2)
     write_text(folder / "progress.json", text + "\n")
     return [*files, folder / "progress.json"]
+
+
+def _shared_tensors(stage: Stage, ema: EMA | None, keep: bool) -> dict[str, dict[str, Tensor]]:
+    """Return the whole tensors of the run by file: to the processes that `keep` them, but all take part."""
+    parts: dict[str, Mapping[str, Tensor]] = {
+        name: module.state_dict() for name, module in stage.trained_modules().items()
+    }
+    parts |= {name: optimizer_tensors(optimizer) for name, optimizer in stage.optimizers().items()}
+    if ema is not None:
+        parts["ema"] = ema.state()
+    return {name: whole(tensors, keep=keep) for name, tensors in parts.items()}
+
+
+def _load_module(module: nn.Module, path: Path) -> None:
+    if any(isinstance(parameter, DTensor) for parameter in module.parameters()):
+        load_whole(module, _load(path))
+    else:
+        load_tensors(module, path)
 
 
 def _write(parts: dict[Path, dict[str, Tensor]]) -> list[Path]:

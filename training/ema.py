@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .sharding import local
+
 
 class EMA:
     """EMA of the parameters of a module. Buffers are not averaged (a codebook has its own moving averages)."""
@@ -24,8 +26,8 @@ class EMA:
         Early in training the decay is lower, so that the average leaves the initial weights quickly.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages = list(self.average.values())
-        torch._foreach_lerp_(averages, [p.detach() for p in self.model.parameters()], 1 - decay)
+        averages = [local(average) for average in self.average.values()]
+        torch._foreach_lerp_(averages, [local(p.detach()) for p in self.model.parameters()], 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

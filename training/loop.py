@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import CheckpointError, ImgtfError, Interrupted
 from .agreement import Agreement
 from .best import BestWeights
-from .budget import TIME_UP, Budget, undecided
+from .budget import TIME_UP, Budget
 from .checkpoint import Progress
 from .config import TrainingConfig
 from .ema import EMA
@@ -63,7 +63,7 @@ class Trainer:
     ) -> None:
         """`budget`: the time of the run; default: that of the settings, from now on."""
         self.stage, self.accelerator, self.budget = stage, accelerator, budget or Budget(config)
-        self.config = stage.config = undecided(config)
+        self.config = stage.config = self.budget.undecided(config)
         stage.prepare(accelerator, config)
         self.ema = EMA(stage.model, config.ema_decay) if config.ema_decay > 0 else None
         self.agreement = Agreement()
@@ -145,7 +145,7 @@ class Trainer:
         return True
 
     def _steps(self, report: Report, stop: StopRequest) -> None:
-        config, budget = self.config, self.budget
+        budget = self.budget
         batches = self.stage.train_batches(self.completed_steps)
         budget.begin()
         while self.completed_steps < self.config.steps:
@@ -154,22 +154,22 @@ class Trainer:
             report.advance()
             self._decide(report)
 
-            if self._due(config.log_every):
+            if self._due(self.config.log_every):
                 self._log(report)
             budget.lap("step")
-            if self._due(config.eval_every):
+            if self._due(self.config.eval_every):
                 self._evaluate(report)
                 budget.lap("evaluation")
-            if self._due(config.preview_every):
+            if self._due(self.config.preview_every):
                 self._preview()
                 budget.lap("preview")
-            if self.after_evaluation and self._due(config.eval_every):
+            if self.after_evaluation and self._due(self.config.eval_every):
                 self.after_evaluation()
 
             ended = self.completed_steps == self.config.steps
             number = 0 if ended else self.agreement.largest(TIME_UP if budget.is_over() else stop.number)
             # While updates are skipped, the last good state is not replaced.
-            if ended or number or (self._due(config.save_every) and not self.stage.guard.streak()):
+            if ended or number or (self._due(self.config.save_every) and not self.stage.guard.streak()):
                 self._save_state()
                 budget.lap("saving")
             if number:
@@ -199,11 +199,11 @@ class Trainer:
 
     def _decide(self, report: Report) -> None:
         """Decide the number of steps of a run with `minutes`, or change it: the main process, for all of them."""
-        before, ask = self.budget.shown(self.config), self.accelerator.is_main_process
+        ask = self.accelerator.is_main_process
         changed = self.budget.decide(self.completed_steps, self.config, self.agreement.largest, ask)
         if changed:
             self.config = changed
-            self.stage.follow(changed, self.completed_steps, before)
+            self.stage.follow(changed, self.completed_steps)
             report.decision(self.completed_steps, changed.steps)
             self.budget.on_decision()
 
@@ -262,8 +262,9 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _preview(self) -> None:
-        if self.accelerator.is_main_process and not self.stage.guard.streak():
-            self.best.preview(self.folder / "previews" / f"step-{self.completed_steps:08d}.png")
+        if not self.stage.guard.streak():
+            path = self.folder / "previews" / f"step-{self.completed_steps:08d}.png"
+            self.best.preview(path, draw=self.accelerator.is_main_process)
         self.accelerator.wait_for_everyone()
 
     def _save_state(self) -> None:

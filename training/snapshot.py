@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .ema import EMA
+from .sharding import like, load_whole, whole
 from .stage import Stage
 
 
@@ -22,7 +23,7 @@ def take_snapshot(stage: Stage, ema: EMA | None) -> dict[str, Tensor]:
     return {
         f"{section}/{name}": tensor.detach().to("cpu", copy=True)
         for section, tensors in sections.items()
-        for name, tensor in tensors.items()
+        for name, tensor in whole(tensors).items()
     }
 
 
@@ -34,13 +35,13 @@ def restore_snapshot(snapshot: dict[str, Tensor], stage: Stage, ema: EMA | None)
         return {k.removeprefix(f"{wanted}/"): v for k, v in snapshot.items() if k.startswith(f"{wanted}/")}
 
     for name, module in stage.trained_modules().items():
-        module.load_state_dict(section(name))
+        load_whole(module, section(name))
     for name, optimizer in stage.optimizers().items():
         # An optimizer updates the given tensors in place.
         load_optimizer(optimizer, {k: v.clone() for k, v in section(name).items()})
     if ema is not None:
         for name, average in section("ema").items():
-            ema.state()[name].copy_(average)
+            ema.state()[name].copy_(like(average, ema.state()[name]))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -52,9 +53,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Load the result of `optimizer_tensors`."""
+    """Load the result of `optimizer_tensors`, made whole."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
+        parameter = parameters[int(index)]
+        same = tensor.shape == parameter.shape
+        state.setdefault(int(index), {})[key] = like(tensor, parameter) if same else tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,12 +13,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from ..pretrained import PretrainedModel
 from ..runtime.batch_random import gather_objects
 from ..runtime.compiler import compiled
 from .config import TrainingConfig
 from .guard import UpdateGuard
+from .sharding import shard, unsharded
 
 Batch = dict[str, Any]
 
@@ -58,16 +62,27 @@ class Stage(ABC):
         """Create the optimizers and wrap the networks with Accelerate."""
         self.accelerator = accelerator
         self.guard = UpdateGuard(accelerator, config.skip_spikes)
-        optimizer = adamw(self.model, config)
         network = WrappedModel(self.model)
         if config.compile:
             network.compute = compiled(self.model, self.eager())
-        self.network, self.optimizer = accelerator.prepare(network, optimizer)
+        if config.shard:
+            shard(network, self.sharded_units(), accelerator)
+            self.network, self.optimizer = network, accelerator.prepare(adamw(self.model, config))
+        else:
+            self.network, self.optimizer = accelerator.prepare(network, adamw(self.model, config))
         self.optimized = OptimizedNetwork(self.network, self.optimizer, config.grad_clip)
 
     def eager(self) -> list[nn.Module]:
         """Return the modules that `torch.compile` leaves in eager mode."""
         return []
+
+    def sharded_units(self) -> Iterable[nn.Module]:
+        """Return the modules that `--shard` gathers one at a time; the rest is gathered for a whole step."""
+        return ()
+
+    def unsharded(self) -> AbstractContextManager[None]:
+        """Return a context in which every process holds the whole weights, to evaluate them."""
+        return unsharded(self.network) if isinstance(self.network, FSDPModule) else nullcontext()
 
     def optimized_networks(self) -> list[OptimizedNetwork]:
         """Return every network that is trained."""
@@ -104,9 +119,9 @@ class Stage(ABC):
         """Return metrics over all steps since the last call."""
         return {}
 
-    def follow(self, config: TrainingConfig, step: int, before: int) -> None:
-        """Follow a decision on the number of steps, which was `before`. Nothing up to this step depends on it."""
-        del step, before  # of use to stages with schedules of their own
+    def follow(self, config: TrainingConfig, step: int) -> None:
+        """Follow a decision at a step on the number of steps. Nothing up to this step depends on it."""
+        del step  # of use to stages with schedules of their own
         self.config = config
 
     def monitor_action(self, metrics: dict[str, float]) -> MonitorAction | None:
@@ -160,7 +175,8 @@ class Stage(ABC):
             if scaler is not None:
                 scaler.unscale_(_unwrapped(one.optimizer))
             limit = one.grad_clip if one.grad_clip > 0 else math.inf
-            norms.append(nn.utils.clip_grad_norm_(one.network.parameters(), limit))
+            norm = nn.utils.clip_grad_norm_(one.network.parameters(), limit)
+            norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         skip = self.guard.judge(norms, self.completed_steps, scaled=scaler is not None)
         for one in networks:
             _step_unless(skip, _unwrapped(one.optimizer))

@@ -12,6 +12,7 @@ from ..runtime.durable import REMOVED, link_or_copy, whole_file
 from .agreement import Agreement
 from .checkpoint import BEST_FILE, Progress, load_state, save_state
 from .ema import EMA
+from .sharding import whole
 from .stage import Stage
 from .states import drop_later, find_state, remove_unfinished, state_path
 
@@ -86,11 +87,13 @@ class Store:
             CheckpointError: a file cannot be written. The weights before are kept.
         """
 
+        main = self.accelerator.is_main_process
+        state = whole(self.stage.model.state_dict(), keep=main)
+
         def save() -> None:
             self.check_there()
-            self.stage.model.save_pretrained(self.weights)
+            self.stage.model.save_pretrained(self.weights, state)
 
-        main = self.accelerator.is_main_process
         self.agreement.write(
             f"{self.weights}: the best weights", save if main else None, "those before are kept"
         )

@@ -4,28 +4,61 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
-from ..pipelines.conftest import SMALL_TOKENIZER, draw_images, run
+from ..pipelines.conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
+
+COMMANDS = """
+import json, sys
+from imgtf.cli import main
+for command in json.loads(sys.argv[1]):
+    try:
+        main(command)
+    except SystemExit as stopped:
+        if stopped.code:
+            raise
+"""
 
 
-def launch(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run imgtf in two processes."""
+def launch(tmp_path: Path, *commands: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+    """Run several commands of imgtf one after the other, in the same two processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = tmp_path / "commands.py"
+    script.write_text(COMMANDS)
     done = subprocess.run(
-        [*launcher, "-m", "imgtf", *command],
+        [*launcher, str(script), json.dumps([list(map(str, command)) for command in commands])],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return done
+
+
+def losses(model: Path, stage: str) -> list[float]:
+    """Training loss of every log line."""
+    lines = (model / "training" / stage / "log.jsonl").read_text().splitlines()
+    return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+
+
+def held_out(model: Path, stage: str) -> list[dict[str, float]]:
+    """Held-out metrics of every evaluation."""
+    lines = (model / "training" / stage / "log.jsonl").read_text().splitlines()
+    return [row["held_out"] for row in map(json.loads, lines) if "held_out" in row]
+
+
+def weights(model: Path, stage: str) -> dict[str, Tensor]:
+    return load_file(model / stage / "model.safetensors")
 
 
 def test_a_run_is_resumed_by_other_numbers_of_processes(tmp_path: Path) -> None:
@@ -33,23 +66,61 @@ def test_a_run_is_resumed_by_other_numbers_of_processes(tmp_path: Path) -> None:
     model = ["--model", str(tmp_path / "m")]
     command = ["tokenizer", "train", "--data", str(tmp_path / "images"), "--steps", "2", *SMALL_TOKENIZER]
     assert run(*command, *model) == 0
-    done = launch("tokenizer", "train", *model, "--resume", "--steps", "4")
+    done = launch(tmp_path, ["tokenizer", "train", *model, "--resume", "--steps", "4"])
     assert "saved by 1 processes, resumed with 2" in done.stderr
     assert run("tokenizer", "train", *model, "--resume", "--steps", "6") == 0
-    steps = [
-        json.loads(line)["step"]
-        for line in (tmp_path / "m/training/tokenizer/log.jsonl").read_text().splitlines()
-    ]
-    assert max(steps) == 6
+    assert len(held_out(tmp_path / "m", "tokenizer")) == 3
 
 
-def test_two_processes_give_the_same_weights_as_one(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models of the same settings: `one` process; `two`; two that are sharded, and then resumed (`sharded`)."""
+    folder = tmp_path_factory.mktemp("processes")
+    draw_images(folder / "images")
+    every = ["--precision", "fp32", "--log-every", "1", "--lr", "1e-3", "--model"]
+    adversarial = ["--discriminator-weight", "0.5", "--discriminator-start", "2", "--lpips-weight", "0"]
+    first = ["tokenizer", "train", "--data", folder / "images", "--steps", "6", *SMALL_TOKENIZER]
+    first += [*adversarial, "--discriminator-adaptive", *every]
+    second = ["prior", "train", *SMALL_PRIOR, "--dropout", "0.1", "--code-noise", "0.1", "--eval-images", "7"]
+    second += [*every]
+    one, two, sharded = (folder / name for name in ("one", "two", "sharded"))
+    assert run(*first, one) == 0
+    for model in (two, sharded):
+        shutil.copytree(one / "tokenizer", model / "tokenizer")
+    assert run(*second, one, "--steps", "6") == 0
+    launch(
+        folder,
+        [*first, folder / "two-tokenizer"],
+        [*second, two, "--steps", "6"],
+        [*first, folder / "sharded-tokenizer", "--shard"],
+        [*second, sharded, "--steps", "4", "--shard"],
+        ["prior", "train", "--resume", "--model", sharded, "--steps", "6"],
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", ["two", "sharded"])
+@pytest.mark.parametrize("stage", ["tokenizer", "prior"])
+def test_two_processes_train_as_one(runs: Path, name: str, stage: str) -> None:
+    """With dropout, noise, condition dropout, replaced codes, adaptive weight, held-out means and resume."""
+    model = runs / (f"{name}-tokenizer" if stage == "tokenizer" else name)
+    assert losses(model, stage) == pytest.approx(losses(runs / "one", stage), rel=1e-4)
+    for own, alone in zip(held_out(model, stage)[-1:], held_out(runs / "one", stage)[-1:], strict=True):
+        assert own == pytest.approx(alone, rel=1e-3)
+    one, other = weights(runs / "one", stage), weights(model, stage)
+    assert one.keys() == other.keys()
+    for key in one:
+        torch.testing.assert_close(other[key], one[key], atol=1e-4, rtol=1e-3)
+
+
+def test_the_state_of_a_sharded_run_resumes_in_one_process(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "sharded", tmp_path / "m")
+    assert run("prior", "train", "--resume", "--model", tmp_path / "m", "--steps", "8", "--no-shard") == 0
+    assert len(losses(tmp_path / "m", "prior")) == 8
+
+
+def test_sharding_needs_several_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw_images(tmp_path / "images")
-    command = ["tokenizer", "train", "--data", str(tmp_path / "images"), "--steps", "4", *SMALL_TOKENIZER]
-    command += ["--precision", "fp32", "--dead-code-threshold", "0"]
-    assert run(*command, "--model", tmp_path / "one") == 0
-    done = launch(*command, "--model", str(tmp_path / "two"))
-    assert done.stdout.count("best at step") == 1
-    one, two = (load_file(tmp_path / name / "tokenizer" / "model.safetensors") for name in ("one", "two"))
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], atol=1e-4, rtol=1e-3)
+    command = ["tokenizer", "train", "--data", str(tmp_path / "images"), *SMALL_TOKENIZER]
+    assert run(*command, "--model", tmp_path / "m", "--shard") == 1
+    assert "start with torchrun" in capsys.readouterr().err.splitlines()[-1]
