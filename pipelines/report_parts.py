@@ -112,15 +112,19 @@ def _cards(
         if name in METRICS:
             yield f"{METRICS[name]}, best weights", short(value)
     if record:
-        yield "parameters", f"{record.parameters:,}"
-        yield "training images", f"{record.images:,}"
-        yield "held-out images", f"{record.held_out:,}"
+        yield from _amounts(record)
     seconds = max((row.get("seconds", 0) for row in rows), default=0)
     if seconds:
         yield "duration", duration(seconds)
     speeds = [row["images_per_second"] for row in rows if "images_per_second" in row]
     if speeds:
         yield "images per second (median)", short(float(np.median(speeds)))
+
+
+def _amounts(record: RunRecord) -> Iterable[tuple[str, str]]:
+    yield "parameters", f"{record.parameters:,}"
+    yield "training images", f"{record.images:,}"
+    yield "held-out images", f"{record.held_out:,}"
 
 
 def _notes(rows: Sequence[Row], unreadable: int, record: RunRecord | None) -> list[str]:

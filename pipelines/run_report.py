@@ -62,13 +62,8 @@ class RunReport:
         active: bool,
         resumed: bool,
     ) -> None:
-        self.folder, self.run, self.active, self.warned = (
-            folder,
-            folder / "training" / stage.name,
-            active,
-            False,
-        )
-        self.written = 0.0
+        self.folder, self.run, self.active = folder, folder / "training" / stage.name, active
+        self.warned, self.written = False, 0.0
         self.record: RunRecord | None = None
         if active:
             self._try(lambda: self._start(stage, settings, resumed))

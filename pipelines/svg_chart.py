@@ -63,15 +63,18 @@ def line_chart(panel: Panel, series: Mapping[str, Series], events: Mapping[str, 
     x = Scale(0, max(steps[-1] for steps, _ in series.values()), LEFT, WIDTH - RIGHT)
     y = Scale(low, high, HEIGHT - BOTTOM, TOP, logarithmic)
     body = [*_axes(x, y)]
-    for name, steps in events.items():
-        kind = "best" if name == "best weights" else "event"
-        body += [
-            f'<path class="{kind}" d="M{x(s)} {TOP}V{HEIGHT - BOTTOM}"><title>{escape(name)}, step {s:,}</title></path>'
-            for s in steps
-        ]
+    body += _marks(x, events)
     for number, (name, (steps, own)) in enumerate(series.items()):
         body.append(_line(name, number, [(x(s), y(v), s, v) for s, v in zip(steps, own, strict=True)]))
     return _svg(f"{panel.title}, {panel.unit}, over the steps: {_in_words(series)}", body)
+
+
+def _marks(x: Scale, events: Mapping[str, Sequence[int]]) -> Iterable[str]:
+    for name, steps in events.items():
+        kind = "best" if name == "best weights" else "event"
+        for step in steps:
+            title = f"<title>{escape(name)}, step {step:,}</title>"
+            yield f'<path class="{kind}" d="M{x(step)} {TOP}V{HEIGHT - BOTTOM}">{title}</path>'
 
 
 def usage_chart(counts: np.ndarray) -> str:
@@ -85,20 +88,27 @@ def usage_chart(counts: np.ndarray) -> str:
     bars = [int((relative == 0).sum()), *used.tolist()]
     x = Scale(0, len(bars), LEFT, WIDTH - RIGHT)
     y = Scale(0, max(bars) * 1.05, HEIGHT - BOTTOM, TOP)
-    body = [*_grid(y)]
+    body = [*_grid(y), *_bars(bars, edges, x, y), *_powers(x)]
+    text = f"Codes by frequency relative to uniform use: {bars[0]:,} of {len(counts):,} codes are never used"
+    return _svg(text, body)
+
+
+def _bars(bars: Sequence[int], edges: np.ndarray, x: Scale, y: Scale) -> Iterable[str]:
     for i, count in enumerate(bars):
         name = "never used" if i == 0 else f"{2 ** edges[i - 1]:.3g} to {2 ** edges[i]:.3g} times uniform use"
         kind, top = ("unused" if i == 0 else "bar"), y(count)
         size = (
             f'x="{x(i) + 0.5}" y="{top}" width="{x(1) - x(0) - 1:.1f}" height="{HEIGHT - BOTTOM - top:.1f}"'
         )
-        body.append(f'<rect class="{kind}" {size}><title>{name}: {count:,} codes</title></rect>')
-    body += [_text(x(0.5), HEIGHT - 8, "0", "middle")]
+        yield f'<rect class="{kind}" {size}><title>{name}: {count:,} codes</title></rect>'
+
+
+def _powers(x: Scale) -> Iterable[str]:
+    """The labels under the bars: 0, and powers of two."""
+    yield _text(x(0.5), HEIGHT - 8, "0", "middle")
     for power in range(-4, 5, 2):
         label = f"1/{2**-power}" if power < 0 else f"{2**power}"
-        body.append(_text(x(1 + (power + 5) * 2), HEIGHT - 8, label, "middle"))
-    text = f"Codes by frequency relative to uniform use: {bars[0]:,} of {len(counts):,} codes are never used"
-    return _svg(text, body)
+        yield _text(x(1 + (power + 5) * 2), HEIGHT - 8, label, "middle")
 
 
 def short(value: float) -> str:
