@@ -7,6 +7,7 @@ import logging
 import time
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,8 +21,6 @@ ROUTES = (*IMAGES, "/v1/models", "/health", "/metrics", "/openapi.json")
 """Routes that the metrics name; the others are one."""
 BODY_SECONDS = 60.0
 """Time that a client has to send its request."""
-DISCARDED = 2**26
-"""Bytes beyond the limit that are read and dropped: most clients read an answer only after they have sent all."""
 
 
 class Gate:
@@ -62,7 +61,7 @@ class Gate:
             return
         self.service.active += 1
         try:
-            body = await read_body(receive, self.service.config.max_upload * 2**20)
+            body = await read_body(Headers(scope=scope), receive, self.service.config.max_upload * 2**20)
             if body is not None:
                 await self.app(scope, _replayed(body, receive), send)
         except ApiError as error:
@@ -71,17 +70,26 @@ class Gate:
             self.service.active -= 1
 
 
-async def read_body(receive: Receive, limit: int) -> bytes | None:
+async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes | None:
     """Return the body of a request; None when the client has gone.
+
+    A body beyond the limit is read to its end and dropped: most clients read an answer only after they have sent all.
+    One that waits with its body (`Expect: 100-continue`, as curl does) is answered at once.
 
     Raises:
         ApiError: it has more bytes than the limit, or does not arrive in time.
     """
+    too_large = ApiError(
+        f"the request is larger than {limit // 2**20} MB: send smaller images", code="request_too_large"
+    )
+    length = headers.get("content-length", "")
+    if "expect" in headers and length.isdecimal() and int(length) > limit:
+        raise too_large
     parts: list[bytes] = []
     size = 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            while size <= limit + DISCARDED:
+            while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     return None
@@ -97,9 +105,7 @@ async def read_body(receive: Receive, limit: int) -> bytes | None:
             f"the request did not arrive within {BODY_SECONDS:.0f} s", status=408, code="timeout"
         ) from None
     if size > limit:
-        raise ApiError(
-            f"the request is larger than {limit // 2**20} MB: send smaller images", code="request_too_large"
-        )
+        raise too_large
     return b"".join(parts)
 
 

@@ -36,8 +36,9 @@ def bind(host: str, port: int) -> socket.socket:
         bound.bind(address)
     except OSError as error:
         bound.close()
+        reason = str(error.strerror).lower()
         raise ConfigError(
-            f"port {port} of {host}: {str(error.strerror).lower()}; name another with --port, 0 for any free one"
+            f"port {port} of {host}: {reason}; choose another --port (0 is any free one) or --host"
         ) from error
     return bound
 

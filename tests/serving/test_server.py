@@ -119,26 +119,37 @@ def test_a_client_that_leaves_frees_its_place() -> None:
         assert 'status="499"} 2.0' in server.client.get("/metrics").text
 
 
+def sent(server: Running, text: str) -> socket.socket:
+    """Open a connection, and send the start of a request for images."""
+    url = server.client.base_url
+    connection = socket.create_connection((url.host, url.port or 0), timeout=SECONDS)
+    connection.sendall(f"POST /v1/images/generations HTTP/1.1\r\nHost: a\r\n{text}".encode())
+    return connection
+
+
 def test_a_client_that_leaves_while_it_sends_leaves_nothing(server: Running) -> None:
-    host, port = server.client.base_url.host, server.client.base_url.port
-    with socket.create_connection((host, port or 0)) as connection:
-        connection.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+    with sent(server, "Content-Length: 100\r\n\r\n{"):
         until(lambda: server.service.active)
     until(lambda: not server.service.active)
 
 
 def test_a_body_that_does_not_arrive_is_ended(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "BODY_SECONDS", 0.1)
-    host, port = server.client.base_url.host, server.client.base_url.port
-    with socket.create_connection((host, port or 0), timeout=SECONDS) as connection:
-        connection.sendall(b"POST /v1/images/generations HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
+    with sent(server, "Content-Length: 100\r\n\r\n{") as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_that_asks_first_does_not_send_a_large_body(server: Running) -> None:
+    with sent(server, f"Content-Length: {2**40}\r\nExpect: 100-continue\r\n\r\n") as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")
 
 
 def test_a_large_body_is_refused_whole(server: Running) -> None:
     body = b'{"prompt": "' + b"x" * (20 * 2**20) + b'"}'
     error = error_of(server.client.post("/v1/images/generations", content=body))
     assert error["code"] == "request_too_large"
+    body = b"x" * (100 * 2**20)
+    assert error_of(server.client.post("/v1/images/edits", content=body))["code"] == "request_too_large"
     chunks = (b"x" * 2**20 for _ in range(20))  # without Content-Length
     assert error_of(server.client.post("/v1/images/edits", content=chunks))["code"] == "request_too_large"
 
