@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch import Tensor, nn
 
-from ..data.grid import draw_grid
-from ..data.image import to_pil
 from ..data.images import BadImages, ImageDataset
 from ..data.loader import eval_batches
 from ..data.stream_images import TrainingBatches
 from ..options import MAX_INT
 from ..runtime.batch_random import sum_over_processes
 from ..training.config import TrainingConfig
-from ..training.stage import Batch, MonitorAction, OptimizedNetwork, Stage, mean_over
+from ..training.stage import Batch, MonitorAction, OptimizedNetwork, Stage
 from .accumulation import CodebookAccumulator
 from .codec import CHANNELS_LAST_WIDTH
 from .discriminator import DiscriminatorTrainer, adaptive_weight, ramp
 from .divergence import MARGIN, DivergenceMonitor
+from .held_out import draw_pairs, evaluate
 from .losses import LOSSES, loss_weights, reconstruction_losses, weighted_sum
-from .metrics import CodeCounts, psnr
+from .metrics import CodeCounts
 from .model import Reconstruction, Tokenizer
 from .perceptual import Perceptual
 from .recipe import TokenizerRecipe, moved, starting_at
@@ -241,6 +239,9 @@ class TokenizerStage(Stage):
     def tensors(self) -> dict[str, Tensor]:
         return {"counts": self.counts.counts, "dead": self.dead, **self.training.tensors()}
 
+    def merged(self, parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return self.training.merged(parts)
+
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.counts.counts, self.dead = tensors["counts"], tensors["dead"]
         self.training.load_state(tensors)
@@ -268,44 +269,6 @@ class TokenizerStage(Stage):
 
     def _images(self, batch: Batch) -> Tensor:
         return batch["image"].to(self.accelerator.device, memory_format=self.memory_format, non_blocking=True)
-
-
-@torch.no_grad()
-def evaluate(
-    model: Tokenizer,
-    batches: Iterable[Tensor],
-    weights: dict[str, float],
-    perceptual: Perceptual | None = None,
-) -> dict[str, float]:
-    """Return mean losses, PSNR (dB), and usage and perplexity of the codes over batches of images in [-1, 1].
-
-    The means are over the batches of all processes, each of which gives its own. The model must be in evaluation mode.
-    Without batches the result is empty.
-    """
-    counts = CodeCounts(model.config.codebook_size)
-
-    def metrics(images: Tensor) -> dict[str, Tensor]:
-        result = model(images)
-        counts.add(result.codes)
-        losses = reconstruction_losses(images, result.images, weights, perceptual)
-        return {
-            "loss": weighted_sum(losses, weights),
-            **losses,
-            "psnr": psnr(images, result.images).mean(),
-        }
-
-    means = mean_over((len(images), metrics(images)) for images in batches)
-    counts.counts = sum_over_processes(counts.counts.to(model.device)).cpu()
-    return means | counts.metrics()
-
-
-def draw_pairs(images: Tensor, reconstructions: Tensor, columns: int = 8) -> Image.Image:
-    """Return a grid in which each row of images is followed by the row of their reconstructions."""
-    cells = []
-    for start in range(0, len(images), columns):
-        part = slice(start, start + columns)
-        cells += [to_pil(i) for i in images[part]] + [to_pil(r.clamp(-1, 1)) for r in reconstructions[part]]
-    return draw_grid(cells, columns=min(columns, len(images)))
 
 
 def last_weight(decoder: nn.Module) -> Tensor:
