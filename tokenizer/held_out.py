@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data.grid import draw_grid
 from ..data.image import to_pil
+from ..runtime.batch_random import sum_over_processes
 from ..training.stage import mean_over
 from .losses import reconstruction_losses, weighted_sum
 from .metrics import CodeCounts, psnr

@@ -37,7 +37,7 @@ def test_every_option_of_a_command(path: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("tokenizer", "train", "--preset", ""), ["tiny", "small", "base"]),
+        (("tokenizer", "train", "--preset", ""), ["auto", "tiny", "small", "medium", "base"]),
         (("tokenizer", "train", "--quantizer", "r"), ["residual_vq"]),
         (("tokenizer", "train", "--device", "c"), ["cpu", "cuda"]),
         (("sample", "--precision", "b"), ["bf16"]),

@@ -70,7 +70,7 @@ def test_images_below_the_factor_of_the_network_are_refused(tmp_path: Path, caps
 def test_the_preset_that_fits_is_named(tmp_path: Path, capsys: Any) -> None:
     data = write(tmp_path / "d", 12, (128, 150))
     _, lines = trained(tmp_path / "m", data, capsys)
-    assert "--preset small (64 px) fits" in lines[-1]
+    assert "--preset medium (128 px) fits" in lines[-1]
     _, lines = trained(tmp_path / "n", data, capsys, "--image-size", "32")
     assert "--preset" not in "\n".join(lines)
 
@@ -78,10 +78,11 @@ def test_the_preset_that_fits_is_named(tmp_path: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("side", "size", "preset", "named"),
     [
-        (128, 32, "tiny", "--preset small (64 px)"),
+        (128, 32, "tiny", "--preset medium (128 px)"),
         (600, 32, "tiny", "--preset base (256 px)"),
         (600, 64, "small", "--preset base (256 px)"),
-        (128, 64, "small", ""),
+        (128, 64, "small", "--preset medium (128 px)"),
+        (100, 64, "small", ""),
         (40, 32, "tiny", ""),
         (64, 32, "tiny", "--preset small (64 px)"),
     ],
