@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -58,4 +59,11 @@ def serve(model: str, device: str, precision: str, as_json: bool, **given: Any) 
             address = address_of(bound)
             line = f"{address} ({name}, {facts['precision']} on {facts['device']}, {config.batch_size} images at once)"
             ready = json.dumps({"address": address, **facts}) if as_json else line
+            _log_no_requests()
             run(service, bound, lambda: click.echo(ready))
+
+
+def _log_no_requests() -> None:
+    """Keep captions and images of clients out of the log; they get those lines as notes."""
+    logging.getLogger("imgtf").setLevel(logging.WARNING)
+    logging.getLogger("imgtf.serving").setLevel(logging.INFO)
