@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -154,7 +154,7 @@ class TrainingStream:
         self._start(lanes)
         if not self.own or not all(position.size for position in self.own.values()):
             raise CheckpointError(
-                f"the run divided its stream among {len(lanes)} processes: resume it with as many"
+                f"the run divided its stream among {len(lanes)} processes: resume it with at most as many"
             )
 
 
@@ -185,6 +185,13 @@ class TrainingBatches:
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the part of the training state of this process. The order of images in memory needs none."""
         return {"stream": self.stream.state()} if self.stream else {}
+
+    def merged(self, parts: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Return the state for another number of processes, from those of all processes of a run."""
+        if self.images.source.stream is None:
+            return {}
+        states = [part["stream"] for part in parts if "stream" in part]
+        return {"stream": torch.stack(states).sum(0)} if states else {}
 
     def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Restore the result of `tensors` for the next call of `batches`."""

@@ -239,7 +239,7 @@ class TokenizerStage(Stage):
     def tensors(self) -> dict[str, Tensor]:
         return {"counts": self.counts.counts, "dead": self.dead, **self.training.tensors()}
 
-    def merged(self, parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def merged(self, parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
         return self.training.merged(parts)
 
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:

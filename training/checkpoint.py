@@ -134,7 +134,10 @@ def _load_process(
 ) -> dict[str, Tensor]:
     """Restore what differs between the processes; return the metrics since the last log line."""
     rank, saved = accelerator.process_index, header["processes"]
-    stage.load_state(header["stage"], _load(state / f"stage-{min(rank, saved - 1)}.safetensors"))
+    tensors = _load(state / f"stage-{min(rank, saved - 1)}.safetensors")
+    if saved != accelerator.num_processes:
+        tensors |= stage.merged(_load(state / f"stage-{number}.safetensors") for number in range(saved))
+    stage.load_state(header["stage"], tensors)
     if rank < saved:  # further processes keep the random state that their seed gave them
         set_random_state(_load(state / f"random-{rank}.safetensors"))
     if saved != accelerator.num_processes:

@@ -145,6 +145,10 @@ class Stage(ABC):
         """Return the tensors of this process in the training state, besides weights and optimizers."""
         return {}
 
+    def merged(self, parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return those of `tensors` that another number of processes needs from all that saved them."""
+        return {}
+
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Restore the results of `state` and `tensors`."""
         del state, tensors  # most stages have no other state
