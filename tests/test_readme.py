@@ -37,14 +37,15 @@ SMALL_TRAINING: dict[str, Any] = {
     "image_size": 16, "multipliers": (1, 2), "latent_width": 8, "norm_groups": 4, "codebook_size": 16,
     "codebook_dim": 4,
 }  # fmt: skip
-LAUNCHERS = ("accelerate launch -m imgtf", "torchrun --nproc_per_node 4 -m imgtf")
+LAUNCHERS = ("accelerate launch -m imgtf", "torchrun --nproc_per_node 8 -m imgtf")
 PLACEHOLDERS = {"COMMAND", "FAMILY", "NAME"}
 """Words that stand for a command or a choice."""
 FOREIGN_OPTIONS = {
     "--nproc_per_node", "--extra-index-url", "--find-links", "--no-index", "--pip-args", "--spec", "--build-arg",
-    "--gpus", "--rm", "--user",
+    "--gpus", "--rm", "--user", "--nnodes", "--rdzv_id", "--rdzv_backend", "--rdzv_endpoint", "--job-name", "--nodes",
+    "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time", "--signal", "--requeue",
 }  # fmt: skip
-"""Options of other programs: torchrun, pip, pipx, docker."""
+"""Options of other programs: torchrun, pip, pipx, docker, Slurm."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
