@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
-from .options import command, device_option, local_model, name_type, option, precision_option
+from .options import command, device_option, json_option, local_model, name_type, option, precision_option
 from .reporting import log_to_stderr
 from .types import SAMPLING_PRECISIONS, WholeRange
 
@@ -27,7 +29,10 @@ HOST, PORT, MAX_UPLOAD = "127.0.0.1", 7860, 20
 )  # fmt: skip
 @precision_option("bf16 where that is faster", SAMPLING_PRECISIONS)
 @device_option
-def web(folder: str, host: str, port: int, max_upload: int, precision: str, device: str) -> None:
+@json_option
+def web(
+    folder: str, host: str, port: int, max_upload: int, precision: str, device: str, as_json: bool
+) -> None:  # fmt: skip
     """Open a page on this machine: sample, reconstruct, inpaint, and follow a training run.
 
     MODEL is the folder, `model` by default, or an id of the Hub. It may hold a tokenizer only, or only a run in
@@ -42,4 +47,8 @@ def web(folder: str, host: str, port: int, max_upload: int, precision: str, devi
 
     stop_on_terminate()
     site = open_site(local_model(folder), folder, device, precision)
-    serve(site, Options(host, port, max_upload), lambda url: click.echo(f"{url}  (Ctrl-C ends it)"))
+    serve(site, Options(host, port, max_upload), lambda url: click.echo(_address(url, as_json)))
+
+
+def _address(url: str, as_json: bool) -> str:
+    return json.dumps({"url": url}) if as_json else f"{url}  (Ctrl-C ends it)"

@@ -33,12 +33,13 @@ class Form:
         return asked(config, self.values(given))
 
 
-def sampling_form(pipeline: Pipeline, n: int, *, without: str) -> Form:
+def sampling_form(pipeline: Pipeline, n: int, *, without: str, folded: bool = False) -> Form:
     """Draw the fields of conditions, number, seed and sampling settings.
 
     Args:
         n: default number of images.
         without: what happens without a condition, for the help of its field.
+        folded: whether all sampling settings are hidden at first, for tabs that are long without them.
     """
     config, form = pipeline.prior.config, Form()
     _add_conditions(form, config, without)
@@ -50,8 +51,11 @@ def sampling_form(pipeline: Pipeline, n: int, *, without: str) -> Form:
     dice.click(
         random_seed, None, form.fields["seed"], queue=False, api_visibility="private", show_progress="hidden"
     )
-    _add_settings(form, config)
-    with gr.Accordion("More settings", open=False):
+    if not folded:
+        _add_settings(form, config)
+    with gr.Accordion("Settings" if folded else "More settings", open=False):
+        if folded:
+            _add_settings(form, config)
         _add_rare_settings(form, config)
     return form
 

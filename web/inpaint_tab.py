@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gradio as gr
@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..errors import DataError
 from ..pipelines.editing.fill import inpainting
+from ..tokenizer.config import TokenizerConfig
 from .asked import Asked, asked
 from .drawing import Drawing, draw
 from .forms import sampling_form
@@ -65,33 +66,41 @@ def build(site: Site, worker: Worker) -> None:
         with gr.Column(scale=2, min_width=380):
             editor = _editor()
             start, stop = buttons("Inpaint")
-            form = sampling_form(site.pipeline, DEFAULT, without="without any, no condition")
+            form = sampling_form(site.pipeline, DEFAULT, without="without any, no condition", folded=True)
         with gr.Column(scale=3, min_width=360):
             output = output_area("Choose an image, draw over a part of it, and press Inpaint.", DEFAULT)
 
-    def value_of(payload: Any) -> Any:
-        try:
-            return editor.preprocess(editor.data_model.model_validate(payload)) if payload else None
-        except Exception as error:  # gradio opens the images with Pillow, which raises many types
-            raise DataError(f"The image cannot be read: {error}") from error
-
-    def fit(payload: Any) -> Any:
-        """Show the part of an upload that the model reads, large enough to draw on."""
-        background = (value_of(payload) or {}).get("background")
-        if background is None or is_blank(background):
-            return gr.skip()
-        shown = to_draw_on(at_model_size(background.convert("RGB"), config).image)
-        return {"background": shown, "layers": [], "composite": None}
-
     def work(payload: Any, *given: Any) -> Events:
-        image, mask = reduced(*drawn(value_of(payload)), config)
+        image, mask = reduced(*drawn(_value(editor, payload)), config)
         return inpainted(site, worker, form.values(given), image, mask)
 
-    editor.upload(
-        lambda payload: next(in_words(lambda: iter([fit(payload)]))), editor, editor, preprocess=False,
-        show_progress="hidden", api_visibility="private", **MODEL,
-    )  # fmt: skip
+    _show_what_is_read(editor, config)
     connect(start, stop, [editor, *form.components], output, work, "inpaint")
+
+
+def _show_what_is_read(editor: Any, config: TokenizerConfig) -> None:
+    """Put the part of an upload that the model reads in its place, large enough to draw on."""
+
+    def fit(payload: Any) -> Iterator[Any]:
+        background = (_value(editor, payload) or {}).get("background")
+        if background is None or is_blank(background):
+            yield gr.skip()
+        else:
+            shown = to_draw_on(at_model_size(background.convert("RGB"), config).image)
+            yield {"background": shown, "layers": [], "composite": None}
+
+    editor.upload(
+        lambda payload: next(in_words(lambda: fit(payload))), editor, editor, preprocess=False, show_progress="hidden",
+        api_visibility="private", **MODEL,
+    )  # fmt: skip
+
+
+def _value(editor: Any, payload: Any) -> Any:
+    """Return the images of an editor. Raises DataError for one that cannot be read."""
+    try:
+        return editor.preprocess(editor.data_model.model_validate(payload)) if payload else None
+    except Exception as error:  # gradio opens the images with Pillow, which raises many types
+        raise DataError(f"The image cannot be read: {error}") from error
 
 
 def _editor() -> Any:

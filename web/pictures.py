@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-CELLS = ((1, 336), (2, 300), (3, 220), (12, 162), (24, 106), (64, 78))
-"""Most images -> pixels of the longer side of each on the page."""
+COLUMNS = ((1, 1), (2, 2), (3, 3), (4, 2), (12, 4), (24, 6), (64, 8))
+"""Most images -> images in a row."""
+WIDEST = 340
+"""Pixels of the width of an image on the page, at most."""
 TAKE = "this.href=this.querySelector('img').src"
 """The link downloads the image that it shows, so that the page holds each image once."""
 SHARP = 128
@@ -24,37 +26,35 @@ def data_uri(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def cell_size(count: int) -> int:
-    """Return the longer side of each of several images on the page, in pixels."""
-    return next((side for most, side in CELLS if count <= most), CELLS[-1][1])
+def rows_of(cells: str, count: int) -> str:
+    """Return several cells in rows that are as wide as the page allows."""
+    columns = next((own for most, own in COLUMNS if count <= most), COLUMNS[-1][1])
+    style = f"grid-template-columns:repeat({columns},minmax(0,1fr));max-width:{columns * WIDEST}px"
+    return f'<div class="pictures" style="{style}">{cells}</div>'
 
 
 def figures(
     images: Sequence[Image.Image],
     captions: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
-    side: int | None = None,
 ) -> str:
     """Return images in rows, each with its caption.
 
     Args:
         captions: one line below each image; plain text.
         names: file names; an image with a name is a link that downloads it.
-        side: pixels of the longer side on the page; None: by their number.
     """
-    side = side or cell_size(len(images))
     captions = captions or [""] * len(images)
     cells = (
-        _figure(image, caption, names[i] if names else None, side)
+        _figure(image, caption, names[i] if names else None)
         for i, (image, caption) in enumerate(zip(images, captions, strict=True))
     )
-    return f'<div class="pictures">{"".join(cells)}</div>'
+    return rows_of("".join(cells), len(images))
 
 
 def placeholder(text: str, count: int = 1) -> str:
     """Return empty frames with a line of text below, for results that are not there yet."""
-    frame = f'<div class="frame" style="width:{cell_size(count)}px;height:{cell_size(count)}px"></div>'
-    return f'<div class="pictures">{frame * count}</div><p class="hint">{html.escape(text)}</p>'
+    return rows_of('<div class="frame"></div>' * count, count) + f'<p class="hint">{html.escape(text)}</p>'
 
 
 def progress_bar(done: int, total: int, text: str) -> str:
@@ -67,16 +67,12 @@ def line(text: str, kind: str = "note") -> str:
     return f'<p class="{kind}">{html.escape(text)}</p>'
 
 
-def _figure(image: Image.Image, caption: str, name: str | None, side: int) -> str:
-    scale = side / max(image.size)
-    width, height = (max(1, round(scale * own)) for own in image.size)
+def _figure(image: Image.Image, caption: str, name: str | None) -> str:
     sharp = ' class="sharp"' if max(image.size) < SHARP else ""
     text = html.escape(caption, quote=True)
-    picture = (
-        f'<img{sharp} src="{data_uri(image)}" width="{width}" height="{height}" alt="{text or "image"}">'
-    )
+    picture = f'<img{sharp} src="{data_uri(image)}" alt="{text or "image"}">'
     if name:
         name = html.escape(name, quote=True)
         picture = f'<a href="#" onclick="{TAKE}" download="{name}" title="Download {name}">{picture}</a>'
-    label = f'<figcaption style="max-width:{width}px" title="{text}">{text}</figcaption>' if caption else ""
+    label = f'<figcaption title="{text}">{text}</figcaption>' if caption else ""
     return f"<figure>{picture}{label}</figure>"

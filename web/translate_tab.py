@@ -87,7 +87,7 @@ def build(site: Site, worker: Worker) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             image = upload(label)
-            form = sampling_form(site.pipeline, DEFAULT, without="without any, all take turns")
+            form = sampling_form(site.pipeline, DEFAULT, without="without any, all take turns", folded=True)
             start, stop = buttons(verb)
         with gr.Column(scale=3, min_width=360):
             output = output_area(f"Choose an image and press {verb}.", DEFAULT)

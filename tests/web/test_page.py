@@ -132,6 +132,7 @@ def browser(server: Server) -> Iterator[Browser]:
         )
         page = chromium.new_page()
         page.set_default_timeout(PATIENCE)
+        sync_api.expect.set_options(timeout=PATIENCE)
         found = Browser(page)
         page.on("request", lambda request: found.requests.append(request.url))
         page.on("pageerror", lambda error: found.errors.append(str(error)))
