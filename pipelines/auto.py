@@ -18,7 +18,7 @@ from ..data.config import DIGITS
 from ..data.probe import Headers
 from ..data.sizes import typical_side
 from ..errors import ImgtfError
-from ..options import sides_of, size_text, to_size
+from ..options import MAX_INT, sides_of, size_text, to_size
 from ..prior.config import PriorConfig
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.perceptual import local_backbone
@@ -61,7 +61,7 @@ class Candidate:
 
     preset: str
     least: int
-    """Images that it must see in training."""
+    """Images that it must see in training, unless the user gives the image size."""
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,7 +73,8 @@ CANDIDATES = {
         Candidate("small", 16_000, _NARROW),
         Candidate("small", 100_000),
         Candidate("medium", 32_000, _NARROW),
-        Candidate("medium", 400_000),
+        Candidate("medium", 200_000),
+        Candidate("base", MAX_INT, {**_NARROW, "codebook_size": 4096}),
         Candidate("base", 2_000_000),
     ),
     "prior": (
@@ -201,10 +202,12 @@ def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float]:
     rate, slow = stage.speed(found), set[str]()
     for one in others:
         chosen = with_preset(settings, stage.name, one.preset, one.changes)
-        if one.preset in slow or one.least > most or not stage.suits(chosen):
+        # A size that the user gives needs a network for this size, however few images it will see.
+        given = "image_size" in settings.explicit and one.preset != found.preset
+        if one.preset in slow or not (given or one.least <= most) or not stage.suits(chosen):
             continue
         own = stage.speed(chosen)
-        if own * seconds >= one.least:
+        if given or own * seconds >= one.least:
             found, rate = chosen, own
         else:
             slow.add(one.preset)

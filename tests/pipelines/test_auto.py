@@ -1,0 +1,245 @@
+"""The preset `auto`: what it picks, by the images, their number, the machine and the time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerate import Accelerator
+from PIL import Image
+
+from imgtf.data.config import DataConfig
+from imgtf.data.probe import Headers, read_headers
+from imgtf.data.source import open_source
+from imgtf.options import sides_of
+from imgtf.pipelines import auto, step_speed
+from imgtf.pipelines.auto import CANDIDATES, Fit, fit_prior, fit_tokenizer
+from imgtf.pipelines.initial import tokenizer_config
+from imgtf.pipelines.settings import AUTO, PRIOR_CLASSES, TOKENIZER_CLASSES, Settings, collect, preset_values
+from imgtf.prior.config import PriorConfig
+from imgtf.tokenizer.config import TokenizerConfig
+from imgtf.tokenizer.recipe import TokenizerRecipe
+from imgtf.training.config import TrainingConfig
+
+TWO_CORES, GPU = 1.0, 300.0
+"""Speed relative to two cores of a Xeon, roughly."""
+
+
+@pytest.fixture(autouse=True)
+def _calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weights of LPIPS on this machine."""
+    monkeypatch.setattr(auto, "local_backbone", lambda names: None)
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def write(folder: Path, width: int, height: int, count: int = 12, mode: str = "RGB") -> Path:
+    folder.mkdir()
+    for i in range(count):
+        Image.new(mode, (width, height), i).save(folder / f"{i}.png")
+    return folder
+
+
+def headers_of(folder: Path, images: int | None = None) -> Headers:
+    """The headers of a folder, as if it held that many images."""
+    found = read_headers(open_source(DataConfig(data=str(folder)))[0])
+    return (
+        found
+        if images is None
+        else replace(found, source=replace(found.source, chosen=np.zeros(images, int)))
+    )
+
+
+def images_per_second(config: TokenizerConfig) -> float:
+    """About the speed of two cores of a Xeon, from its measured figures."""
+    pixels, cost = np.prod(config.size) / 64**2, (config.width / 32) ** 1.9 * config.blocks
+    return float(67 / pixels / cost)
+
+
+def pick(monkeypatch: pytest.MonkeyPatch, headers: Headers, machine: float = TWO_CORES, **given: Any) -> Fit:
+    monkeypatch.setattr(auto, "tokenizer_speed", lambda config, _: machine * images_per_second(config))
+    settings = collect("tokenizer", TOKENIZER_CLASSES, {"data": "photos", **given}, default=AUTO)
+    return fit_tokenizer(settings, headers, lambda one: tokenizer_config(one, headers), Accelerator(cpu=True))
+
+
+def pick_prior(
+    monkeypatch: pytest.MonkeyPatch, images: int, tokens: int, machine: float = TWO_CORES, **given: Any
+) -> Fit:
+    def speed(config: PriorConfig, _: Accelerator) -> float:
+        return machine * 400 * (128 / config.width) ** 1.4 * 4 / config.depth * 64 / tokens
+
+    monkeypatch.setattr(auto, "prior_speed", speed)
+    settings = collect("prior", PRIOR_CLASSES, {"data": "photos", **given}, default=AUTO)
+
+    def config(one: Settings) -> PriorConfig:
+        return one.part(PriorConfig, grid=(tokens // 8, 8), codebook_size=256)
+
+    return fit_prior(settings, images, tokens, config, Accelerator(cpu=True))
+
+
+def size(fit: Fit, headers: Headers) -> int:
+    return min(sides_of(tokenizer_config(fit.settings, headers).image_size))
+
+
+def test_photographs_of_128_px_are_trained_at_more_than_32_px(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    headers = headers_of(write(tmp_path / "d", 160, 128))
+    for images in (100, 400, 10_000):
+        many = headers_of(tmp_path / "d", images)
+        fit = pick(monkeypatch, many)
+        assert fit.settings.preset == "small"
+        assert size(fit, headers) == 64
+        assert fit.minutes is not None
+        assert fit.minutes <= 11
+
+
+@pytest.mark.parametrize(("side", "most"), [(20, 20), (32, 32), (48, 32), (64, 64), (128, 128), (500, 256)])
+def test_images_are_not_enlarged_and_a_faster_machine_trains_at_larger_sizes(
+    side: int, most: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    headers = headers_of(write(tmp_path / "d", side, side), 100_000)
+    sizes = [
+        size(pick(monkeypatch, headers, speed), headers) for speed in (0.001, TWO_CORES, 20.0, GPU, 100 * GPU)
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == most
+    assert sizes[0] <= 32
+
+
+def test_more_time_gives_a_larger_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    headers = headers_of(write(tmp_path / "d", 300, 300), 100_000)
+    costs = []
+    for minutes in (1, 10, 60, 600, 60_000, 600_000):
+        config = tokenizer_config(pick(monkeypatch, headers, minutes=minutes).settings, headers)
+        costs.append(1 / images_per_second(config))
+    assert costs == sorted(costs)
+    assert costs[-1] > 50 * costs[0]
+
+
+def test_few_images_get_a_small_network_and_a_batch_that_they_fill(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    few = headers_of(write(tmp_path / "d", 300, 300), 10)
+    fit = pick(monkeypatch, few, GPU)
+    assert fit.settings.part(TrainingConfig).batch_size == 8
+    assert fit.settings.part(TokenizerConfig).width == 32
+    many = pick(monkeypatch, headers_of(tmp_path / "d", 100_000), 100 * GPU)
+    assert many.settings.part(TokenizerConfig).width > 32
+
+
+def test_options_win_and_a_given_network_stays_that_of_tiny(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    headers = headers_of(write(tmp_path / "d", 200, 200), 5000)
+    fit = pick(monkeypatch, headers, image_size=96, steps=77, lr=0.5, batch_size=3)
+    assert (fit.settings.preset, size(fit, headers)) == ("small", 96)
+    assert fit.settings.part(TrainingConfig).steps == fit.steps == 77
+    assert fit.settings.part(TrainingConfig).lr == 0.5
+    assert fit.settings.part(TrainingConfig).batch_size == 3
+    fit = pick(monkeypatch, headers, width=8)
+    assert fit.settings.values == preset_values("tokenizer", "tiny") | {"data": "photos", "width": 8}
+    odd = pick(monkeypatch, headers, image_size=68)  # no multiple of 8
+    assert odd.settings.preset == "tiny"
+
+
+def test_a_size_that_is_not_square_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    headers = headers_of(write(tmp_path / "d", 300, 200), 5000)
+    fit = pick(monkeypatch, headers, image_size=(64, 96))
+    assert fit.settings.preset == "small"
+    assert tokenizer_config(fit.settings, headers).size == (64, 96)
+
+
+def test_schedules_follow_the_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    headers = headers_of(write(tmp_path / "d", 300, 300), 100_000)
+    for minutes, machine in ((1, TWO_CORES), (10, TWO_CORES), (10, GPU)):
+        fit = pick(monkeypatch, headers, machine, **({} if minutes == 10 else {"steps": 60}))
+        training, recipe = fit.settings.part(TrainingConfig), fit.settings.part(TokenizerRecipe)
+        assert training.warmup < training.steps / 4
+        assert training.eval_every < training.steps
+        assert not recipe.discriminator_weight or recipe.discriminator_start < training.steps / 2
+        assert recipe.lpips_weight == 0  # nothing is downloaded without being asked for
+        assert recipe.l1_weight + recipe.l2_weight >= 1
+
+
+def test_weights_of_lpips_that_are_there_are_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any
+) -> None:
+    headers = headers_of(write(tmp_path / "d", 300, 300), 1000)
+    monkeypatch.setattr(auto, "local_backbone", lambda names: names[0])
+    recipe = pick(monkeypatch, headers).settings.part(TokenizerRecipe)
+    assert (recipe.lpips_weight, recipe.lpips_backbone) == (0.5, "squeeze")
+
+
+def test_the_digits_are_the_preset_tiny_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = read_headers(open_source(DataConfig())[0])
+    fit = pick(monkeypatch, headers, GPU, data="digits")
+    own = {key: value for key, value in fit.settings.values.items() if key != "data"}
+    assert own == preset_values("tokenizer", "tiny")
+    fit = pick_prior(monkeypatch, 1500, 64, GPU, data="digits")
+    own = {key: value for key, value in fit.settings.values.items() if key != "data"}
+    assert own == preset_values("prior", "tiny")
+
+
+def test_the_prior_grows_with_images_and_time_but_not_without_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = [
+        pick_prior(monkeypatch, images, 64, machine).settings.values["width"]
+        for images, machine in ((400, TWO_CORES), (400, GPU), (12_000, TWO_CORES), (1_000_000, GPU))
+    ]
+    assert widths[:3] == [128, 128, 256]
+    assert widths[3] >= 512
+
+
+def test_the_line_says_what_and_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any) -> None:
+    headers = headers_of(write(tmp_path / "d", 160, 160), 9469)
+    with caplog.at_level("INFO", logger="imgtf"):
+        fit = pick(monkeypatch, headers)
+        pick_prior(monkeypatch, 9469, 64, minutes=5)
+    first, second = (line for line in caplog.messages if line.startswith("auto: preset"))
+    assert f"auto: preset small with width 32 at 64 px, {fit.steps:,} steps in about 10 minutes" in first
+    assert "9,469 images of typically 160 px" in first
+    assert "CPU core" in first
+    assert "--preset or --image-size" in first
+    assert "in 5 minutes: 9,469 images of 64 tokens" in second
+
+
+def test_a_named_preset_is_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    headers = headers_of(write(tmp_path / "d", 160, 160))
+    fit = pick(monkeypatch, headers, preset="small")
+    own = {key: value for key, value in fit.settings.values.items() if key != "data"}
+    assert own == preset_values("tokenizer", "small")
+    timed = pick(monkeypatch, headers, preset="small", minutes=5).settings.part(TrainingConfig)
+    assert timed.minutes == 5
+    assert timed.warmup <= fit.settings.part(TrainingConfig).warmup
+
+
+def test_candidates_are_presets_from_small_to_large() -> None:
+    for stage, candidates in CANDIDATES.items():
+        for one in candidates:
+            assert set(one.changes) <= set(preset_values(stage, one.preset)) | {"l2_weight", "lpips_weight"}
+        assert candidates[0].least == 0
+
+
+def test_the_speed_is_measured_without_a_trace_in_the_random_numbers(accelerator: Accelerator) -> None:
+    import torch
+
+    torch.manual_seed(3)
+    config = TokenizerConfig(
+        image_size=16, width=8, multipliers=(1, 2), latent_width=8, norm_groups=4, codebook_size=16
+    )
+    assert step_speed.tokenizer_speed(config, accelerator) > 0
+    prior = PriorConfig(grid=(4, 4), codebook_size=16, width=16, depth=1, heads=2)
+    speeds = [
+        step_speed.prior_speed(replace(prior, objective=objective), accelerator)
+        for objective in ("raster", "random", "masked")
+    ]
+    assert min(speeds) > 0
+    after = torch.rand(3)
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(3))
