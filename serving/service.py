@@ -81,8 +81,10 @@ class Service:
         return self.drained_by is not None and (not self.active or time.monotonic() >= self.drained_by)
 
     def warm_up(self) -> None:
-        """Sample one image, so that the first request finds a model that works. Raises ImgtfError."""
-        self.batcher.submit(self.generation(GenerationFields.model_validate({"seed": 0}))[0]).result()
+        """Sample one image, so that the first request finds all that it needs loaded. Raises ImgtfError."""
+        captions = {"text", "features"} & set(self.pipeline.prior.config.condition_kinds)
+        fields = GenerationFields.model_validate({"seed": 0, "prompt": "a" if captions else None})
+        self.batcher.submit(self.generation(fields)[0]).result()
 
     def generation(self, fields: GenerationFields) -> tuple[Job, Asked]:
         """Return the job of a request for new images. Raises ApiError."""

@@ -83,6 +83,7 @@ def test_requests_in_one_batch_do_not_change_each_other(objective: str) -> None:
 def test_captions_that_are_cut_are_said() -> None:
     pipeline = tiny("text")
     with running(pipeline) as server:
+        server.service.warm_up()
         answer = server.generate(prompt="a very long caption", seed=1)
         assert equal(answer, pipeline.sample(1, text="a very long caption", seed=1))
         assert answer.json()["imgtf"]["notes"] == [
