@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 
 logger = logging.getLogger("imgtf")
 
+STREAMED = "streamed"
+"""How the layout of a stream begins."""
+
 
 @dataclass(frozen=True)
 class LeftOut:

@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 from urllib.parse import unquote, urlsplit
 
 from ..errors import DataError
+from ..runtime.regular import open_regular
 from .captions import SUFFIXES as CAPTION_SUFFIXES
 from .files import IMAGE_SUFFIXES, PLUGINS, File
 from .metadata_files import SUFFIXES as METADATA_SUFFIXES
@@ -147,7 +148,7 @@ def file_system(url: str) -> Any:
 def open_file(path: str) -> IO[bytes]:
     """Open a local file, or one behind a URL, which is read as it comes."""
     if not is_url(path):
-        return open(path, "rb")
+        return open_regular(path)
     import fsspec
 
     return cast(IO[bytes], fsspec.open(path, "rb").open())

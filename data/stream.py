@@ -11,6 +11,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -85,6 +86,8 @@ class HeldOut:
         return int.from_bytes(digest, "big") < self.fraction * 2**64
 
 
+Placed = tuple[StreamSample, int, int]
+"""A sample, and the place after it: number of the shard in the order of the lane, and row."""
 NOTHING = HeldOut()
 LabelOf = Callable[[Any], int | None]
 
@@ -165,7 +168,7 @@ class Stream:
     def _epoch(self, start: Position, lanes: int, seed: int, buffer: int) -> Iterator[StreamSample]:
         lane, epoch, block, shard, row, offset, size = start
         reader = self._lane(lane, epoch, lanes, seed, shard, row)
-        while samples := list(islice(reader, size)):
+        for samples in self._blocks(reader, size, buffer):
             order = random_stream(seed, epoch, lane, block).permutation(len(samples)).tolist()
             after = samples[-1][1:]
             for used in range(offset, len(samples)):
@@ -173,9 +176,23 @@ class Stream:
                 yield _moved(samples[order[used]][0], position, epoch)
             block, (shard, row), offset, size = block + 1, after, 0, buffer
 
-    def _lane(
-        self, lane: int, epoch: int, lanes: int, seed: int, first: int, row: int
-    ) -> Iterator[tuple[StreamSample, int, int]]:
+    def _blocks(self, reader: Iterator[Placed], first: int, size: int) -> Iterator[list[Placed]]:
+        """Yield blocks of samples. Remote ones are read while the block before is used."""
+        if not any(map(is_url, self.shards.paths)):
+            while samples := list(islice(reader, first)):
+                yield samples
+                first = size
+            return
+        thread = ThreadPoolExecutor(1, "imgtf-stream")
+        try:
+            ahead = thread.submit(lambda: list(islice(reader, first)))
+            while samples := ahead.result():
+                ahead = thread.submit(lambda: list(islice(reader, size)))
+                yield samples
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+    def _lane(self, lane: int, epoch: int, lanes: int, seed: int, first: int, row: int) -> Iterator[Placed]:
         """Samples of a lane in one epoch, each with the place after it: number of the shard in the order, and row."""
         order = random_stream(seed, epoch).permutation(len(self)).tolist()
         shared = len(self) < lanes

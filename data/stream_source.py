@@ -21,7 +21,7 @@ from ..errors import ConfigError, DataError
 from .columns import Columns, find_columns
 from .config import DIGITS, DataConfig
 from .decode import load_image, open_image
-from .findings import Notes, some
+from .findings import STREAMED, Notes, some
 from .labels import NotALabel, class_name
 from .splits import choose_splits
 from .stream import HeldOut, LabelOf, Stream, StreamSample
@@ -103,7 +103,7 @@ def open_stream(data: DataConfig, notes: Notes) -> OpenedStream:
     columns = find_columns(features, data, f"{data.data} {train}", notes)
     classes, label = _labels(data, features, columns, notes)
     whole = Stream(data.data, shards, columns, label)
-    notes.read_as(f"streamed, {len(files)} {kind} {'shard' if len(files) == 1 else 'shards'}")
+    notes.read_as(f"{STREAMED}, {len(files)} {kind} {'shard' if len(files) == 1 else 'shards'}")
     notes.info(
         f"{data.data}: the first samples are read from {where} to find sizes and "
         f"{'held-out images' if data.held_out and not given else 'classes'}"

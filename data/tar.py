@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from ..errors import DataError
+from ..runtime.regular import open_regular
 from .cells import member_path
 from .files import IMAGE_SUFFIXES, PLUGINS
 
@@ -52,7 +53,7 @@ def samples_in_place(path: str) -> Iterator[Sample]:
         NotSamples: the file is compressed.
         DataError: the file is damaged, or is no tar file.
     """
-    with open(path, "rb") as file, _errors(path), tarfile.open(fileobj=file, mode="r:") as archive:
+    with _errors(path), open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
         yield from _grouped(archive, path, in_place=True)
 
 
@@ -81,7 +82,7 @@ def _errors(path: str) -> Iterator[None]:
 
 def _is_compressed(path: str) -> bool:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
     except OSError:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..data.findings import STREAMED
 from ..options import sides_of
 from .info import mebibytes
 
@@ -26,7 +27,8 @@ def _line(name: str, text: str) -> str:
 
 def _files(facts: Mapping[str, Any]) -> Iterable[str]:
     yield _line("data", f"{facts['source']} ({facts['layout']})")
-    yield _line("images", f"{facts['found']:,} found, {facts['used']:,} used")
+    streamed = " of the first ones of the stream" if facts["layout"].startswith(STREAMED) else ""
+    yield _line("images", f"{facts['found']:,} found{streamed}, {facts['used']:,} used")
     for left_out in facts["left_out"]:
         yield _line(
             "left out",
