@@ -1,6 +1,7 @@
 """Kill training runs at random instants, resume them, and compare their end with that of an uninterrupted run.
 
-    python benchmarks/kill.py [--kills 50] [--data digits,jpeg] [--stages tokenizer,prior] [--seed 0] [--out DIR]
+    python benchmarks/kill.py [--kills 50] [--data digits,jpeg] [--stages tokenizer,prior] [--steps 30] [--seed 0]
+        [--out DIR]
 
 A run is killed with SIGKILL and resumed until it ends; then another one begins, until there were as many kills. Every
 second kill comes at a random time, the others before a random change of a file (created, renamed, linked, removed),
@@ -40,8 +41,7 @@ from imgtf.training.states import latest_state
 
 LOADED = (train, sklearn.datasets)
 """Imported for the processes that are forked."""
-STEPS = 48
-RUN = f"--preset tiny --batch-size 8 --steps {STEPS} --save-every 3 --eval-every 6 --log-every 4 --preview-every 20"
+RUN = "--preset tiny --batch-size 8 --save-every 3 --eval-every 6 --log-every 4 --preview-every 10"
 SMALL = f"{RUN} --eval-images 16 --keep-states 2 --device cpu"
 OPTIONS = {
     "tokenizer": f"{SMALL} --width 8 --multipliers 1,2 --latent-width 8 --norm-groups 4 --codebook-size 16 "
@@ -52,7 +52,7 @@ OF_DATA = {
     "digits": {"tokenizer": "--workers 0", "prior": ""},
     "jpeg": {
         "tokenizer": "--image-size 16 --workers 1 --gradient-accumulation-steps 2 --discriminator-weight 0.5 "
-        "--discriminator-start 20 --discriminator-ramp 10 --discriminator-width 8",
+        "--discriminator-start 10 --discriminator-ramp 5 --discriminator-width 8",
         "prior": "--objective random --anneal 0.2,0.8",
     },
 }
@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="of each stage and data set")
     parser.add_argument("--data", default="digits,jpeg")
     parser.add_argument("--stages", default="tokenizer,prior")
+    parser.add_argument("--steps", type=int, default=30, help="of each run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="keep the model folders here")
     args = parser.parse_args()
@@ -78,8 +79,8 @@ def main() -> None:
     equal = True
     for data in args.data.split(","):
         source = draw_jpegs(folder / "images") if data == "jpeg" else data
-        for stage in ("tokenizer", "prior"):
-            run = Runs(folder / data, stage, str(source), OF_DATA[data][stage])
+        for stage in ("tokenizer", "prior") if "prior" in args.stages else ("tokenizer",):
+            run = Runs(folder / data, stage, str(source), f"{OF_DATA[data][stage]} --steps {args.steps}")
             run.whole()
             if stage in args.stages.split(","):
                 counts = run.kill(args.kills)
