@@ -8,17 +8,20 @@ is one missing member in the first five samples.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, Literal, Self
 
 from ..errors import DataError
 from ..runtime.regular import open_regular
 from .cells import member_path
 from .files import IMAGE_SUFFIXES, PLUGINS
+
+logger = logging.getLogger("imgtf")
 
 IMAGE_FIELDS = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES | set(PLUGINS))
 TEXT_FIELDS = ("txt", "text", "caption")
@@ -53,7 +56,7 @@ def samples_in_place(path: str) -> Iterator[Sample]:
         NotSamples: the file is compressed.
         DataError: the file is damaged, or is no tar file.
     """
-    with _errors(path), open_regular(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+    with _errors(path), open_regular(path) as file, _opened(file, "r:") as archive:
         yield from _grouped(archive, path, in_place=True)
 
 
@@ -66,8 +69,28 @@ def samples_in_stream(path: str, file: IO[bytes], skip: int = 0) -> Iterator[Sam
     Raises:
         DataError: the file is damaged, or is no tar file.
     """
-    with _errors(path), tarfile.open(fileobj=file, mode="r|*") as archive:
+    with _errors(path), _opened(file, "r|*") as archive:
         yield from _grouped(archive, path, in_place=False, skip=skip)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose damaged header is an error. `tarfile` takes one after the first for the end of the file."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            kind = type(error).__name__
+            if kind in ("InvalidHeaderError", "TruncatedHeaderError"):
+                raise tarfile.ReadError(f"{error} at byte {archive.offset:,}") from error
+            if kind == "EmptyHeaderError" and archive.offset:
+                logger.warning("%s: the mark at the end is missing: it may have been cut", archive.name)
+            raise
+
+
+def _opened(file: IO[bytes], mode: Literal["r:", "r|*"]) -> tarfile.TarFile:
+    return tarfile.open(getattr(file, "name", None), mode, fileobj=file, tarinfo=_Member)
 
 
 @contextmanager

@@ -136,6 +136,21 @@ def test_damaged_shards_are_one_line(tmp_path, cut):
         opened(path)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_shards_damaged_in_the_middle_are_not_taken_for_whole(tmp_path, streaming, caplog):
+    members: dict[str, bytes] = {}
+    for i in range(4):
+        members |= sample(i)
+    path = write_tar(tmp_path / "a.tar", members)
+    data = path.read_bytes()
+    path.write_bytes(data[:3072] + b"\1" * 512 + data[3584:])
+    with pytest.raises(DataError, match=r"a\.tar: no tar file, or a damaged one \(.* at byte 3,072\)"):
+        opened(path, streaming=streaming)
+    path.write_bytes(data[:3072])
+    assert len(opened(path, streaming=streaming)[0]) == 3
+    assert "a.tar: the mark at the end is missing: it may have been cut" in caplog.text
+
+
 def test_archives_that_are_no_samples(tmp_path):
     compressed = write_tar(tmp_path / "a.tar", sample(0), "w:gz")
     with pytest.raises(DataError, match=r"compressed, so its samples cannot be read in place.*tar -xf"):
