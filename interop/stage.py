@@ -14,6 +14,7 @@ from ..errors import CheckpointError
 from ..options import Size
 from ..prior.config import PriorConfig
 from ..prior.model import Prior
+from ..runtime.weights import Uninitialised
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 from .mapping import Shape
@@ -55,7 +56,7 @@ class StageWeights:
 
 def meta_model(config: TokenizerConfig | PriorConfig) -> Tokenizer | Prior:
     """Return the network on the meta device, without memory for its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialised():
         return Tokenizer(config) if isinstance(config, TokenizerConfig) else Prior(config)
 
 

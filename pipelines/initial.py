@@ -18,14 +18,18 @@ from ..prior.config import PriorConfig, SamplingConfig
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
+from ..training.config import TrainingConfig
 from .condition_loader import ConditionLoader
 from .conditions import describe_conditions
+from .least_memory import check_memory
 from .settings import Settings, option_names
 
 
 def new_tokenizer(settings: Settings, headers: Headers) -> Tokenizer:
-    """A tokenizer with random weights, whose sizes follow the data. Raises as `tokenizer_config`."""
-    return Tokenizer(tokenizer_config(settings, headers))
+    """A tokenizer with random weights, whose sizes follow the data. Raises as `tokenizer_config` and `check_memory`."""
+    config = tokenizer_config(settings, headers)
+    check_memory(config, settings.part(TrainingConfig), settings.find_batch)
+    return Tokenizer(config)
 
 
 def tokenizer_config(settings: Settings, headers: Headers) -> TokenizerConfig:
@@ -65,7 +69,9 @@ def _image_size(config: TokenizerConfig, headers: Headers) -> Size:
 
 def new_prior(settings: Settings, tokenizer: Tokenizer, loaders: Sequence[ConditionLoader] = ()) -> Prior:
     """A prior with random weights, for the codes of a tokenizer and the conditions of a run."""
-    return Prior(prior_config(settings, tokenizer, loaders))
+    config = prior_config(settings, tokenizer, loaders)
+    check_memory(config, settings.part(TrainingConfig), settings.find_batch)
+    return Prior(config)
 
 
 def prior_config(
