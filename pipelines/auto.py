@@ -39,8 +39,8 @@ PASSES = {"tokenizer": 300, "prior": 60}
 """Passes over the images after which more time is of little use."""
 LEAST_SEEN = 20_000
 """Images of a run, however few different ones there are."""
-TOKENS_PER_PARAMETER = 12
-"""Parameters of a prior per token of the training images, at most: larger ones learn the images by heart."""
+PARAMETERS_PER_TOKEN = 12
+"""Most parameters of a prior per token of the training images: larger ones learn the images by heart."""
 NETWORK = {
     "tokenizer": set(option_names(TokenizerConfig))
     - {"image_size", "channels", "bit_depth", "quantizer", "codebook_size", "gradient_checkpointing"},
@@ -157,7 +157,7 @@ def fit_prior(
 
     def suits(chosen: Settings) -> bool:
         width, depth = (int(chosen.values[name]) for name in ("width", "depth"))
-        return 12 * depth * width**2 <= TOKENS_PER_PARAMETER * images * tokens
+        return 12 * depth * width**2 <= PARAMETERS_PER_TOKEN * images * tokens
 
     stage = _Stage("prior", images, lambda one: prior_speed(config(one), accelerator), suits)
     fit = _fit(settings, stage)
