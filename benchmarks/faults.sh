@@ -23,7 +23,7 @@ start() {  # MODEL OPTIONS...: train in the background, and wait for the first s
 ended() {  # MODEL: wait for the run; print its last lines, and what is left of it
     local code=0
     wait "$run" || code=$?
-    grep -v "^tokenizer\|^data\|^digits" log | tail -4 | cut -c1-300
+    grep -v "^tokenizer\|^data\|^digits" log | tail -4 | cut -c1-300 || true
     echo "exit code $code; left in the folder of the run:"
     (cd "$1" && find training/tokenizer/state tokenizer -mindepth 1 -maxdepth 1 2> /dev/null | sort | sed 's/^/    /') || true
 }

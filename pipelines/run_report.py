@@ -90,8 +90,8 @@ class RunReport:
             raise
 
     def write(self, status: str) -> None:
-        """Write the page with a status of the run."""
-        if self.active:
+        """Write the page with a status of the run. A folder that was removed is not made again."""
+        if self.active and self.run.is_dir():
             self._try(lambda: self._write(status))
 
     def _start(self, stage: TokenizerStage | PriorStage, settings: Settings, resumed: bool) -> None:

@@ -107,8 +107,8 @@ def save_state(
 def load_state(state: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator) -> Progress:
     """Restore everything from a state folder.
 
-    With another number of processes than the one that saved it, weights, optimizers and the order of the data are
-    the same; random numbers and the metrics since the last log line are not.
+    With another number of processes than the one that saved it, weights, optimizers and the order of the data are the
+    same, and on a CPU the random numbers; the metrics since the last log line are lost.
 
     Raises:
         CheckpointError: a file is damaged, or does not fit this model.
@@ -138,11 +138,13 @@ def _load_process(
     if saved != accelerator.num_processes:
         tensors |= stage.merged(_load(state / f"stage-{number}.safetensors") for number in range(saved))
     stage.load_state(header["stage"], tensors)
-    if rank < saved:  # further processes keep the random state that their seed gave them
-        set_random_state(_load(state / f"random-{rank}.safetensors"))
+    numbers = _load(state / f"random-{min(rank, saved - 1)}.safetensors")
+    if rank >= saved:  # the CPU's generator is the same in all processes, a further GPU keeps its own
+        numbers.pop("cuda", None)
+    set_random_state(numbers)
     if saved != accelerator.num_processes:
         logger.info(
-            "%s: saved by %d processes, resumed with %d: the same batches, other random numbers",
+            "%s: saved by %d processes, resumed with %d: the same images at the same steps, not the same bits",
             state, saved, accelerator.num_processes,
         )  # fmt: skip
         return {}

@@ -342,3 +342,20 @@ def test_batch_size_auto_finds_the_micro_batch_and_changes_nothing_else(
 
 def with_batch_of_12(stage: str, name: str) -> dict[str, Any]:
     return preset_values(stage, name) | {"batch_size": 12}
+
+
+def test_a_folder_that_is_removed_during_a_run_is_not_made_again(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    original = Report.advance
+
+    def advance(self: Report) -> None:
+        original(self)
+        shutil.rmtree(tmp_path / "m", ignore_errors=True)
+
+    monkeypatch.setattr(Report, "advance", advance)
+    command = ["tokenizer", "train", "--data", images, "--model", tmp_path / "m", "--steps", "6"]
+    assert run(*command, *SMALL_TOKENIZER) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "is gone: it was removed, or its disk is no longer there" in line
+    assert not (tmp_path / "m").exists()

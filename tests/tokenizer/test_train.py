@@ -344,3 +344,24 @@ def test_lpips_is_added_to_the_loss_and_not_saved(
     assert outcome.metrics["lpips"] == pytest.approx(3 * outcome.metrics["l1"], rel=1e-4)
     assert not any("scale" in name and "model" not in name for name in state_tensors(tmp_path))
     assert "scale" not in Tokenizer.from_pretrained(tmp_path / "tokenizer").state_dict()
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_batch_that_is_not_finite_leaves_both_sides_and_the_codebook_as_they_were(
+    micro_batches: int, images: Path
+) -> None:
+    recipe = ADVERSARIAL | {"discriminator_start": 0}
+    stage = prepared(make_stage(images, recipe, gradient_accumulation_steps=micro_batches, batch_size=8))
+    updates(stage, 2)
+    before, batches = take_snapshot(stage, None), stage.train_batches(2)
+    stage.guard.begin(stage.trained_modules().values())
+    for i in range(micro_batches):
+        batch = next(batches)
+        if i == 0:
+            batch["image"][0] *= torch.nan
+        with stage.accelerator.accumulate(*(t.network for t in stage.optimized_networks())):
+            stage.step(batch)
+    stage.guard.end()
+    after = take_snapshot(stage, None)
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert stage.guard.take_skipped() == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,3 +141,13 @@ def test_a_lasting_streak_stops_with_what_to_try(first: int, message: str, tmp_p
         trainer(tmp_path, stage, steps=60).run()
     states = [path.name for path in (tmp_path / "training/line/state").glob("*")]
     assert states == (["step-00000006"] if first == 8 else [])
+
+
+def test_a_loss_that_is_not_finite_in_one_process_skips_the_update_of_all(tmp_path: Path) -> None:
+    stage = stage_of(tmp_path)
+    of_others = torch.ones(())
+    stage.guard.accelerator = SimpleNamespace(num_processes=2, reduce=lambda own, _: own + of_others)  # type: ignore[assignment]
+    stage.guard.begin([stage.model])
+    assert stage.guard.judge([torch.ones(())], 0, scaled=False) == 1
+    of_others.zero_()
+    assert stage.guard.judge([torch.ones(())], 0, scaled=False) == 0
