@@ -122,28 +122,32 @@ def counted(ids: np.ndarray, images: int) -> str:
 
 
 def report(args: argparse.Namespace, kind: str) -> None:
+    facts, whole = child(args, kind, "whole")
     mib = 2**20
-    for workers in (0, 2):
-        facts, ids = child(args, kind, "whole", workers=workers)
-        print(
-            f"| {kind} | {workers} | {counted(ids, args.images)} | {facts['images'] / facts['seconds']:,.0f} | "
-            f"{facts['imported'] / mib:.0f} | {(facts['opened'] - facts['imported']) / mib:+.0f} | "
-            f"{(facts['peak'] - facts['opened']) / mib:+.0f} |", flush=True,
-        )  # fmt: skip
+    print(
+        f"{kind}: one epoch: {counted(whole, args.images)}; {facts['images'] / facts['seconds']:,.0f} images/s; memory "
+        f"{facts['imported'] / mib:.0f} MiB after imports, {(facts['opened'] - facts['imported']) / mib:+.0f} by opening, "
+        f"{(facts['peak'] - facts['opened']) / mib:+.0f} over the pass",
+        flush=True,
+    )
     state = args.folder / "state.pt"
     state.unlink(missing_ok=True)
     half = args.images // BATCH // 2 + 7
     _, first = child(args, kind, "first", state=state, stop=half)
     _, second = child(args, kind, "second", state=state)
     both = np.concatenate([first, second])
-    _, whole = child(args, kind, "whole")
     same = "the order of an uninterrupted run" if np.array_equal(both, whole) else "ANOTHER ORDER"
     print(
         f"{kind}: stopped after {half:,} batches and resumed: {counted(both, args.images)}; {same}",
         flush=True,
     )
-    parts = [child(args, kind, f"rank{rank}", rank=rank, world=2)[1] for rank in range(2)]
-    print(f"{kind}: two processes: {counted(np.concatenate(parts), args.images)}", flush=True)
+    if kind == "tar":
+        facts, ids = child(args, kind, "workers", workers=2)
+        same = "the same order" if np.array_equal(ids, whole) else "ANOTHER ORDER"
+        growth = (facts["peak"] - facts["opened"]) / mib
+        print(f"{kind}: with two loader processes: {same}; {growth:+.0f} MiB over the pass", flush=True)
+        parts = [child(args, kind, f"rank{rank}", rank=rank, world=2)[1] for rank in range(2)]
+        print(f"{kind}: two processes: {counted(np.concatenate(parts), args.images)}", flush=True)
 
 
 def main() -> None:
@@ -163,8 +167,6 @@ def main() -> None:
         return
     if not (args.folder / "parquet" / f"s-{SHARDS - 1:06d}.parquet").exists():
         write_shards(args.folder, args.images)
-    print("| shards | workers | one epoch | images/s | MiB after imports | opening | the pass |")
-    print("|---|---|---|---|---|---|---|")
     for kind in ("tar", "parquet"):
         report(args, kind)
 
