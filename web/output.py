@@ -44,8 +44,8 @@ class Output:
 
 def output_area(hint: str, frames: int = 1) -> Output:
     """Draw the components, with empty frames until there is a result."""
-    pictures = gr.HTML(placeholder(hint, frames), elem_classes="result", apply_default_css=False)
-    status = gr.HTML("", elem_classes="status", apply_default_css=False)
+    status = gr.HTML(line(hint), elem_classes="status", apply_default_css=False)
+    pictures = gr.HTML(placeholder(frames), elem_classes="result", apply_default_css=False)
     command = gr.Textbox(
         label="The same from the command line, next to the unpacked download", visible=False, interactive=False,
         buttons=["copy"], lines=1, elem_classes="command",

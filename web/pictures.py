@@ -52,9 +52,9 @@ def figures(
     return rows_of("".join(cells), len(images))
 
 
-def placeholder(text: str, count: int = 1) -> str:
-    """Return empty frames with a line of text below, for results that are not there yet."""
-    return rows_of('<div class="frame"></div>' * count, count) + f'<p class="hint">{html.escape(text)}</p>'
+def placeholder(count: int) -> str:
+    """Return empty frames for results that are not there yet."""
+    return rows_of('<div class="frame"></div>' * count, count)
 
 
 def progress_bar(done: int, total: int, text: str) -> str:

@@ -22,8 +22,8 @@ MAX_UPLOAD = 20
 """Megabytes of one upload."""
 GRACE = 2
 """Seconds for open connections when the server stops."""
-QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
-"""Environment of gradio and huggingface_hub: no telemetry, no requests."""
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""Environment of gradio and huggingface_hub: no telemetry."""
 
 
 @dataclass(frozen=True)

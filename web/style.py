@@ -3,7 +3,7 @@
 CSS = """
 header h1 { margin: 0; font-size: 1.3rem; }
 header p { margin: 2px 0 0; }
-.note, .hint { margin: 6px 0; color: var(--body-text-color-subdued); font-size: .9rem; }
+.note, .hint { margin: 2px 0; color: var(--body-text-color-subdued); font-size: .9rem; }
 .why { margin: 6px 0; padding: 8px 12px; border-left: 4px solid #e08e0b; background: var(--background-fill-secondary); }
 .stage { margin: 8px 0 0; font-weight: 600; }
 .pictures { display: grid; gap: 8px; align-items: start; }
@@ -14,6 +14,7 @@ header p { margin: 2px 0 0; }
   text-overflow: ellipsis; white-space: nowrap; }
 .pictures .frame { aspect-ratio: 1; border: 1px dashed var(--border-color-primary); border-radius: 3px; }
 .upload img { width: 100%; height: 100%; object-fit: contain; }
+.bar { margin: 2px 0; font-size: .9rem; }
 .bar progress { width: 60%; vertical-align: middle; accent-color: #2563eb; appearance: auto; }
 .legend { display: flex; gap: 8px; align-items: center; font-size: .9rem; }
 .legend i { width: 180px; height: 10px; border-radius: 3px; }
