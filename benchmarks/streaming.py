@@ -124,10 +124,10 @@ def counted(ids: np.ndarray, images: int) -> str:
 def report(args: argparse.Namespace, kind: str) -> None:
     facts, whole = child(args, kind, "whole")
     mib = 2**20
+    opening, growth = facts["opened"] - facts["imported"], facts["peak"] - facts["opened"]
     print(
         f"{kind}: one epoch: {counted(whole, args.images)}; {facts['images'] / facts['seconds']:,.0f} images/s; memory "
-        f"{facts['imported'] / mib:.0f} MiB after imports, {(facts['opened'] - facts['imported']) / mib:+.0f} by opening, "
-        f"{(facts['peak'] - facts['opened']) / mib:+.0f} over the pass",
+        f"{facts['imported'] / mib:.0f} MiB after imports, {opening / mib:+.0f} by opening, {growth / mib:+.0f} over the pass",
         flush=True,
     )
     state = args.folder / "state.pt"
