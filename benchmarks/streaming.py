@@ -126,8 +126,9 @@ def report(args: argparse.Namespace, kind: str) -> None:
     mib = 2**20
     opening, growth = facts["opened"] - facts["imported"], facts["peak"] - facts["opened"]
     print(
-        f"{kind}: one epoch: {counted(whole, args.images)}; {facts['images'] / facts['seconds']:,.0f} images/s; memory "
-        f"{facts['imported'] / mib:.0f} MiB after imports, {opening / mib:+.0f} by opening, {growth / mib:+.0f} over the pass",
+        f"{kind}: one epoch: {counted(whole, args.images)}; {facts['images'] / facts['seconds']:,.0f} images/s; "
+        f"memory {facts['imported'] / mib:.0f} MiB after imports, {opening / mib:+.0f} by opening, "
+        f"{growth / mib:+.0f} over the pass",
         flush=True,
     )
     state = args.folder / "state.pt"
