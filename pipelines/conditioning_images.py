@@ -54,12 +54,17 @@ class ImageLoader(ConditionLoader):
         """The loader for a new prior.
 
         Raises:
-            ConfigError: both kinds of conditioning images are asked for, or the shape of another tokenizer's images is
-                not that of the images.
+            ConfigError: both kinds of conditioning images are asked for, or larger ones than the images, or the
+                shape of another tokenizer's images is not that of the images.
         """
         columns, tokenizer = run.columns, run.tokenizer
         if columns.conditioning_column is not None and columns.conditioning_size is not None:
             raise ConfigError("--conditioning-column and --conditioning-size exclude each other")
+        reduced, side = columns.conditioning_size or 0, min(tokenizer.config.size)
+        if reduced > side:
+            raise ConfigError(
+                f"--conditioning-size {reduced} is larger than the model's images, {side} px: lower it"
+            )
         if run.recipe.conditioning_model is not None:
             folder = model_folder(run.recipe.conditioning_model, parts=("tokenizer",)) / "tokenizer"
             tokenizer = Tokenizer.from_pretrained(folder, tokenizer.device)
@@ -68,7 +73,7 @@ class ImageLoader(ConditionLoader):
             grid=tokenizer.config.grid,
             codebook_size=tokenizer.config.codebook_size,
             tokenizer_sha256=tokenizer.weights_sha256(),
-            reduced_size=columns.conditioning_size or 0,
+            reduced_size=reduced,
         )
         loader = cls(config, run.tokenizer)
         loader.__dict__["image_tokenizer"] = tokenizer

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from ..errors import ConfigError
 from ..prior.config import PriorConfig, SamplingConfig
 from ..tokenizer.config import TokenizerConfig
 from .tensor_bytes import (
@@ -134,6 +135,33 @@ def auto_batch(
         size //= 2
     rounds = -(-n // (size * processes))
     return -(-n // (rounds * processes))
+
+
+def check_batch(
+    prior: PriorConfig,
+    tokenizer: TokenizerConfig,
+    batch_size: int,
+    free: int,
+    *,
+    settings: SamplingConfig,
+    device: str,
+    dtype: torch.dtype,
+) -> None:
+    """Refuse a batch that takes more than the free bytes. Batches up to the largest automatic one are not checked.
+
+    Raises:
+        ConfigError: names what it takes and what is free.
+    """
+    if batch_size <= MAX_AUTO_BATCH.get(device, MAX_AUTO_BATCH["cpu"]):
+        return
+    needed = sampling_memory(
+        prior, tokenizer, batch_size, settings=settings, device=device, dtype=dtype
+    ).batch
+    if needed > free:
+        raise ConfigError(
+            f"a batch of {batch_size} images takes about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of memory "
+            f"are free: lower the batch size, or leave it out"
+        )
 
 
 def free_memory(device: torch.device, processes: int = 1) -> int:

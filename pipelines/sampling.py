@@ -20,7 +20,7 @@ from ..runtime.precision import DTYPES
 from .canvas import Canvas, Window
 from .condition_loader import Given, given_values, names_of, to_condition
 from .editing.extend import blank
-from .memory import auto_batch, free_memory
+from .memory import auto_batch, check_batch, free_memory
 from .models import Models
 from .request import (
     Features,
@@ -144,6 +144,8 @@ class Sampling(Models):
         request = Request.checked(n, values, seed, first, batch_size, shard)
         if batch_size is None:
             request = replace(request, batch_size=self.auto_batch_size(request.n, used))
+        else:
+            self._check_batch(min(request.n, request.batch_size), used)
         return self._stream(request, used, progress, canvas or Canvas.empty(self.prior.config.grid), watch)
 
     def _stream(
@@ -190,6 +192,12 @@ class Sampling(Models):
             self.decoder, condition_at, uniforms, settings, known, progress,
             codes_per_latent=self.tokenizer.config.codes_per_latent, watch=watch,
         )  # fmt: skip
+
+    def _check_batch(self, size: int, settings: SamplingConfig) -> None:
+        """ConfigError for a batch that does not fit in the free memory."""
+        device, dtype = self.prior.device, DTYPES[self.precision]
+        configs, free = (self.prior.config, self.tokenizer.config), free_memory(device)
+        check_batch(*configs, size, free, settings=settings, device=device.type, dtype=dtype)
 
     def auto_batch_size(self, n: int, settings: SamplingConfig | None = None, processes: int = 1) -> int:
         """Images to sample at once when n are wanted: as many as fit in half of the free memory."""

@@ -212,6 +212,7 @@ def test_conditioning_images_may_have_a_tokenizer_of_their_own(
         (["--conditions", "sound"], "unknown sound; use label"),
         (["--conditioning-column", "nothing"], "no column 'nothing'"),
         (["--conditioning-column", "source", "--conditioning-size", "4"], "exclude each other"),
+        (["--conditions", "image", "--conditioning-size", "17"], "--conditioning-size 17 is larger than"),
         (["--conditions", "features", "--text-encoder", "/nowhere"], "nowhere"),
         (["--objective", "random", "--rotary", "none"], "needs rotary"),
         (["--anneal", "0.9,0.1"], "rising fractions"),

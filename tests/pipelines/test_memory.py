@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from imgtf import Prior, Tokenizer
+from imgtf.errors import ConfigError
 from imgtf.pipelines import memory
-from imgtf.pipelines.memory import auto_batch, decoded_at_once, free_memory, sampling_memory
+from imgtf.pipelines.memory import auto_batch, check_batch, decoded_at_once, free_memory, sampling_memory
 from imgtf.pipelines.tensor_bytes import LiveBytes, cache_bytes, decoder_bytes, packed_bytes, weight_bytes
 from imgtf.prior.conditions.condition import Condition
 from imgtf.prior.conditions.label import LabelConfig
@@ -223,3 +224,14 @@ def test_info_states_the_memory(model: Path, capsys: Any) -> None:
     assert run("info", model, "--json") == 0
     stated = json.loads(capsys.readouterr().out)["sampling_memory_mib"]
     assert 0 < stated["cache_per_image"] < stated["batch_1"] <= stated["batch_16"] <= stated["batch_64"]
+
+
+def test_a_batch_that_does_not_fit_is_refused_and_small_ones_are_not_checked() -> None:
+    prior, tokenizer = PriorConfig(grid=(8, 8), codebook_size=256), TokenizerConfig()
+    given: dict[str, Any] = {"settings": prior.sampling, "device": "cpu", "dtype": torch.float32}
+    check_batch(prior, tokenizer, 64, 0, **given)
+    check_batch(prior, tokenizer, 1024, 2**40, **given)
+    with pytest.raises(
+        ConfigError, match=r"a batch of 65536 images takes about .* GiB, 1\.0 GiB of memory are free"
+    ):
+        check_batch(prior, tokenizer, 2**16, 2**30, **given)
