@@ -3,8 +3,8 @@
     python benchmarks/soak.py --data my-images --minutes 30 --out soak
 
 Trains with one thread until `--minutes` are over, and reads the memory (resident set) and the processor time of the
-process every 10 seconds. Processor time per step, not wall-clock time: it depends less
-on what else the machine does. Writes `soak.png` and prints the means of the second and the last tenth of the run, and their ratio.
+process every 10 seconds. Processor time per step, not wall-clock time, because it depends less on what else the machine
+does. Writes `soak.png` and prints the means of the second and the last tenth of the run, and their ratio.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Plots of a finished run: the metrics in its log, and how often each code is used.
 
-They need matplotlib (extra `plot`), which is imported only here, and only to plot.
+They need matplotlib (extra `plot`), which is imported only to plot.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.optional import matplotlib_figure
 from .run_log import PANELS, Panel, Row, panel_series, read_log, run_events
 
 logger = logging.getLogger("imgtf")
@@ -44,15 +45,13 @@ def draw_curves(log: Path, path: Path) -> None:
 
     Vertical lines mark the start of the discriminator, the actions of the divergence monitor, and the best weights.
     """
-    from matplotlib.figure import Figure
-
     rows = read_log(log)[0]
     panels = [panel for panel in PANELS if panel_series(panel, rows)]
     if not panels:
         return
     columns = min(COLUMNS, len(panels))
     rows_of_panels = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.6 * columns, 3.1 * rows_of_panels + 0.5), layout="constrained")
+    figure = matplotlib_figure(figsize=(4.6 * columns, 3.1 * rows_of_panels + 0.5), layout="constrained")
     last = max(row["step"] for row in rows)
     for number, panel in enumerate(panels, 1):
         axes = figure.add_subplot(rows_of_panels, columns, number)
@@ -68,14 +67,12 @@ def draw_usage(counts: np.ndarray, path: Path) -> None:
 
     Frequencies are relative to uniform use, where every code has 1.
     """
-    from matplotlib.figure import Figure
-
     total, size = int(counts.sum()), len(counts)
     relative = np.sort(counts / max(total, 1) * size)[::-1]
     used = int((counts > 0).sum())
     p = counts[counts > 0] / max(total, 1)
     perplexity = float(np.exp(-(p * np.log(p)).sum()))
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    figure = matplotlib_figure(figsize=(9.2, 3.6), layout="constrained")
     figure.suptitle(
         f"{used:,} of {size:,} codes in use ({used / size:.1%}), perplexity {perplexity:,.0f}, {total:,} tokens",
         fontsize=11,

@@ -14,6 +14,7 @@ from ..errors import CheckpointError
 from ..options import to_dict
 from ..pretrained import CONFIG_FILE, read_json, whole_file, write_text
 from ..prior.config import SamplingConfig
+from ..runtime.optional import matplotlib_figure
 from .plots import can_draw
 from .search import SearchResult, Trial
 from .search_space import SEARCHED, differences
@@ -109,9 +110,7 @@ def _table(trials: list[Trial]) -> str:
 
 def draw_search(result: SearchResult, path: Path, metric: str) -> None:
     """Plot the score of every candidate over each setting, as one PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.1 * len(DRAWN), 3.4), layout="constrained")
+    figure = matplotlib_figure(figsize=(3.1 * len(DRAWN), 3.4), layout="constrained")
     figure.suptitle(f"score by {metric}, relative to the default (lower is better)", fontsize=11)
     panels = figure.subplots(1, len(DRAWN), sharey=True)
     most = max(trial.images for trial in result.trials)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import os
+import shutil
+import sys
+import tempfile
 from typing import Any
 
 import torch
@@ -38,3 +43,17 @@ def import_with_torchvision(package: str) -> Any:
             f"{package} cannot be imported ({str(error).splitlines()[0]}): install it, and a torchvision for "
             f"torch {torch.__version__}"
         ) from error
+
+
+def matplotlib_figure(**options: Any) -> Any:
+    """Return a new figure of matplotlib, which draws without a screen.
+
+    matplotlib keeps a list of fonts in the home folder. A command writes nothing there: unless MPLCONFIGDIR names a
+    folder, or matplotlib is in use already, the list goes into a temporary folder, at the cost of a second.
+    """
+    if "matplotlib" not in sys.modules and "MPLCONFIGDIR" not in os.environ:
+        os.environ["MPLCONFIGDIR"] = folder = tempfile.mkdtemp(prefix="imgtf-matplotlib-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
