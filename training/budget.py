@@ -92,15 +92,18 @@ class Budget:
         """Return the number of steps to show, which is a guess until it is decided."""
         return min(config.steps, self.expected_steps) if config.minutes is not None else config.steps
 
-    def begin(self) -> None:
+    def begin(self, any_process: Callable[[bool], bool] = bool) -> None:
         """Start the clock of the first step.
+
+        Args:
+            any_process: returns whether any process says yes.
 
         Raises:
             ConfigError: most of the time is over.
         """
         self.last = self.clock()
         over = self.last - self.started
-        if over > (1 - LEAST_LEFT) * min(self.seconds, self.limit):
+        if any_process(over > (1 - LEAST_LEFT) * min(self.seconds, self.limit)):
             raise ConfigError(
                 f"{over / 60:.1f} minutes were over before the first step, for reading and encoding images: give more "
                 f"than that with --minutes and --max-minutes"

@@ -147,7 +147,7 @@ class Trainer:
     def _steps(self, report: Report, stop: StopRequest) -> None:
         budget = self.budget
         batches = self.stage.train_batches(self.completed_steps)
-        budget.begin()
+        budget.begin(self.agreement.any)
         while self.completed_steps < self.config.steps:
             metrics = self._update(batches)
             self.running.add(metrics, self.stage.guard.skip)
