@@ -260,14 +260,18 @@ def _say(
         what = f" with width {width}{what}"
     steps = f"{fit.steps:,} steps"
     if given.values.get("minutes"):
-        steps = f"about {steps} in {given.values['minutes']:g} minutes"
+        steps = f"about {steps} in {_minutes(given.values['minutes'])}"
     elif fit.minutes is not None:
-        steps = f"{steps} in about {max(1, round(fit.minutes))} minutes"
+        steps = f"{steps} in about {_minutes(max(1, round(fit.minutes)))}"
     if given.values.get("data", DIGITS) == DIGITS:
         why = "the built-in digits"
     elif fit.minutes is not None:
         why = f"{why}, {_machine(accelerator)}"
     logger.info("auto: preset %s%s, %s: %s; others with %s", preset, what, steps, why, other)
+
+
+def _minutes(minutes: float) -> str:
+    return f"{minutes:g} minute{'s' if minutes != 1 else ''}"
 
 
 def _machine(accelerator: Accelerator) -> str:

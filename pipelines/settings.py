@@ -106,7 +106,7 @@ def collect(
         default: preset where the user names none. `auto` sets nothing before the images are known.
 
     Raises:
-        ConfigError: for an unknown preset, an unreadable file, an unknown key, or both `steps` and `minutes`.
+        ConfigError: for an unknown preset, an unreadable file, an unknown key, or a number of steps with `minutes`.
     """
     from_file = read_toml(config) if config else {}
     if given.keys() & {"steps", "minutes"}:
@@ -115,8 +115,8 @@ def collect(
     if find_batch:
         given = {name: value for name, value in given.items() if name != "batch_size"}
     explicit = from_file | dict(given)
-    if {"steps", "minutes"} <= explicit.keys():
-        raise ConfigError("steps and minutes exclude each other: minutes sets the number of steps")
+    if "minutes" in explicit and (both := explicit.keys() & {"steps", "step_plan"}):
+        raise ConfigError(f"{min(both)} and minutes exclude each other: minutes sets the number of steps")
     preset = explicit.pop("preset", None) or default
     known = {name for cls in classes for name in option_names(cls)}
     for key in from_file:
