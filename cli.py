@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import click
 
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command. Every expected error becomes one line on stderr and an exit code."""
     if arguments is None:
         _use_utf8()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata that is not used
     try:
         code = cli.main(arguments, prog_name="imgtf", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

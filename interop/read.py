@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..runtime.regular import check_regular, open_regular
 from .shards import shard_files
 from .unwrap import unwrap
 
@@ -56,7 +57,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _read(path: Path) -> Any:
     """Return the content of one file."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(16)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
@@ -113,8 +114,9 @@ def _contains_code(path: Path, names: list[str]) -> str:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the `model` section of a training configuration; raise CheckpointError if it cannot be read."""
     try:
+        check_regular(path)
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"{path}: not readable as YAML ({reason})") from error
     model = values.get("model") if isinstance(values, dict) else None

@@ -50,7 +50,7 @@ def _listed(index: Path) -> list[Path]:
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         files = sorted({str(name) for name in names})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index}: not an index of shards ({error!r}); download it again") from None
     if not files or any(Path(name).name != name for name in files):
         raise CheckpointError(f"{index}: lists no shards in its own folder; download it again")

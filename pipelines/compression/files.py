@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...data.decode import load_image
-from ...errors import ConfigError
+from ...errors import ConfigError, DataError
 from ...pretrained import whole_file
+from ...runtime.regular import open_regular
 from ..files import check_files, reconstruction_files
 from ..models import Models
 from ..png import write_png
@@ -63,8 +64,16 @@ def read_files(paths: Sequence[Path]) -> Files:
     Raises:
         DataError: `compress` did not write one of them, or it is truncated.
     """
-    data = {path: path.read_bytes() for path in paths}
+    data = {path: _content(path) for path in paths}
     return {path: (own, Compressed.from_bytes(own, str(path))) for path, own in data.items()}
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with open_regular(path) as file:
+            return file.read()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
 
 
 def decompress_files(
