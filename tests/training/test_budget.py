@@ -196,11 +196,11 @@ def _rows(folder: Path, stage: str) -> list[dict[str, object]]:
 
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that is 0.2 s later at each look, and 0.6 s later after half a minute."""
+    """A clock that is 0.35 s later at each look, and 1 s later after half a minute."""
     clock = Clock()
 
     def tick() -> float:
-        clock.now += 0.2 if clock.now < 1030 else 0.6
+        clock.now += 0.35 if clock.now < 1030 else 1.0
         return clock.now
 
     monkeypatch.setattr(
