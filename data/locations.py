@@ -6,6 +6,7 @@ import glob
 import os
 import posixpath
 import re
+import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,13 +146,18 @@ def file_system(url: str) -> Any:
         raise DataError(f"{url}: {str(error).splitlines()[0]}") from None
 
 
-def open_file(path: str) -> IO[bytes]:
-    """Open a local file, or one behind a URL, which is read as it comes."""
+def open_file(path: str, from_start: bool = False) -> IO[bytes]:
+    """Open a local file, or one behind a URL, which is read as it comes.
+
+    Args:
+        from_start: it is read from the start to the end. A web server then needs no requests for parts of it.
+    """
     if not is_url(path):
         return open_regular(path)
     import fsspec
 
-    return cast(IO[bytes], fsspec.open(path, "rb").open())
+    whole = {"block_size": 0} if from_start and path.startswith(("http://", "https://")) else {}
+    return cast(IO[bytes], fsspec.open(path, "rb", **whole).open())
 
 
 @contextmanager
@@ -166,6 +172,14 @@ def errors_of(where: str) -> Iterator[None]:
         if isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) == 404:
             raise DataError(f"{where}: no such file or folder ({_line(error)})") from error
         raise DataError(f"{where}: cannot be read ({_line(cause)})") from error
+
+
+def may_pass(error: DataError) -> bool:
+    """Return whether an error of `errors_of` may be gone at the next attempt: a lost connection."""
+    cause = error.__cause__
+    cause = cause and (cause.__cause__ or cause)
+    lasting = (tarfile.TarError, EOFError, ValueError, FileNotFoundError, PermissionError)
+    return cause is not None and not isinstance(cause, lasting)
 
 
 def _line(error: BaseException) -> str:

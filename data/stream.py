@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ..errors import DataError
 from .columns import Columns
-from .locations import is_url
+from .locations import is_url, may_pass
 from .order import random_stream
 from .stream_shards import Shards
 
@@ -129,7 +129,7 @@ class Stream:
                 return
             except DataError as error:
                 failures += 1
-                if failures > RETRIES or not is_url(self.shards.paths[shard]):
+                if failures > RETRIES or not is_url(self.shards.paths[shard]) or not may_pass(error):
                     raise
                 wait = WAIT * 2 ** (failures - 1)
                 logger.warning("%s; next attempt in %g s", error, wait)

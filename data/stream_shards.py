@@ -76,7 +76,7 @@ class TarShards:
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths
-        with errors_of(paths[0]), open_file(paths[0]) as file:
+        with errors_of(paths[0]), open_file(paths[0], from_start=True) as file:
             self._first = list(islice(samples_in_stream(paths[0], file), INSPECTED))
         check_samples(paths[0], self._first)
         self._columns = image_columns(self._first)
@@ -92,7 +92,7 @@ class TarShards:
     def read(self, shard: int, row: int, columns: Columns) -> Iterator[Raw]:
         """Yield the samples of a shard from a row on. Raises DataError."""
         path = self.paths[shard]
-        with errors_of(path), open_file(path) as file:
+        with errors_of(path), open_file(path, from_start=True) as file:
             for sample in samples_in_stream(path, file, skip=row):
                 yield self._raw(sample, columns, path)
 

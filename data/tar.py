@@ -97,10 +97,12 @@ def _opened(file: IO[bytes], mode: Literal["r:", "r|*"]) -> tarfile.TarFile:
 def _errors(path: str) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, EOFError) as error:
         if isinstance(error, tarfile.ReadError) and _is_compressed(path):
             raise NotSamples(f"{path}: compressed, so its samples cannot be read in place") from None
         raise DataError(f"{path}: no tar file, or a damaged one ({error})") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
 
 
 def _is_compressed(path: str) -> bool:

@@ -6,6 +6,7 @@ import functools
 import http.server
 import sys
 import threading
+from contextlib import contextmanager
 
 import datasets
 import fsspec
@@ -127,21 +128,28 @@ def test_errors_of_urls_are_one_line(memory, monkeypatch):
         opened("s3://bucket/a.parquet")
 
 
-def test_a_web_server(tmp_path, save, monkeypatch):
-    pytest.importorskip("aiohttp")
-    for i in range(2):
-        save(tmp_path / "d" / f"{'ab'[i]} 1" / f"{i}.png", i, mode="L")
+@contextmanager
+def serving(folder):
+    """Serve a folder by HTTP; yield the URL. This server sends whole files only."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None: ...
 
-    handler = functools.partial(Quiet, directory=str(tmp_path))
+    handler = functools.partial(Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         try:
-            train, _ = opened(f"http://127.0.0.1:{server.server_port}/d/")
-            assert (greys(train), named(train)) == ([0, 1], ["a 1", "b 1"])
-            with pytest.raises(DataError, match="no such file"):
-                opened(f"http://127.0.0.1:{server.server_port}/d/missing.parquet")
+            yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
+
+
+def test_a_web_server(tmp_path, save):
+    pytest.importorskip("aiohttp")
+    for i in range(2):
+        save(tmp_path / "d" / f"{'ab'[i]} 1" / f"{i}.png", i, mode="L")
+    with serving(tmp_path) as url:
+        train, _ = opened(f"{url}/d/")
+        assert (greys(train), named(train)) == ([0, 1], ["a 1", "b 1"])
+        with pytest.raises(DataError, match="no such file"):
+            opened(f"{url}/d/missing.parquet")

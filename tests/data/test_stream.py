@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from itertools import islice
 
@@ -12,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from imgtf.data import stream_source
+from imgtf.data import stream as stream_module
+from imgtf.data import stream_shards, stream_source
 from imgtf.data.config import AugmentationConfig, DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.source import open_source
@@ -21,6 +23,7 @@ from imgtf.data.stream_images import TrainingBatches, TrainingStream, ordered_ba
 from imgtf.errors import CheckpointError, ConfigError, DataError
 
 from .reading import named, texts
+from .test_remote import serving
 from .test_shards import image_bytes, sample, write_tar
 
 COUNTS = (7, 1, 12, 5)
@@ -220,6 +223,47 @@ def test_shards_behind_a_url(shards):
     finally:
         store.store.clear()
         store.pseudo_dirs[:] = [""]
+
+
+def test_a_lost_connection_is_renewed(tmp_path, monkeypatch, caplog):
+    members: dict[str, bytes] = {}
+    for i in range(200):
+        members |= sample(i)
+    data = write_tar(tmp_path / "a.tar", members).read_bytes()
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/lost/a.tar", data)
+    opened = []
+
+    class Losing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 50_000 and len(opened) < 3:
+                raise ConnectionResetError("reset")
+            return super().read(size)
+
+    def losing(path: str, from_start: bool = False) -> io.BytesIO:
+        opened.append(path)
+        return Losing(data)
+
+    try:
+        stream = training("memory://lost/a.tar", buffer=30)
+        monkeypatch.setattr(stream_shards, "open_file", losing)
+        monkeypatch.setattr(stream_module, "WAIT", 0.0)
+        assert sorted(drawn(stream, 200)) == list(range(200))
+        assert "a.tar: cannot be read (reset); next attempt" in caplog.text
+        monkeypatch.setattr(stream_shards, "open_file", lambda path, from_start=False: io.BytesIO(b"x" * 999))
+        with pytest.raises(DataError, match="no tar file, or a damaged one"):
+            drawn(training("memory://lost/a.tar"), 1)
+    finally:
+        store.store.clear()
+        store.pseudo_dirs[:] = [""]
+
+
+def test_a_web_server_that_sends_whole_files_only(shards):
+    pytest.importorskip("aiohttp")
+    if next(shards.iterdir()).suffix == ".parquet":
+        pytest.skip("parquet needs parts of files")
+    with serving(shards.parent) as url:
+        assert sorted(drawn(training(f"{url}/set/"), TOTAL)) == list(range(TOTAL))
 
 
 def test_unreadable_images_of_a_stream(tmp_path):
