@@ -17,7 +17,10 @@ class DataConfig:
     """Which images to read: options of every command that opens a data set."""
 
     data: str = option(
-        DIGITS, "Folder of images, parquet file, tar shards, URL, Hub id, or 'digits'.", group="data", common=True
+        DIGITS,
+        "Folder of images, parquet file, tar shards, URL, Hub id, or 'digits'.",
+        group="data",
+        common=True,
     )
     split: str | None = option(
         None, "Training split.", auto="'train' if present, else the only split", group="data"

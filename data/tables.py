@@ -183,7 +183,9 @@ def _row_count(path: Path) -> int:
         with pa.memory_map(str(path)) as source:
             return sum(batch.num_rows for batch in pa.ipc.open_stream(source))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a table ({reason(error)}); repair or remove it") from error
+        raise DataError(
+            f"{path}: cannot be read as a table ({reason(error)}); repair or remove it"
+        ) from error
 
 
 def _load_files(root: Path, suffix: str, files: list[File]) -> dict[str, Dataset]:
