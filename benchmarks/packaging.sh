@@ -4,6 +4,7 @@
 #
 #   benchmarks/packaging.sh                 everything
 #   benchmarks/packaging.sh serve web       these extras only
+#   REUSE=1 benchmarks/packaging.sh         with the wheel and the base environment of an earlier run
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
@@ -18,9 +19,10 @@ SMALL_TOKENIZER="--steps 4 --batch-size 4 --image-size 16 --width 8 --multiplier
   --codebook-size 16 --codebook-dim 4"
 SMALL_PRIOR="--steps 4 --batch-size 4 --width 32 --depth 1 --heads 2"
 
-rm -rf "$WORK" && mkdir -p "$WORK/source" && cd "$WORK"
 say() { printf '\n== %s\n' "$*"; }
 
+if [ -z "${REUSE:-}" ]; then
+rm -rf "$WORK" && mkdir -p "$WORK/source" && cd "$WORK"
 say "wheel and sdist"
 (cd "$ROOT" && git ls-files -z | xargs -0 tar c --ignore-failed-read 2>/dev/null) | tar x -C source
 $PYTHON -m venv build && build/bin/pip install -q build
@@ -49,6 +51,11 @@ say "base dependencies only"
 $PYTHON -m venv base
 base/bin/pip install -q "$TORCH" "$WHEEL"
 base/bin/pip check
+fi
+
+cd "$WORK"
+WHEEL=$(ls "$WORK"/dist/*.whl)
+rm -rf env-* images model digits plotted captioned clip formats one.* pipx pipx-home
 base/bin/python - <<'PY'
 from PIL import Image, ImageDraw
 from pathlib import Path
@@ -65,7 +72,7 @@ imgtf --version
 imgtf --help > /dev/null
 if imgtf tokenizer train --model digits --steps 1 2> error.txt; then echo "the digits need no extra?"; exit 1; fi
 grep 'imgtf\[demo\]' error.txt
-imgtf data --data images --report data.html > /dev/null
+imgtf data images --report data.html > /dev/null
 imgtf tokenizer train --data images $SMALL_TOKENIZER --model model 2> log.txt
 imgtf prior train $SMALL_PRIOR --model model 2>> log.txt
 imgtf sample --n 4 --label round --model model 2>> log.txt
@@ -117,7 +124,7 @@ use_remote() {
   tar cf images.tar -C images/flat .
   base/bin/python -m http.server 8765 --bind 127.0.0.1 > server.log 2>&1 & local server=$!
   wait_for http://127.0.0.1:8765/images.tar
-  imgtf data --data http://127.0.0.1:8765/images.tar 2> /dev/null | sed -n 1,3p; kill $server
+  imgtf data http://127.0.0.1:8765/images.tar 2> /dev/null | sed -n 1,3p; kill $server
 }
 use_serve() {
   imgtf serve model --port 8766 > server.log 2>&1 & local server=$!
@@ -157,7 +164,7 @@ failed=""
 for extra in $EXTRAS; do
   say "extra $extra"
   with_extra "$extra"
-  imgtf() { "env-$extra/bin/imgtf" "$@"; }
+  imgtf() { "env-$extra/bin/python" -m imgtf "$@"; }
   ( set -e; "use_$extra" ) || failed="$failed $extra"
 done
 
