@@ -33,6 +33,8 @@ logger = logging.getLogger("imgtf")
 
 MINUTES = 10.0
 """Time of a stage without --minutes and --steps."""
+PATIENCE = 3
+"""How many times longer a stage may take without --minutes, for a network of the images' size on a slow machine."""
 TRAINED = 0.8
 """Fraction of the time for updates; the rest is for reading images, evaluations and the end of the run."""
 PASSES = {"tokenizer": 300, "prior": 60}
@@ -185,7 +187,8 @@ def is_plain(stage: str, settings: Settings) -> bool:
 
 def _fit(settings: Settings, stage: _Stage) -> Fit:
     if settings.preset == AUTO and not is_plain(stage.name, settings):
-        return _timed(*_largest(settings, stage), stage)
+        found, rate, least = _largest(settings, stage)
+        return _timed(found, rate, stage, least)
     if settings.preset == AUTO:
         settings = with_preset(settings, stage.name, CANDIDATES[stage.name][0].preset)
     if settings.values.get("minutes") is None:
@@ -193,13 +196,13 @@ def _fit(settings: Settings, stage: _Stage) -> Fit:
     return _timed(settings, stage.speed(settings), stage)
 
 
-def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float]:
-    """The largest candidate that sees enough images in the time, and its images per second."""
-    seconds = 60 * TRAINED * (settings.values.get("minutes") or MINUTES)
+def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float, int]:
+    """The largest candidate that sees enough images in the time, its images per second, and what is enough."""
+    seconds = 60 * TRAINED * (settings.values.get("minutes") or PATIENCE * MINUTES)
     most = max(LEAST_SEEN, PASSES[stage.name] * stage.images)
     first, *others = CANDIDATES[stage.name]
     found = with_preset(settings, stage.name, first.preset, first.changes)
-    rate, slow = stage.speed(found), set[str]()
+    rate, least, slow = stage.speed(found), first.least, set[str]()
     for one in others:
         chosen = with_preset(settings, stage.name, one.preset, one.changes)
         # A size that the user gives needs a network for this size, however few images it will see.
@@ -208,13 +211,13 @@ def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float]:
             continue
         own = stage.speed(chosen)
         if given or own * seconds >= one.least:
-            found, rate = chosen, own
+            found, rate, least = chosen, own, 0 if given else one.least
         else:
             slow.add(one.preset)
-    return found, rate
+    return found, rate, least
 
 
-def _timed(settings: Settings, rate: float, stage: _Stage) -> Fit:
+def _timed(settings: Settings, rate: float, stage: _Stage, least: int = 0) -> Fit:
     """The settings with a number of steps by the time where the user gives none, and schedules that follow it."""
     minutes, batch = settings.values.get("minutes"), settings.part(TrainingConfig).batch_size
     if "batch_size" not in settings.explicit:
@@ -224,7 +227,8 @@ def _timed(settings: Settings, rate: float, stage: _Stage) -> Fit:
     if "steps" in settings.explicit:
         steps = settings.part(TrainingConfig).steps
     elif minutes is None:
-        steps = _rounded(min(steps, max(LEAST_SEEN, PASSES[stage.name] * stage.images) // batch))
+        seen = max(LEAST_SEEN, PASSES[stage.name] * stage.images)
+        steps = _rounded(min(max(steps, -(-least // batch)), seen // batch))
     changes = fitted(settings, stage.name, steps, max(1, int(600 * per_second))) | {"batch_size": batch}
     if minutes is None:
         changes["steps"] = steps

@@ -98,6 +98,9 @@ def test_photographs_of_128_px_are_trained_at_more_than_32_px(
         assert size(fit, headers) == 64
         assert fit.minutes is not None
         assert fit.minutes <= 11
+    slow = pick(monkeypatch, headers_of(tmp_path / "d", 400), 0.3 * TWO_CORES)
+    assert size(slow, headers) == 64
+    assert 11 < (slow.minutes or 0) < 31
 
 
 @pytest.mark.parametrize(("side", "most"), [(20, 20), (32, 32), (48, 32), (64, 64), (128, 128), (500, 256)])
