@@ -25,6 +25,9 @@ GRACE = 2
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 """Environment of gradio and huggingface_hub: no telemetry."""
 
+FOLDERS = ("GRADIO_TEMP_DIR", "MPLCONFIGDIR")
+"""Environment that names where gradio, and matplotlib, which gradio imports, write."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -77,11 +80,12 @@ def temporary_environment() -> Iterator[str]:
     """Yield the only folder that the page writes to. It is deleted at the end."""
     before = dict(os.environ)
     with TemporaryDirectory(prefix="imgtf-web-", ignore_cleanup_errors=True) as folder:
-        os.environ |= QUIET | {"GRADIO_TEMP_DIR": folder}
+        own = QUIET | dict.fromkeys(FOLDERS, folder)
+        os.environ |= own
         try:
             yield folder
         finally:
-            for name in (*QUIET, "GRADIO_TEMP_DIR"):
+            for name in own:
                 os.environ.pop(name, None)
                 if name in before:
                     os.environ[name] = before[name]

@@ -220,33 +220,6 @@ def test_an_image_is_reconstructed(browser: Browser) -> None:
     assert panel.locator(".pictures img").count() == 3
 
 
-def test_a_part_that_is_drawn_over_is_inpainted(browser: Browser) -> None:
-    panel = browser.open("Inpaint")
-    zoom = panel.get_by_text(re.compile(r"^\d+%$")).first
-    zoom.wait_for()  # the editor is ready
-    before = zoom.inner_text()
-    browser.upload(panel)
-    sync_api.expect(zoom).not_to_have_text(before)
-    sync_api.expect(zoom).to_have_text(re.compile(r"^1?\d\d%$"))  # the image at the model's size, enlarged
-    panel.get_by_role("button", name="Inpaint", exact=True).click()
-    browser.page.get_by_text("Draw over the part that is to be redrawn first.").first.wait_for()
-    draw_line(browser.page, panel.locator("canvas").first)
-    panel.get_by_role("button", name="Inpaint", exact=True).click()
-    panel.get_by_text("Seed 0.").wait_for()
-    assert panel.locator(".pictures img").count() == 4
-    assert "imgtf edit inpaint input.png --mask mask.png" in panel.locator(".command textarea").input_value()
-
-
-def draw_line(page: Any, canvas: Any) -> None:
-    box = canvas.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 40, y)
-    page.mouse.down()
-    page.mouse.move(x + 40, y, steps=8)
-    page.mouse.up()
-    page.wait_for_timeout(500)  # the editor sends what was drawn
-
-
 def test_an_image_is_translated(browser: Browser) -> None:
     panel = browser.open("Translate")
     browser.upload(panel)
@@ -308,6 +281,34 @@ def test_sampling_is_stopped(browser: Browser) -> None:
     panel.get_by_role("button", name="Sample", exact=True).click()
     panel.get_by_role("button", name="Stop").click()
     panel.get_by_text("Stopped.").or_(panel.get_by_text("Click an image")).first.wait_for()
+
+
+def test_a_part_that_is_drawn_over_is_inpainted(browser: Browser) -> None:
+    """Late: once it is open, the editor draws all the time, in software."""
+    panel = browser.open("Inpaint")
+    zoom = panel.get_by_text(re.compile(r"^\d+%$")).first
+    zoom.wait_for()  # the editor is ready
+    before = zoom.inner_text()
+    browser.upload(panel)
+    sync_api.expect(zoom).not_to_have_text(before)
+    sync_api.expect(zoom).to_have_text(re.compile(r"^1?\d\d%$"))  # the image at the model's size, enlarged
+    panel.get_by_role("button", name="Inpaint", exact=True).click()
+    browser.page.get_by_text("Draw over the part that is to be redrawn first.").first.wait_for()
+    draw_line(browser.page, panel.locator("canvas").first)
+    panel.get_by_role("button", name="Inpaint", exact=True).click()
+    panel.get_by_text("Seed 0.").wait_for()
+    assert panel.locator(".pictures img").count() == 4
+    assert "imgtf edit inpaint input.png --mask mask.png" in panel.locator(".command textarea").input_value()
+
+
+def draw_line(page: Any, canvas: Any) -> None:
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 40, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y, steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(500)  # the editor sends what was drawn
 
 
 def test_nothing_leaves_this_machine_and_nothing_is_left_behind(browser: Browser, server: Server) -> None:
