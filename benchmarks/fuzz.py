@@ -113,6 +113,8 @@ def main() -> int:
     seconds: dict[str, float] = {}
     faults = []
     for kind, module in kinds.items():
+        if not getattr(given, kind):
+            continue
         start, own = time.perf_counter(), Counter[str]()
         for index, mutation, outcome, note in outcomes(module.case, given.seed, getattr(given, kind)):
             own[outcome] += 1
