@@ -20,6 +20,8 @@ TRACKERS = {
     "wandb": "wandb",
 }
 """Experiment trackers that Accelerate supports, and the package of each."""
+BELOW_1 = 0.999999
+"""Largest decay of a moving average: one of 1 would never move, and AdamW refuses it."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class TrainingConfig:
         group="optimisation",
     )
     warmup: int = option(50, "Steps of linear learning rate warm-up.", minimum=0, group="optimisation")
-    beta1: float = option(0.9, "beta1 of AdamW.", minimum=0, maximum=1, group="optimisation")
-    beta2: float = option(0.99, "beta2 of AdamW.", minimum=0, maximum=1, group="optimisation")
+    beta1: float = option(0.9, "beta1 of AdamW.", minimum=0, maximum=BELOW_1, group="optimisation")
+    beta2: float = option(0.99, "beta2 of AdamW.", minimum=0, maximum=BELOW_1, group="optimisation")
     weight_decay: float = option(
         0.0,
         "Weight decay of AdamW, on linear and convolution weights.",
@@ -91,7 +93,7 @@ class TrainingConfig:
         0.99,
         "Decay of the weights' moving average, which is saved; 0: save the raw weights.",
         minimum=0,
-        maximum=1,
+        maximum=BELOW_1,
         group="optimisation",
     )
     precision: str = option(

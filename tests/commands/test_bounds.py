@@ -100,3 +100,9 @@ def test_devices(device: str, capsys: Any) -> None:
     for path in (("sample",), ("tokenizer", "train"), ("bench",)):
         assert COMMANDS[path].make_context("x", ["--device", device]).params["device"] == device
         refused(*path, "--device", f"{device}x", capsys=capsys)
+
+
+@pytest.mark.parametrize("flag", ["--beta1", "--beta2", "--ema-decay"])
+def test_a_moving_average_that_never_moves_is_refused(flag: str, capsys: Any) -> None:
+    for path in (("tokenizer", "train"), ("prior", "train")):
+        assert flag in refused(*path, flag, "1", capsys=capsys)

@@ -25,7 +25,7 @@ def test_a_configuration_equals_itself_after_to_dict_and_build() -> None:
         ({"steps": "3"}, "steps must be int"),
         ({"steps": True}, "steps must be int"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"beta1": 1.5}, "beta1 must be at most 1"),
+        ({"beta1": 1.5}, "beta1 must be at most 0.999999"),
         ({"precision": "fp64"}, "one of auto, fp32, bf16, fp16"),
         ({"batch_size": 10, "gradient_accumulation_steps": 3}, "batch_size 10"),
     ],
