@@ -177,9 +177,11 @@ class TrainingBatches:
                 self.images, batch_size, seed=self.seed, start_step=start_step, rank=rank, world=world,
                 workers=self.workers,
             )  # fmt: skip
-        self.stream = TrainingStream(
-            self.images, self.seed, self.images.config.shuffle_buffer, rank, world, self._loaded
-        )
+        if self._loaded is None and self.stream is not None:  # a second call goes on
+            self._loaded = self.stream.state()
+        buffer = self.images.config.shuffle_buffer
+        self.stream = TrainingStream(self.images, self.seed, buffer, rank, world, self._loaded)
+        self._loaded = None
         return self.stream.batches(batch_size, start_step, self.workers)
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -116,6 +116,17 @@ def test_a_resumed_stream_repeats_and_drops_nothing(shards):
         assert before + drawn(resumed, TOTAL) == whole[: stop + TOTAL], stop
 
 
+def test_a_second_call_goes_on(shards):
+    images = training(shards).images
+    parts = TrainingBatches(images, 3, 0)
+    first = [grey for batch in islice(parts.batches(2, 0), 5) for grey in grey_of(batch)]
+    saved = parts.tensors()
+    second = [grey for batch in islice(parts.batches(2, 5), 5) for grey in grey_of(batch)]
+    assert len({*first, *second}) == 20
+    parts.load_state(saved)
+    assert [grey for batch in islice(parts.batches(2, 5), 5) for grey in grey_of(batch)] == second
+
+
 def test_the_buffer_may_change_when_a_run_is_resumed(shards):
     stream = training(shards)
     before = drawn(stream, 8)
