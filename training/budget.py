@@ -38,7 +38,8 @@ LOOKS = (0.25, 0.5, 0.75, 0.9, 0.96, 1.03)
 TOLERANCE, LATE_TOLERANCE = 0.04, 0.025
 """Fraction of the time by which the end may be missed before the number of steps changes; in the last quarter."""
 END_SECONDS = 4.0
-"""What comes after the last step, on a CPU: the figures, the model card with its pictures, the plots."""
+"""What comes after the last step: the figures, the model card with its pictures, the plots. Also half the time of an
+evaluation or preview, because codes are counted and pictures sampled."""
 LEAST_LEFT = 0.2
 """Fraction of the time that must be left when the first step begins."""
 KINDS = {"evaluation": "eval_every", "preview": "preview_every", "saving": "save_every"}
@@ -215,7 +216,8 @@ class Budget:
 
     def _at_the_end(self) -> float:
         """Seconds of what follows the last step: an evaluation, a preview, a saving, and the end of the run."""
-        return sum(self._costs().values()) + END_SECONDS
+        costs = self._costs().values()
+        return sum(costs) + max(costs) / 2 + END_SECONDS
 
     def _costs(self) -> Mapping[str, float]:
         """Seconds of each of `KINDS`. Before the first evaluation: a forward pass is a third of a step."""
