@@ -178,14 +178,18 @@ class Models:
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> list[Image.Image]:
-        """Codes (B, T) or (B, h, w) of any grid to images, a few at a time: activations are much larger than images."""
+        """Codes (B, T) or (B, h, w) of any grid to images, a few at a time: activations are much larger than images.
+
+        Raises:
+            CheckpointError: the decoder returns NaN.
+        """
         grid = self.prior.config.grid
         if codes.dim() == 2:
             codes = codes.unflatten(1, grid)
         at_once = decoded_at_once(self.tokenizer.config) if tuple(codes.shape[1:]) == grid else 1
         chunks = codes.to(self.tokenizer.device).split(at_once)
         bits = self.tokenizer.config.bit_depth
-        return [to_pil(image, bits) for chunk in chunks for image in decode_tiled(self.tokenizer, chunk)]
+        return [_to_pil(image, bits) for chunk in chunks for image in decode_tiled(self.tokenizer, chunk)]
 
     def __repr__(self) -> str:
         (H, W), (h, w) = self.tokenizer.config.size, self.prior.config.grid
@@ -194,3 +198,12 @@ class Models:
             f"Pipeline({H}x{W} px, {h}x{w} tokens of {self.prior.config.codebook_size} codes, "
             f"conditions: {conditions}, {self.precision} on {self.prior.device})"
         )
+
+
+def _to_pil(image: Tensor, bits: int) -> Image.Image:
+    """An image (C, H, W) as Pillow's. Raises CheckpointError for NaN, which would be written as black pixels."""
+    if image.isnan().any():
+        raise CheckpointError(
+            "the tokenizer decodes codes to NaN: its weights are damaged; restore or train it"
+        )
+    return to_pil(image, bits)

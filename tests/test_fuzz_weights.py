@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -13,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from imgtf.benchmarks import fuzz_weights
+from imgtf.benchmarks import fuzz_files, fuzz_weights
 from imgtf.errors import CheckpointError
+from imgtf.pipelines.models import Models
 from imgtf.pretrained import PretrainedModel
 from imgtf.prior.model import Prior
 from imgtf.tokenizer.model import Tokenizer
@@ -108,3 +110,14 @@ def test_a_derived_size_cannot_be_set(tmp_path):
     change(folder, codebook_size=7)
     with pytest.raises(CheckpointError, match="codebook_size is 7, but the other settings make it 15"):
         Tokenizer.from_pretrained(folder, "cpu")
+
+
+def test_weights_that_overflow_are_no_black_image():
+    tokenizer, prior = copy.deepcopy(fuzz_files.models().tokenizer), fuzz_files.models().prior
+    tokenizer.decoder.requires_grad_(False)
+    for parameter in tokenizer.decoder.parameters():
+        parameter.fill_(3e38)
+    prior = copy.deepcopy(prior)
+    object.__setattr__(prior.config, "tokenizer_sha256", tokenizer.weights_sha256())
+    with pytest.raises(CheckpointError, match="decodes codes to NaN: its weights are damaged"):
+        Models(tokenizer, prior).decode(torch.zeros(1, 8, 8, dtype=torch.long))
