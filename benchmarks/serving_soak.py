@@ -44,7 +44,7 @@ EVERY = 5.0
 LEAVES_AFTER = (0.005, 0.02, 0.1)
 """Seconds after which a client closes the connection."""
 MOST_GROWTH = 2.0
-"""Megabytes per minute of resident memory, over the second half, that are no leak."""
+"""Megabytes per minute of resident memory, over the last quarter, that are no leak."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def judge(answer: httpx.Response, one: Call) -> str:
 
 def report(soak: Soak, states: list[dict[str, float]], code: int, log: str) -> dict[str, Any]:
     """Return all results, and whether they are right."""
-    late = states[len(states) // 2 :]
+    late = states[3 * len(states) // 4 :]
     times, sizes = ([state[key] for state in late] for key in ("seconds", "megabytes"))
     growth = float(np.polyfit(times, sizes, 1)[0]) * 60
     tracebacks = log.count("Traceback")

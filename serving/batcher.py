@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 from PIL import Image
 
@@ -28,7 +29,8 @@ RECENT = 32
 """Batches over which the rate is measured."""
 MOST_SECONDS = 60
 """Longest time after which a client is asked to try again."""
-SampleRows = Callable[[Sequence[Row], Progress], list[Image.Image]]
+SampleRows = Callable[[Sequence[Row], Progress], Sequence[Any]]
+Finish = Callable[[Job], list[Image.Image]]
 
 
 class Abandoned(Exception):
@@ -39,7 +41,8 @@ class Batcher:
     """Jobs go in, images come out of their futures.
 
     Args:
-        sample: samples one batch; its exceptions become those of the jobs.
+        sample: samples one batch, and returns a part of a job for each row; its exceptions become those of the jobs.
+        finish: makes the images of a job whose parts are all there.
         queue: images that may wait.
         wait: seconds that a batch waits for more images.
         on_batch: called after each batch with its number of images and its seconds.
@@ -48,13 +51,15 @@ class Batcher:
     def __init__(
         self,
         sample: SampleRows,
+        finish: Finish,
         *,
         batch_size: int,
         queue: int,
         wait: float,
         on_batch: Callable[[int, float], None] = lambda images, seconds: None,
     ) -> None:
-        self.sample, self.batch_size, self.queue, self.wait = sample, batch_size, queue, wait
+        self.sample, self.finish = sample, finish
+        self.batch_size, self.queue, self.wait = batch_size, queue, wait
         self.on_batch = on_batch
         self._changed = threading.Condition()
         self._waiting: list[Row] = []
@@ -74,7 +79,7 @@ class Batcher:
             rows, self._waiting = [*self._waiting, *self._running], []
             self._changed.notify_all()
         for row in rows:
-            row.job.fail(stopping())
+            row.job.settle(stopping())
         if self._thread.is_alive():
             self._thread.join(timeout)
 
@@ -162,22 +167,31 @@ class Batcher:
         jobs = list(dict.fromkeys(row.job for row in rows))
         start = time.monotonic()
         try:
-            images = self.sample(rows, lambda _: self._check(jobs))
+            parts = self.sample(rows, lambda _: self._check(jobs))
         except Abandoned:
             return
         except Exception as error:
             self._failed(rows, jobs, error)
             return
+        for row, part in zip(rows, parts, strict=True):
+            row.job.parts[row.index] = part
+        results = [(job, self._finished(job)) for job in jobs if job.complete]
         seconds = time.monotonic() - start
         self._recent.append((len(rows), seconds))
         self.on_batch(len(rows), seconds)
-        for row, image in zip(rows, images, strict=True):
-            row.job.deliver(row.index, image)
+        for job, result in results:
+            job.settle(result)
+
+    def _finished(self, job: Job) -> list[Image.Image] | Exception:
+        try:
+            return self.finish(job)
+        except Exception as error:
+            return _reported(error)
 
     def _failed(self, rows: Sequence[Row], jobs: Sequence[Job], error: Exception) -> None:
         if len(jobs) == 1:
             self._drop(jobs[0])
-            jobs[0].fail(_reported(error))
+            jobs[0].settle(_reported(error))
             return
         for job in jobs:
             self._run([row for row in rows if row.job is job])

@@ -32,7 +32,8 @@ class Job:
     """The grid, and which of its codes are sampled."""
     future: Future[list[Image.Image]] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
-    images: dict[int, Image.Image] = field(default_factory=dict)
+    parts: dict[int, Any] = field(default_factory=dict)
+    """What was sampled of each image."""
 
     @property
     def key(self) -> Hashable:
@@ -50,19 +51,18 @@ class Job:
         row = self.request.values_of(range(index, index + 1))
         return {kind: value[0] for kind, value in row.items()}
 
-    def deliver(self, index: int, image: Image.Image) -> None:
-        """Take one image; the last one finishes the job."""
-        self.images[index] = image
-        if len(self.images) == self.request.n and not self.future.done():
-            self._settle(lambda: self.future.set_result([self.images[i] for i in range(self.request.n)]))
+    @property
+    def complete(self) -> bool:
+        """Whether all images are sampled, and somebody waits for them."""
+        return len(self.parts) == self.request.n and not self.future.done()
 
-    def fail(self, error: BaseException) -> None:
-        """Finish the job with an error."""
-        self._settle(lambda: self.future.set_exception(error))
-
-    def _settle(self, settle: Callable[[], None]) -> None:
+    def settle(self, result: list[Image.Image] | Exception) -> None:
+        """Finish the job with its images or an error."""
         try:
-            settle()
+            if isinstance(result, Exception):
+                self.future.set_exception(result)
+            else:
+                self.future.set_result(result)
         except InvalidStateError:  # the client has gone in this moment, or another image has failed
             return
 

@@ -52,7 +52,11 @@ class Sampler:
 
 @contextmanager
 def batcher(sampler: Sampler, **given: Any) -> Iterator[Batcher]:
-    own = Batcher(sampler, **{"batch_size": 4, "queue": 8, "wait": 0.0, **given})
+    own = Batcher(
+        sampler,
+        lambda job: [job.parts[i] for i in range(job.request.n)],
+        **{"batch_size": 4, "queue": 8, "wait": 0.0, **given},
+    )
     own.start()
     try:
         yield own
