@@ -165,12 +165,15 @@ for extra in $EXTRAS; do
   say "extra $extra"
   with_extra "$extra"
   imgtf() { "env-$extra/bin/python" -m imgtf "$@"; }
-  ( set -e; "use_$extra" ) || failed="$failed $extra"
+  set +e  # bash would not stop at an error on the left of ||
+  ( set -e; "use_$extra" )
+  test $? = 0 || failed="$failed $extra"
+  set -e
 done
 
 say "pipx"
 $PYTHON -m venv pipx && pipx/bin/pip install -q pipx
 PIPX_HOME="$WORK/pipx-home" pipx/bin/pipx run --pip-args="--constraint $PIP_CONSTRAINT" --spec "$WHEEL" imgtf --version
 
-say "${failed:+failed:$failed}${failed:-done: everything ran}"
+if [ -n "$failed" ]; then say "failed:$failed"; else say "done: everything ran"; fi
 test -z "$failed"
