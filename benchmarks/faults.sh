@@ -63,7 +63,7 @@ goes_on readonly
 
 echo "== SIGTERM while a state is written"
 start term
-while ! ls -d term/training/tokenizer/state/*.tmp > /dev/null 2>&1; do :; done
+while ! ls -d term/training/tokenizer/state/*.tmp > /dev/null 2>&1; do sleep 0.01; done
 kill -TERM $run
 ended term
 goes_on term
@@ -71,7 +71,7 @@ goes_on term
 echo "== a second SIGINT, while the state of the first one is written"
 start twice
 kill -INT $run
-while ! ls -d twice/training/tokenizer/state/*.tmp > /dev/null 2>&1 && kill -0 $run 2> /dev/null; do :; done
+while ! ls -d twice/training/tokenizer/state/*.tmp > /dev/null 2>&1 && kill -0 $run 2> /dev/null; do sleep 0.01; done
 kill -INT $run 2> /dev/null || true
 ended twice
 goes_on twice
