@@ -15,6 +15,7 @@ import torch
 
 from ..errors import ConfigError
 from ..prior.config import PriorConfig, SamplingConfig
+from ..runtime.weights import GROUP
 from ..tokenizer.config import TokenizerConfig
 from .tensor_bytes import (
     cache_bytes,
@@ -50,7 +51,7 @@ class SamplingMemory:
     images: int
     """Finished images of the batch and of the grid, and the grid itself; on a CPU."""
     loading: int
-    """While weights are loaded: on a CPU the prior's file is in memory as well."""
+    """While weights are loaded: on a CPU a part of the prior's file is in memory as well."""
     captured: bool = False
     """Whether CUDA graphs keep the memory of sampling while images are decoded."""
 
@@ -97,7 +98,7 @@ def sampling_memory(
         decoder=decoder_bytes(tokenizer, min(batch_size, decoded_at_once(tokenizer)))
         + ALLOCATOR_BYTES * on_cpu,
         images=image_bytes(tokenizer, batch_size, grid_images) * on_cpu,
-        loading=tokenizer_file + (max(tokenizer_file, 2 * prior_file) if on_cpu else prior_file),
+        loading=tokenizer_file + prior_file + min(prior_file, GROUP) * on_cpu,
         captured=not on_cpu and prior.objective != "masked",
     )
 
