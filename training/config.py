@@ -55,7 +55,7 @@ class TrainingConfig:
     )
     batch_size: int = option(
         64,
-        "Images per step, in all processes and micro-batches; auto: the micro-batch that fits.",
+        "Images per step, over all processes; auto: in the largest micro-batch that fits.",
         minimum=1,
         group="optimisation",
         common=True,
