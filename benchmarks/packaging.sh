@@ -157,7 +157,7 @@ PY
 use_web() {
   imgtf web model --port 8767 > server.log 2>&1 & local server=$!
   wait_for http://127.0.0.1:8767/
-  curl -fsS http://127.0.0.1:8767/ | grep -o "<title>[^<]*" | sed -n 1,1p; kill $server; wait $server || true
+  curl -fsS http://127.0.0.1:8767/ | grep -io gradio | sort -u; kill $server; wait $server || true
 }
 
 failed=""
