@@ -85,7 +85,7 @@ class TrainingConfig:
     )
     skip_spikes: float = option(
         0.0,
-        "Skip updates with a gradient norm above X times the median of the last 100; 0: none.",
+        "Skip updates whose gradient norm is above X times the recent median; 0: none.",
         minimum=0,
         group="optimisation",
     )
