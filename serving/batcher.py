@@ -1,8 +1,9 @@
 """The queue of images and the thread that samples them, batch by batch.
 
 The thread owns the model: nothing else runs it. A batch takes the oldest image and those that can be sampled with it.
-It starts when it is full, or `batch_wait` after its oldest image has come and the last batch has ended: clients that
-have just been answered, and ask again, are in the next batch. Without that, 16 clients end up in two groups of 8.
+It starts when it is full, or when no image has come for `batch_wait` since the last batch has ended, but at most
+`MOST_WAITS` times that long: clients that have just been answered, and ask again, are in the next batch. Without that,
+16 clients end up in two groups of 8.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ logger = logging.getLogger("imgtf.serving")
 
 RECENT = 32
 """Batches over which the rate is measured."""
+MOST_WAITS = 5
+"""Longest time that a batch waits, in units of `batch_wait`."""
 MOST_SECONDS = 60
 """Longest time after which a client is asked to try again."""
 SampleRows = Callable[[Sequence[Row], Progress], Sequence[Any]]
@@ -153,7 +156,11 @@ class Batcher:
                     continue
                 oldest = self._waiting[0].job
                 rows = [row for row in self._waiting if row.job.key == oldest.key][: self.batch_size]
-                left = max(oldest.arrived, self._free_since) + self.wait - time.monotonic()
+                oldest_since, newest_since = (
+                    max(job.arrived, self._free_since) for job in (oldest, rows[-1].job)
+                )
+                due = min(newest_since + self.wait, oldest_since + MOST_WAITS * self.wait)
+                left = due - time.monotonic()
                 if len(rows) == self.batch_size or left <= 0:
                     taken = set(rows)
                     self._waiting = [row for row in self._waiting if row not in taken]
