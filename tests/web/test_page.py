@@ -33,7 +33,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PATIENCE = 60_000
+PATIENCE = 90_000
 """Milliseconds: the machine may be busy."""
 
 
@@ -138,6 +138,7 @@ def browser(server: Server) -> Iterator[Browser]:
         page.on("pageerror", lambda error: found.errors.append(str(error)))
         page.goto(server.url)
         page.get_by_role("tab", name="Sample").wait_for()
+        page.wait_for_timeout(1000)  # values that are typed before gradio has started are lost
         yield found
         chromium.close()
 
