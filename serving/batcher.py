@@ -1,9 +1,9 @@
 """The queue of images and the thread that samples them, batch by batch.
 
 The thread owns the model: nothing else runs it. A batch takes the oldest image and those that can be sampled with it.
-It starts when it is full, or when no image has come for `batch_wait` since the last batch has ended, but at most
-`MOST_WAITS` times that long: clients that have just been answered, and ask again, are in the next batch. Without that,
-16 clients end up in two groups of 8.
+It starts when it is full, or when no image has come for `batch_wait`. After a batch it waits for a tenth of that batch's
+time at least: clients that have just been answered, and ask again, are in the next batch. Without that, 16 clients end
+up in two groups of 8.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ logger = logging.getLogger("imgtf.serving")
 
 RECENT = 32
 """Batches over which the rate is measured."""
+PAUSE = 0.1
+"""Shortest wait after a batch, in units of its time."""
 MOST_WAITS = 5
-"""Longest time that a batch waits, in units of `batch_wait`."""
+"""Longest wait, in units of the shortest."""
 MOST_SECONDS = 60
 """Longest time after which a client is asked to try again."""
 SampleRows = Callable[[Sequence[Row], Progress], Sequence[Any]]
@@ -156,11 +158,7 @@ class Batcher:
                     continue
                 oldest = self._waiting[0].job
                 rows = [row for row in self._waiting if row.job.key == oldest.key][: self.batch_size]
-                oldest_since, newest_since = (
-                    max(job.arrived, self._free_since) for job in (oldest, rows[-1].job)
-                )
-                due = min(newest_since + self.wait, oldest_since + MOST_WAITS * self.wait)
-                left = due - time.monotonic()
+                left = self._due(oldest, rows[-1].job) - time.monotonic()
                 if len(rows) == self.batch_size or left <= 0:
                     taken = set(rows)
                     self._waiting = [row for row in self._waiting if row not in taken]
@@ -168,6 +166,12 @@ class Batcher:
                     return rows
                 self._changed.wait(left)
         return []
+
+    def _due(self, oldest: Job, newest: Job) -> float:
+        """Return when a batch that is not full starts."""
+        pause = max(self.wait, PAUSE * self._recent[-1][1]) if self.wait and self._recent else self.wait
+        since = max(oldest.arrived, self._free_since)
+        return min(max(newest.arrived + self.wait, self._free_since + pause), since + MOST_WAITS * pause)
 
     def _run(self, rows: Sequence[Row]) -> None:
         """Sample a batch. Where it fails, each job runs on its own, so that only a wrong one fails."""
