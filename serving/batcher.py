@@ -1,7 +1,7 @@
 """The queue of images and the thread that samples them, batch by batch.
 
 The thread owns the model: nothing else runs it. A batch takes the oldest image and those that can be sampled with it.
-It starts when it is full, or when no image has come for `batch_wait`. After a batch it waits for a tenth of that batch's
+It starts when it is full, or when no image has come for `batch_wait`. After a batch it waits for a tenth of its
 time at least: clients that have just been answered, and ask again, are in the next batch. Without that, 16 clients end
 up in two groups of 8.
 """
