@@ -176,7 +176,8 @@ def suits_images(settings: Settings, headers: Headers) -> bool:
         tokenizer_config(settings, headers)
     except ImgtfError:  # the size is no multiple of the factor
         return False
-    return min(sides_of(to_size(given))) >= int(preset["image_size"])
+    smallest = CANDIDATES["tokenizer"][0].preset  # which is reduced to smaller images
+    return settings.preset == smallest or min(sides_of(to_size(given))) >= int(preset["image_size"])
 
 
 def is_plain(stage: str, settings: Settings) -> bool:

@@ -152,6 +152,13 @@ def test_options_win_and_a_given_network_stays_that_of_tiny(
     assert odd.settings.preset == "tiny"
 
 
+def test_images_below_the_smallest_preset_get_its_wide_form_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fit = pick(monkeypatch, headers_of(write(tmp_path / "d", 28, 28), 20_000), 4 * TWO_CORES)
+    assert (fit.settings.preset, fit.settings.values["width"]) == ("tiny", 32)
+
+
 def test_a_size_that_is_not_square_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     headers = headers_of(write(tmp_path / "d", 300, 200), 5000)
     fit = pick(monkeypatch, headers, image_size=(64, 96))
