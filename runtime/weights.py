@@ -74,8 +74,7 @@ def load_tensors(model: nn.Module, path: Path) -> None:
     """Load a safetensors file into a network. Floats of another precision are converted, which the log says.
 
     Raises:
-        CheckpointError: the file is missing or damaged; or a tensor is missing, unknown, not finite, or has another
-            shape or type.
+        CheckpointError: the file is missing or damaged; a tensor is missing, unknown, not finite, or of another kind.
     """
     own = model.state_dict()
     with _opened(path) as file:
@@ -147,10 +146,8 @@ def _check_tensors(own: Mapping[str, Tensor], file: Any, path: Path) -> list[str
     other = {name: kind for name, kind in types.items() if kind != own[name].dtype}
     for name, kind in other.items():
         if kind is None or not (kind.is_floating_point and own[name].is_floating_point()):
-            found = slices[name].get_dtype()
-            raise CheckpointError(
-                f"{path}: {_some([name])} is {found}, not {own[name].dtype}; restore the file"
-            )
+            found = f"{slices[name].get_dtype()}, not {own[name].dtype}"
+            raise CheckpointError(f"{path}: {_some([name])} is {found}; restore the file")
     return sorted({str(kind) for kind in other.values()})
 
 
