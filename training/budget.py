@@ -46,6 +46,10 @@ KINDS = {"evaluation": "eval_every", "preview": "preview_every", "saving": "save
 """What a run does besides updates, and the setting that says after how many steps."""
 OFTEN = {"eval_every": 8, "preview_every": 5, "save_every": 5}
 """Settings that follow the number of steps, and how often their work is done in a run."""
+MOST_BESIDES = 0.1
+"""Fraction of the time for evaluations, and for each of the others: slow ones are done less often, but once."""
+END_SHARE, MOST_END = 0.4, 0.05
+"""The end takes about this fraction of the time before the first step, on a busy machine; at most that of all time."""
 SECONDS_BETWEEN = 600.0
 """Most time between two evaluations, previews or saved states."""
 MARGIN, LEAST_MARGIN, MOST_MARGIN = 0.05, 5.0, 60.0
@@ -88,6 +92,8 @@ class Budget:
         self.window: list[float] = []
         """Seconds of each step since the last look."""
         self.steps_seen, self.looks = 0, 0
+        self._mean, self.before = 0.0, 0.0
+        """Seconds of a step, and before the first step."""
 
     def shown(self, config: TrainingConfig) -> int:
         """Return the number of steps to show, which is a guess until it is decided."""
@@ -103,7 +109,7 @@ class Budget:
             ConfigError: most of the time is over.
         """
         self.last = self.clock()
-        over = self.last - self.started
+        over = self.before = self.last - self.started
         if any_process(over > (1 - LEAST_LEFT) * min(self.seconds, self.limit)):
             raise ConfigError(
                 f"{over / 60:.1f} minutes were over before the first step, for reading and encoding images: give more "
@@ -162,7 +168,14 @@ class Budget:
     def _often(self, step: int, steps: int) -> dict[str, int]:
         """The steps between evaluations and so on. Their first one is after the decision, also in a repetition."""
         between = steps * SECONDS_BETWEEN / min(self.seconds, 1e9)
-        return {name: max(step + 1, min(-(-steps // OFTEN[name]), int(between))) for name in self.following}
+        times = {KINDS[kind]: self._times(kind) for kind in KINDS}
+        return {name: max(step + 1, min(-(-steps // times[name]), int(between))) for name in self.following}
+
+    def _times(self, kind: str) -> int:
+        """How often the work of a kind is done in a run."""
+        return max(
+            1, min(OFTEN[KINDS[kind]], int(MOST_BESIDES * self.seconds / max(1e-3, self._costs()[kind])))
+        )
 
     def _steps(self, step: int, config: TrainingConfig) -> int:
         """The number of steps that fits the time, or 0 where nothing is to be decided."""
@@ -197,19 +210,26 @@ class Budget:
         left = config.steps - step
         return self.clock() - self.started + left * self._per_step(config) + self._at_the_end()
 
+    @property
+    def mean(self) -> float:
+        """Seconds of a step since the last look, or until it."""
+        if self.window:
+            self._mean = sum(self.window) / len(self.window)
+        return self._mean
+
     def _fitting(self, step: int, config: TrainingConfig) -> int:
         left = AIM * self.seconds - (self.clock() - self.started) - self._at_the_end()
         if config.minutes is not None:
-            left -= sum((OFTEN[KINDS[kind]] - 1) * seconds for kind, seconds in self._costs().items())
+            left -= sum((self._times(kind) - 1) * seconds for kind, seconds in self._costs().items())
         steps = step + max(1, int(left / self._per_step(config)))
         if config.minutes is not None:
             self.looks = sum((self.clock() - self.started) / self.seconds >= look for look in LOOKS)
-            self.window = []
+            self._mean, self.window = self.mean, []
         return min(steps, MAX_INT - 1)
 
     def _per_step(self, config: TrainingConfig) -> float:
         """Seconds of a step with its part of evaluations, previews and savings."""
-        own = sum(self.window) / len(self.window)
+        own = self.mean
         if config.minutes is not None:  # what follows the number of steps is not per step
             return own
         return own + sum(seconds / getattr(config, KINDS[kind]) for kind, seconds in self._costs().items())
@@ -217,9 +237,10 @@ class Budget:
     def _at_the_end(self) -> float:
         """Seconds of what follows the last step: an evaluation, a preview, a saving, and the end of the run."""
         costs = self._costs().values()
-        return sum(costs) + max(costs) / 2 + END_SECONDS
+        end = max(END_SECONDS, min(END_SHARE * self.before, MOST_END * self.seconds))
+        return sum(costs) + max(costs) / 2 + end
 
     def _costs(self) -> Mapping[str, float]:
         """Seconds of each of `KINDS`. Before the first evaluation: a forward pass is a third of a step."""
-        guess = self.batches * (sum(self.window) / len(self.window)) / 3
+        guess = self.batches * self.mean / 3
         return self.laps | {"evaluation": self.laps["evaluation"] or guess}

@@ -47,7 +47,7 @@ def simulate(
 ) -> tuple[float, TrainingConfig, list[float]]:
     """Run steps that take `speed(fraction of the time)` seconds; return the minutes, the settings and all rates."""
     clock = Clock()
-    evaluation, preview, saving, end = costs or (4.0, 1.0, 0.5, 4.0)
+    evaluation, preview, saving, end = costs or (1 + 4 * speed(0), 1.0, 0.5, 4.0)
     budget = Budget(config, clock.now, expected_steps=500, clock=clock)
     config = budget.undecided(config)
     start = clock.now
