@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import datasets  # noqa: F401  (before the workers are forked: it takes seconds)
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
