@@ -36,7 +36,8 @@ def updates(stage: LineStage, inputs: list[Tensor]) -> None:
         stage.completed_steps = i
         stage.network.train()
         stage.guard.begin(stage.trained_modules().values())
-        stage.step({"x": x, "noise": torch.zeros(())})
+        with stage.accelerator.accumulate(stage.network):
+            stage.step({"x": x, "noise": torch.zeros(())})
         stage.guard.end()
 
 
