@@ -103,7 +103,7 @@ use_compress() {
 use_demo() { imgtf tokenizer train $SMALL_TOKENIZER --model digits 2> /dev/null; }
 use_docs() { (cd source && NO_MKDOCS_2_WARNING=1 "$WORK/env-docs/bin/mkdocs" build -q --strict --site-dir "$WORK/site" && ls "$WORK/site/index.html"); }
 use_fid() {
-  "env-fid/bin/python" -c 'import torch_fidelity; print("torch_fidelity", torch_fidelity.__version__)'
+  "env-fid/bin/python" -c 'from imgtf.runtime.optional import import_with_torchvision as i; print(i("torch_fidelity").__version__)'
   imgtf tokenizer eval --model model 2>&1 | grep -i "rfid\|inception" | sed -n 1,2p || true
 }
 use_formats() {
