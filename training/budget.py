@@ -191,18 +191,18 @@ class Budget:
 
     def _look_again(self, step: int, config: TrainingConfig) -> int:
         over = (self.clock() - self.started) / self.seconds
-        if self.looks == len(LOOKS) or over < LOOKS[self.looks] or not self.window:
+        # A run that has become faster would end before the next look by the time alone.
+        if self.looks == len(LOOKS) or step >= config.steps or not self.window:
             return 0
-        self.looks = sum(over >= look for look in LOOKS)
-        if self.looks == len(LOOKS):
+        if max(over, step / config.steps) < LOOKS[self.looks]:
+            return 0
+        steps, miss = config.steps, abs(self._end(step, config) / self.seconds - AIM)
+        if over >= LOOKS[-1]:
             steps = step + 1
-        elif abs(self._end(step, config) / self.seconds - AIM) > (
-            TOLERANCE if over < LOOKS[2] else LATE_TOLERANCE
-        ):
+        elif miss > (TOLERANCE if over < LOOKS[2] else LATE_TOLERANCE):
             steps = self._fitting(step, config)
-        else:
-            steps = config.steps
-        self.window = []
+        self.looks = sum(max(over, step / steps) >= look for look in LOOKS)
+        self._mean, self.window = self.mean, []
         return steps if steps != config.steps else 0
 
     def _end(self, step: int, config: TrainingConfig) -> float:
