@@ -118,7 +118,7 @@ def state_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def log(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "training/tokenizer/log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+    return [{k: v for k, v in row.items() if k not in ("images_per_second", "seconds")} for row in rows]
 
 
 def test_the_last_weight_of_the_decoder_has_the_image_channels() -> None:
@@ -312,7 +312,7 @@ def test_at_full_weight_the_newest_weights_within_the_margin_are_kept(
 
 
 def test_dead_and_revived_codes_are_counted(images: Path) -> None:
-    stage = make_stage(images, {})
+    stage = prepared(make_stage(images, {}))
     stage.counts.add(torch.arange(8))
     assert stage.window_metrics()["dead_codes"] == 8
     stage.counts.add(torch.arange(4, 11))
