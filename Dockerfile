@@ -4,7 +4,7 @@
 #   docker build -t imgtf .                                     CPU
 #   docker build -t imgtf:cuda --build-arg VARIANT=cuda .       NVIDIA GPUs; run with --gpus all
 #   docker run --rm -v "$PWD:/work" imgtf tokenizer train --data my-images
-#   docker run --rm -v "$PWD:/work" -p 8000:8000 imgtf serve model --host 0.0.0.0
+#   docker run --rm -v "$PWD:/work" -p 127.0.0.1:8000:8000 imgtf serve model --host 0.0.0.0
 #
 # Unverified: checked with hadolint only, never built, because no Docker engine ran where it was written.
 

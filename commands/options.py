@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from ..options import bounds, field_types, is_size
+from ..options import MAX_INT, bounds, field_types, is_size
 from ..pipelines.settings import AUTO, load_presets, option_names
 from .command import Command, Option
 from .reporting import log_to_stderr
@@ -127,7 +127,7 @@ def run_options(stage: str) -> Callable[[F], F]:
             help="Continue the last run from its saved state and settings.",
         )(function)
         function = option(
-            "--resume-from", type=WholeRange(1, None), metavar="STEP", group="run", common=False,
+            "--resume-from", type=WholeRange(1, MAX_INT), metavar="STEP", group="run", common=False,
             default_text="the newest", help="Continue from the saved state of this step; later ones are dropped.",
         )(function)  # fmt: skip
         return own_model_option(preset_option(stage, auto=True)(function))

@@ -138,7 +138,11 @@ def test_wrong_input_exits_with_one_and_one_line(
     ("error", "code", "line"),
     [
         (ConfigError("a\nb"), 1, "Error: a b"),
-        (Interrupted("saved"), 130, "Interrupted: saved; continue with the same command and --resume"),
+        (
+            Interrupted("saved", 2, "prior", "my model"),
+            130,
+            "Interrupted: saved; resume with: imgtf prior train --model 'my model' --resume",
+        ),
         (KeyboardInterrupt(), 130, "Interrupted."),
         (PermissionError(13, "Permission denied", "x"), 1, "Error: x: Permission denied"),
         (MemoryError(), 1, "Error: out of memory; lower --batch-size or the size of the network"),

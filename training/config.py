@@ -110,7 +110,7 @@ class TrainingConfig:
     )
     shard: bool = option(
         False,
-        "Divide weights and optimizer states among the processes (FSDP2), for models that do not fit into one GPU.",
+        "Divide weights and optimizer states among processes (FSDP2), to save memory.",
         group="optimisation",
     )
     device: str = option(

@@ -251,7 +251,7 @@ def change(**values: Any) -> Callable[[Path], None]:
         ("config.json", Path.unlink, "no such file"),
         ("config.json", change(surplus=1), "unknown key surplus"),
         ("config.json", change(format=99), "format"),
-        ("config.json", change(kind="vae"), "this is a vae"),
+        ("config.json", change(kind="vae"), "the kind is 'vae', not"),
         ("config.json", change(codebook_size="many"), "codebook_size must be int"),
         ("config.json", change(codebook_size=17), "misshapen"),
     ],
