@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -145,11 +147,18 @@ def _server(site: Site, options: Options, worker: Worker) -> Any:
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             worker.stop()
+            # Requests that are cut off when the time is over are no faults of the program.
+            logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
             _end_streams(app)
             await super().shutdown(sockets)
 
     app = build_app(site, options, worker)
     return Server(uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE))
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, asyncio.CancelledError)
 
 
 def _end_streams(app: Any) -> None:
