@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from .worker import message_of
 
 MODEL = {"concurrency_limit": 1, "concurrency_id": "model"}
 """Events that run the model take turns."""
+ON_ITS_WAY = 0.5
+"""Seconds in which the last preview of a stopped job reaches the page."""
 Events = Iterator[Drawing | Result]
 
 
@@ -67,9 +70,18 @@ def connect(
         handler, inputs, output.components, preprocess=False, show_progress="minimal",
         show_progress_on=[output.status], api_name=name, api_visibility="undocumented", **MODEL,
     )  # fmt: skip
-    stop.click(
-        lambda: line("Stopped."), None, output.status, cancels=[event], queue=False, api_visibility="private"
-    )
+    said = {"fn": _stopped, "outputs": output.status, "queue": False, "api_visibility": "private"}
+    # A preview that is on its way when the job is stopped may replace the line, which is therefore said again.
+    stop.click(**said, cancels=[event]).then(**{**said, "fn": _still_stopped})
+
+
+def _stopped() -> str:
+    return line("Stopped.")
+
+
+def _still_stopped() -> str:
+    time.sleep(ON_ITS_WAY)
+    return _stopped()
 
 
 def in_words(work: Callable[[], Iterator[Any]]) -> Iterator[Any]:
