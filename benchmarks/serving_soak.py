@@ -2,8 +2,8 @@
 
     python benchmarks/serving_soak.py MODEL [--seconds 600] [--clients 8]
 
-- Good requests: generations of several seeds, classes, numbers, settings and sizes, and edits. Their images must equal,
-  pixel by pixel, those of `Pipeline.sample` and `Pipeline.inpaint`, which are computed before in this process.
+- Good requests: generations of several seeds, classes, numbers, settings and sizes, and edits. Their images must be
+  those of `Pipeline.sample` and `Pipeline.inpaint`, computed before in this process, but for one grey level here and there.
 - Bad requests: broken JSON, unknown fields and routes, values out of range, damaged and giant images, missing masks,
   bodies beyond the limit, clients that leave. Each must get its status and one line in the shape of OpenAI's errors.
 - The queue is short, so some requests are answered 429; their client tries again.
@@ -219,8 +219,14 @@ def judge(answer: httpx.Response, one: Call) -> str:
         return "" if right else f"error {answer.text[:200]}"
     encoded = (base64.b64decode(part["b64_json"]) for part in answer.json()["data"])
     images = [np.asarray(Image.open(io.BytesIO(data))) for data in encoded]
-    same = len(images) == len(one.images) and all(map(np.array_equal, images, one.images))
+    same = len(images) == len(one.images) and all(map(nearly_equal, images, one.images))
     return "" if same else "other images"
+
+
+def nearly_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether images are the same but for rounding: a batch of another size changes a few values by one level."""
+    difference = np.abs(one.astype(int) - other)
+    return difference.max() <= 1 and (difference > 0).mean() < 0.01
 
 
 def report(soak: Soak, states: list[dict[str, float]], code: int, log: str) -> dict[str, Any]:

@@ -35,7 +35,7 @@ MOST_WAITS = 5
 MOST_SECONDS = 60
 """Longest time after which a client is asked to try again."""
 SampleRows = Callable[[Sequence[Row], Progress], Sequence[Any]]
-Finish = Callable[[Job], list[Image.Image]]
+Finish = Callable[[Sequence[Job]], list[list[Image.Image]]]
 
 
 class Abandoned(Exception):
@@ -47,7 +47,7 @@ class Batcher:
 
     Args:
         sample: samples one batch, and returns a part of a job for each row; its exceptions become those of the jobs.
-        finish: makes the images of a job whose parts are all there.
+        finish: makes the images of jobs whose parts are all there.
         queue: images that may wait.
         wait: seconds that a batch waits for more images.
         on_batch: called after each batch with its number of images and its seconds.
@@ -186,18 +186,21 @@ class Batcher:
             return
         for row, part in zip(rows, parts, strict=True):
             row.job.parts[row.index] = part
-        results = [(job, self._finished(job)) for job in jobs if job.complete]
+        results = self._finished([job for job in jobs if job.complete])
         seconds = time.monotonic() - start
         self._recent.append((len(rows), seconds))
         self.on_batch(len(rows), seconds)
         for job, result in results:
             job.settle(result)
 
-    def _finished(self, job: Job) -> list[Image.Image] | Exception:
+    def _finished(self, jobs: Sequence[Job]) -> list[tuple[Job, list[Image.Image] | Exception]]:
+        """Return the images of each job. Where that fails, each job is finished on its own."""
         try:
-            return self.finish(job)
+            return list(zip(jobs, self.finish(jobs), strict=True)) if jobs else []
         except Exception as error:
-            return _reported(error)
+            if len(jobs) == 1:
+                return [(jobs[0], _reported(error))]
+            return [result for job in jobs for result in self._finished([job])]
 
     def _failed(self, rows: Sequence[Row], jobs: Sequence[Job], error: Exception) -> None:
         if len(jobs) == 1:

@@ -29,7 +29,7 @@ from .fields import EditFields, GenerationFields, RequestFields
 from .images import marked_pixels, read_image, transparent
 from .job import Job
 from .metrics import Metrics
-from .sampling import decode_job, sample_rows
+from .sampling import decode_jobs, sample_rows
 
 MASK_MISSING = (
     "mask is missing: send a PNG of the image's size that is transparent where the image is to be replaced"
@@ -47,8 +47,8 @@ class Service:
         self.pipeline, self.config, self.name = pipeline, config, name
         self.metrics = Metrics()
         self.batcher = Batcher(
-            partial(sample_rows, pipeline), partial(decode_job, pipeline), batch_size=config.batch_size,
-            queue=config.queue, wait=config.batch_wait / 1000, on_batch=self.metrics.batch,
+            partial(sample_rows, pipeline), partial(decode_jobs, pipeline, config.batch_size),
+            batch_size=config.batch_size, queue=config.queue, wait=config.batch_wait / 1000, on_batch=self.metrics.batch,
         )  # fmt: skip
         self.metrics.watch(self.batcher)
         self.active = 0

@@ -96,10 +96,10 @@ def images_of(answer: httpx.Response) -> list[np.ndarray]:
 
 
 def equal(answer: httpx.Response, images: list[Image.Image]) -> bool:
-    """Whether an answer has exactly these images."""
+    """Whether an answer has these images. Decoded in a batch of another size, a pixel may differ by one level."""
     got = images_of(answer)
     return len(got) == len(images) and all(
-        np.array_equal(own, np.asarray(image)) for own, image in zip(got, images, strict=True)
+        np.abs(own.astype(int) - np.asarray(image)).max() <= 1 for own, image in zip(got, images, strict=True)
     )
 
 

@@ -54,7 +54,7 @@ class Sampler:
 def batcher(sampler: Sampler, **given: Any) -> Iterator[Batcher]:
     own = Batcher(
         sampler,
-        lambda job: [job.parts[i] for i in range(job.request.n)],
+        lambda jobs: [[job.parts[i] for i in range(job.request.n)] for job in jobs],
         **{"batch_size": 4, "queue": 8, "wait": 0.0, **given},
     )
     own.start()
