@@ -3,7 +3,7 @@
     python benchmarks/serving_soak.py MODEL [--seconds 600] [--clients 8]
 
 - Good requests: generations of several seeds, classes, numbers, settings and sizes, and edits. Their images must be
-  those of `Pipeline.sample` and `Pipeline.inpaint`, computed before in this process, but for one grey level here and there.
+  those of `Pipeline.sample` and `Pipeline.inpaint`, computed before in this process, within one grey level.
 - Bad requests: broken JSON, unknown fields and routes, values out of range, damaged and giant images, missing masks,
   bodies beyond the limit, clients that leave. Each must get its status and one line in the shape of OpenAI's errors.
 - The queue is short, so some requests are answered 429; their client tries again.

@@ -48,7 +48,8 @@ class Service:
         self.metrics = Metrics()
         self.batcher = Batcher(
             partial(sample_rows, pipeline), partial(decode_jobs, pipeline, config.batch_size),
-            batch_size=config.batch_size, queue=config.queue, wait=config.batch_wait / 1000, on_batch=self.metrics.batch,
+            batch_size=config.batch_size, queue=config.queue, wait=config.batch_wait / 1000,
+            on_batch=self.metrics.batch,
         )  # fmt: skip
         self.metrics.watch(self.batcher)
         self.active = 0
