@@ -22,6 +22,10 @@ PACKAGES = {"pillow-heif": (b"ftyphei", b"ftypmif1"), "pillow-jxl-plugin": (b"\x
 """Packages of Pillow's plugins -> how their files start, some after a length of four bytes."""
 
 
+PHOTOMETRIC, YCBCR = 262, 6
+"""Tag of a TIFF that names its colour space, and its value for YCbCr."""
+
+
 class BadImage(DataError):
     """An image that cannot be read. `where`: its file or row. `why`: the reason."""
 
@@ -74,7 +78,7 @@ def load_image(cell: Any, where: str, at_least: int | None = None) -> Image.Imag
             warnings.simplefilter("ignore")
             if at_least is not None and image.format == "JPEG":
                 image.draft(None, (2 * at_least, 2 * at_least))
-            image.load()
+            image = _loaded(image)
         if image.format == "PCX" and pcx_is_truncated(read_cell(cell)):
             raise BadImage(where, "image file is truncated")
     except BadImage:
@@ -82,6 +86,17 @@ def load_image(cell: Any, where: str, at_least: int | None = None) -> Image.Imag
     except Exception as error:
         raise BadImage(where, why(error)) from error
     return image
+
+
+def _loaded(image: Any) -> Image.Image:
+    """Decode an image. Pillow before 13 takes the three bytes of a pixel of an uncompressed YCbCr TIFF for four."""
+    codecs = {(tile[0], tile[3][0]) for tile in image.tile} if image.format == "TIFF" else set()
+    ycbcr = codecs == {("raw", "RGBX")} and image.tag_v2.get(PHOTOMETRIC) == YCBCR
+    if ycbcr:
+        image.tile = [tile._replace(args=("RGB", *tile[3][1:])) for tile in image.tile]
+    image.load()
+    decoded: Image.Image = image
+    return Image.merge("YCbCr", decoded.split()) if ycbcr else decoded
 
 
 def _open(data: bytes, where: str) -> Image.Image:

@@ -211,7 +211,10 @@ def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float, int]:
         if one.preset in slow or not (given or one.least <= most) or not stage.suits(chosen):
             continue
         own = stage.speed(chosen)
-        if given or own * seconds >= one.least:
+        training = chosen.part(TrainingConfig)
+        counted = "steps" in settings.explicit  # the steps say how many images it will see
+        sees = training.steps * training.batch_size if counted else own * seconds
+        if given or sees >= one.least:
             found, rate, least = chosen, own, 0 if given else one.least
         else:
             slow.add(one.preset)

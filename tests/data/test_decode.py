@@ -147,3 +147,14 @@ def test_files_that_plugins_write_are_read(suffix, noise, tmp_path):
     assert train.text(0) == "a cat"
     with pytest.raises(BadImage):
         load_image(path.read_bytes()[:-40], "here")
+
+
+def test_uncompressed_ycbcr_tiffs_are_read():
+    """Pillow before 13 finds them truncated."""
+    image = Image.new("RGB", (40, 32), (220, 30, 30))
+    pixels = to_pixels(load_image(encoded(image.convert("YCbCr"), "TIFF"), "here"), 3)
+    assert pixels.shape == (32, 40, 3)
+    assert np.abs(pixels.astype(int) - np.asarray(image)).max() <= 4
+    cut = encoded(image.convert("YCbCr"), "TIFF")[:-100]
+    with pytest.raises(BadImage):
+        load_image(cut, "here")

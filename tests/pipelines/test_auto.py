@@ -103,6 +103,14 @@ def test_photographs_of_128_px_are_trained_at_more_than_32_px(
     assert 11 < (slow.minutes or 0) < 31
 
 
+def test_few_steps_get_the_smallest_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Given steps say how many images a run sees, however fast the machine is."""
+    write(tmp_path / "d", 160, 128)
+    few = pick(monkeypatch, headers_of(tmp_path / "d", 400), steps=2, batch_size=8)
+    assert few.settings.preset == "tiny"
+    assert few.steps == 2
+
+
 @pytest.mark.parametrize(("side", "most"), [(20, 20), (32, 32), (48, 32), (64, 64), (128, 128), (500, 256)])
 def test_images_are_not_enlarged_and_a_faster_machine_trains_at_larger_sizes(
     side: int, most: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
