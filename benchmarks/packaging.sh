@@ -72,7 +72,7 @@ imgtf --version
 imgtf --help > /dev/null
 if imgtf tokenizer train --model digits --steps 1 2> error.txt; then echo "the digits need no extra?"; exit 1; fi
 grep 'imgtf\[demo\]' error.txt
-imgtf data images --report data.html > /dev/null
+imgtf data images --report data.html --force > /dev/null
 imgtf tokenizer train --data images $SMALL_TOKENIZER --model model 2> log.txt
 imgtf prior train $SMALL_PRIOR --model model 2>> log.txt
 imgtf sample --n 4 --label round --model model 2>> log.txt
