@@ -150,7 +150,8 @@ config = transformers.CLIPTextConfig(
 transformers.CLIPTextModel(config).save_pretrained("clip")
 PY
   for file in images/*/*.png; do echo "a $(basename "$(dirname "$file")")" > "${file%.png}.txt"; done
-  cp -r model captioned && rm -r captioned/prior captioned/codes
+  rm -rf captioned
+  cp -r model captioned && rm -r captioned/prior captioned/codes captioned/training/prior
   imgtf prior train --data images $SMALL_PRIOR --conditions features --text-encoder clip --model captioned 2> /dev/null
   imgtf sample --n 2 --text "a round" --model captioned 2> /dev/null
 }
