@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from ..runtime.durable import whole_file
 from ..runtime.hub import datasets_cache
 from .files import File
 from .locations import RemoteFile, errors_of, remote_files
@@ -86,9 +87,8 @@ def _index(root: Path) -> dict[str, Any]:
 
 
 def _write_index(root: Path, have: dict[str, Any]) -> None:
-    partial = root / f"{INDEX}.partial"
-    partial.write_text(json.dumps(have), encoding="utf-8")
-    os.replace(partial, root / INDEX)
+    with whole_file(root / INDEX) as temporary:
+        temporary.write_text(json.dumps(have), encoding="utf-8")
 
 
 def _local(root: Path, file: RemoteFile) -> File:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..options import to_dict
+from ..runtime.durable import whole_file
 from .arrow import write_table
 from .codes import FORMAT, INFO_FILE, CodesInfo, put_in_place, stored_columns
 
@@ -69,9 +69,8 @@ class PartialCodes:
             return False
         self.partial.mkdir(parents=True, exist_ok=True)
         target = self.partial / f"codes-{len(self.parts):05d}.arrow"
-        unfinished = target.with_suffix(".tmp")
-        write_table(unfinished, stored_columns(self.info), (row for row, _ in rows))
-        os.replace(unfinished, target)
+        with whole_file(target, durable=True) as temporary:
+            write_table(temporary, stored_columns(self.info), (row for row, _ in rows))
         self.parts.append({"rows": len(rows), "next": rows[-1][1]})
         _write(self.partial / PROGRESS_FILE, {"info": self._identity, "parts": self.parts})
         return True
@@ -90,9 +89,5 @@ class PartialCodes:
 
 
 def _write(path: Path, content: Any) -> None:
-    partial = path.with_suffix(".tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with whole_file(path, durable=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -29,7 +29,7 @@ MINUTES = 5.0
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock whose time a test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
