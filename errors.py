@@ -33,3 +33,12 @@ class Interrupted(ImgtfError):
         """`number`: of the signal, 2 for SIGINT. `stage`, `model`: the run to resume."""
         super().__init__(message)
         self.number, self.stage, self.model = number, stage, model
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether Python, PyTorch's CPU allocator or a GPU ran out of memory. Imports nothing."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(
+        text in str(error) for text in ("can't allocate memory", "out of memory")
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ImgtfError, Interrupted
+from ..errors import ImgtfError, Interrupted, is_out_of_memory
 
 if TYPE_CHECKING:
     from ..training.loop import TrainingResult
@@ -94,7 +94,7 @@ def failure(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"Error: {where}{error.strerror or error}", FAILED
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return "Error: out of memory; lower --batch-size or the size of the network", FAILED
     return None
 
@@ -113,13 +113,6 @@ def _resume(error: Interrupted) -> str:
 def _see_help(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     return f" See {context.command_path} --help." if context else ""
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, the CPU allocator of PyTorch or CUDA ran out of memory."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _plain(value: Any) -> str:

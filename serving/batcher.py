@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..errors import ImgtfError
+from ..errors import ImgtfError, is_out_of_memory
 from ..pipelines.request import Progress
 from .errors import ApiError, stopping
 from .job import Job, Row
@@ -222,7 +222,7 @@ def _reported(error: Exception) -> Exception:
         return error
     if isinstance(error, ImgtfError):
         return ApiError(error)
-    if isinstance(error, MemoryError) or "allocate" in str(error) or "out of memory" in str(error):
+    if is_out_of_memory(error):
         logger.error("out of memory: %s", error)
         return ApiError("the server has not enough memory for these images", status=500, code="out_of_memory")
     logger.error("a batch failed", exc_info=error)

@@ -10,22 +10,13 @@ import psutil
 import torch
 from accelerate.utils.memory import clear_device_cache
 
-from ..errors import ImgtfError
+from ..errors import ImgtfError, is_out_of_memory
 from .config import TrainingConfig
 
 logger = logging.getLogger("imgtf")
 
 SHARE = 0.9
 """Of the free memory of a CPU that a trial may take."""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether Python, PyTorch's CPU allocator or a GPU ran out of memory."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("can't allocate memory", "out of memory")
-    )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from ..errors import ImgtfError
+from ..errors import ImgtfError, is_out_of_memory
 
 logger = logging.getLogger("imgtf")
 
@@ -98,6 +98,6 @@ def message_of(error: BaseException) -> str | None:
     """Return an error in one line for a person; None for a fault of the program."""
     if isinstance(error, ImgtfError):
         return " ".join(str(error).split())
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return "out of memory: ask for fewer images"
     return None

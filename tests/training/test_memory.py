@@ -7,9 +7,9 @@ import resource
 import pytest
 import torch
 
-from imgtf.errors import ImgtfError
+from imgtf.errors import ImgtfError, is_out_of_memory
 from imgtf.training.config import TrainingConfig
-from imgtf.training.memory import advice, bounded_memory, fewest_parts, is_out_of_memory
+from imgtf.training.memory import advice, bounded_memory, fewest_parts
 
 CPU = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried ..."

@@ -28,7 +28,7 @@ from imgtf.web.site import Site, open_site
 from imgtf.web.surprise_tab import surprise
 from imgtf.web.translate_tab import translated
 from imgtf.web.uploads import drawn, read_file, read_upload, reduced, to_draw_on
-from imgtf.web.worker import Worker
+from imgtf.web.worker import Worker, message_of
 
 from ..pipelines.conftest import run
 from ..pipelines.editing.test_translate import noise
@@ -232,3 +232,8 @@ def test_a_drawing_is_read_back_as_pixels_of_the_model(site: Site) -> None:
 def test_nothing_drawn(value: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         drawn(value)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_too_little_memory_is_one_message(error: Exception) -> None:
+    assert message_of(error) == "out of memory: ask for fewer images"
