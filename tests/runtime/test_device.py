@@ -52,3 +52,21 @@ def test_auto_is_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch)
     assert pick_precision("fp32", GPU) == "fp32"
     with pytest.raises(ConfigError, match="fp16 needs a GPU"):
         pick_precision("fp16", CPU)
+
+
+@pytest.mark.parametrize(
+    ("processor", "capabilities", "fast"),
+    [
+        ("Intel(R) Xeon(R) Processor", {"avx512_bf16": True, "amx_bf16": True}, True),
+        ("Intel(R) Xeon(R) Processor", {"avx512_bf16": True, "amx_bf16": False}, False),
+        ("AMD EPYC 9B45", {"avx512_bf16": True}, True),
+        ("AMD EPYC 7B13", {"avx2": True}, False),
+        ("aarch64", {"bf16": True}, True),
+    ],
+)
+def test_bf16_is_fast_where_the_processor_has_more_units_for_it_than_for_float32(
+    monkeypatch: pytest.MonkeyPatch, processor: str, capabilities: dict[str, bool], fast: bool
+) -> None:
+    monkeypatch.setattr(precision, "processor_name", lambda: processor)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert precision.fast_bf16_cpu() is fast
