@@ -42,8 +42,9 @@ def pick_precision(precision: str, device: torch.device) -> str:
 def fast_bf16_cpu() -> bool:
     """Return whether this processor multiplies bf16 faster than float32.
 
-    Emulated bf16 is slower. So is avx512_bf16 of Intel, which has one unit for it and two for float32: 82 against 154
-    GFLOP/s on a Xeon (Sapphire Rapids) whose AMX is switched off. AMD's avx512_bf16 is several times as fast as float32.
+    Emulated bf16 is slower. So is avx512_bf16 of Intel, which has one unit for it and two for float32: 82
+    against 154 GFLOP/s on a Xeon (Sapphire Rapids) whose AMX is switched off. AMD's avx512_bf16 is several times as
+    fast as float32.
     """
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if capabilities.get("avx512_bf16") and not processor_name().startswith("Intel"):
