@@ -115,6 +115,8 @@ def _not_a_vqmodel(config: TokenizerConfig) -> str:
         return f"its network is {config.network}, and VQModel has convolutions only"
     if config.quantizer != "vq":
         return f"its quantizer is {config.quantizer}, and VQModel has a codebook of nearest codes only (vq)"
+    if config.stem != 1:
+        return f"its stem is {config.stem}, and VQModel works at full resolution"
     if config.multipliers[0] != 1:
         return f"its first multiplier is {config.multipliers[0]}, and the first level of VQModel has multiplier 1"
     return ""

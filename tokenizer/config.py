@@ -29,6 +29,8 @@ class TokenizerConfig:
     Networks:
         conv: the VQGAN's convolutional encoder and decoder (arXiv:2012.09841). Level 0 works at full resolution, and
             each level after the first halves the resolution. The decoder has one more residual block per level.
+            With `stem` s above 1, level 0 works at 1/s of the resolution: blocks of s x s pixels become channels
+            (arXiv:1609.05158).
         vit: a transformer over patches (arXiv:2110.04627), `depth` blocks each in encoder and decoder.
             `registers` are learned tokens that are prepended to the patches and discarded (arXiv:2309.16588).
 
@@ -74,6 +76,13 @@ class TokenizerConfig:
         minimum=1,
         maximum=MAX_WIDTH,
         most=12,
+        group="network",
+    )
+    stem: int = option(
+        1,
+        "conv: side of the pixel blocks that the first level reads as channels; 2 is fast.",
+        minimum=1,
+        maximum=64,
         group="network",
     )
     blocks: int = option(
@@ -161,6 +170,8 @@ class TokenizerConfig:
     residual_codes: int = option(
         2, "residual_vq: codes per latent.", minimum=1, maximum=256, group="quantizer"
     )
+    tuned_from: tuple[str, ...] = ()
+    """After `tune-decoder`: `Tokenizer.codes_sha256` and the SHA-256 of all weights of the tokenizer before it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", to_size(self.image_size, "image_size"))
@@ -177,7 +188,8 @@ class TokenizerConfig:
         f = self.factor
         if not any(side % f for side in self.size):
             return
-        cause = "patch" if self.network == "vit" else f"{len(self.multipliers)} multipliers"
+        levels = f"{len(self.multipliers)} multipliers" + (f" and stem {self.stem}" if self.stem > 1 else "")
+        cause = "patch" if self.network == "vit" else levels
         below = tuple(max(f, side // f * f) for side in self.size)
         above = tuple(-(-side // f) * f for side in self.size)
         near = " or ".join(dict.fromkeys(size_text(to_size(sides)) for sides in (below, above)))
@@ -240,7 +252,7 @@ class TokenizerConfig:
     @property
     def factor(self) -> int:
         """Downsampling factor f: image side / side of the latents."""
-        return self.patch if self.network == "vit" else 2 ** (len(self.multipliers) - 1)
+        return self.patch if self.network == "vit" else self.stem * 2 ** (len(self.multipliers) - 1)
 
     @property
     def codes_per_latent(self) -> int:

@@ -16,6 +16,12 @@ from torch.utils.checkpoint import checkpoint
 from ..nn.scores import weights_of_one
 
 NORM_EPS = 1e-6  # the published models' value, not torch's 1e-5
+PIXEL_WIDTH = 16
+"""Channels per pixel before the last convolution of decoders that do not work at full resolution.
+
+That convolution smooths the borders between patches: jumps across them were 3.3 times those within patches without it
+and 2.0 times with it (transformer, 8 px patches, CIFAR-10, 700 steps).
+"""
 
 
 class ResidualBlock(nn.Module):
@@ -80,6 +86,18 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, C, 2H, 2W)
+
+
+class ToPixels(nn.Module):
+    """Maps (B, width, H/s, W/s) to pixels (B, PIXEL_WIDTH, H, W) by pixel shuffle (arXiv:1609.05158)."""
+
+    def __init__(self, width: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.conv = nn.Conv2d(width, PIXEL_WIDTH * scale**2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(F.pixel_shuffle(self.conv(x), self.scale))
 
 
 class Level(nn.Module):

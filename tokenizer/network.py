@@ -1,4 +1,7 @@
-"""Encoder and decoder of the convolutional autoencoder (VQGAN, arXiv:2012.09841, appendix A)."""
+"""Encoder and decoder of the convolutional autoencoder (VQGAN, arXiv:2012.09841, appendix A).
+
+Shapes: B batch, C channels, H, W image, s stem (1 in VQGAN), f downsampling factor, h = H/f, w = W/f grid.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import TokenizerConfig
-from .layers import NORM_EPS, Downsample, Level, Upsample, middle
+from .layers import NORM_EPS, PIXEL_WIDTH, Downsample, Level, ToPixels, Upsample, middle
 
 
 class Encoder(nn.Module):
@@ -18,7 +21,8 @@ class Encoder(nn.Module):
         widths = [config.width * m for m in config.multipliers]
         inputs = [config.width, *widths[:-1]]
         last = len(widths) - 1
-        self.conv_in = nn.Conv2d(config.channels, config.width, 3, padding=1)
+        self.stem = nn.PixelUnshuffle(config.stem) if config.stem > 1 else nn.Identity()
+        self.conv_in = nn.Conv2d(config.channels * config.stem**2, config.width, 3, padding=1)
         self.levels = nn.ModuleList(
             Level(
                 inputs[i],
@@ -44,7 +48,7 @@ class Encoder(nn.Module):
         """
         *levels, last = self.levels
         with torch.autocast(images.device.type, enabled=False):
-            x = self.conv_in(images.float())  # (B, width, H, W)
+            x = self.conv_in(self.stem(images.float()))  # (B, width, H/s, W/s)
         x = to_autocast_dtype(x)
         for level in levels:
             x = level(x)
@@ -87,10 +91,14 @@ class Decoder(nn.Module):
             for i in range(len(widths))
         )
         self.norm_out = nn.GroupNorm(config.norm_groups, widths[0], eps=NORM_EPS)
-        self.conv_out = nn.Conv2d(widths[0], config.channels, 3, padding=1)
+        self.to_pixels = ToPixels(widths[0], config.stem) if config.stem > 1 else nn.Identity()
+        self.conv_out = nn.Conv2d(
+            PIXEL_WIDTH if config.stem > 1 else widths[0], config.channels, 3, padding=1
+        )
 
     def forward(self, latents: Tensor) -> Tensor:
         x = self.middle(self.conv_in(latents))  # (B, width * multipliers[-1], h, w)
         for level in reversed(self.levels):
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))  # (B, C, H, W)
+        x = self.to_pixels(F.silu(self.norm_out(x)))  # (B, width or PIXEL_WIDTH, H, W)
+        return self.conv_out(x)  # (B, C, H, W)

@@ -21,7 +21,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from .layers import Downsample, Level, ResidualBlock, SelfAttention, Upsample
+from .layers import PIXEL_WIDTH, Downsample, Level, ResidualBlock, SelfAttention, ToPixels, Upsample
 from .network import Decoder, Encoder, to_autocast_dtype
 
 TILE_FLOATS = 2**23
@@ -42,7 +42,7 @@ class Unit:
     width: int
     """Channels of its output."""
     scale: float = 1
-    """Side of its output, relative to its input: 1, 2 or 1/2."""
+    """Side of its output, relative to its input: 1, 2 or 1/2, at the stem s or 1/s."""
     float32: bool = False
     """Stays in float32 under autocast."""
 
@@ -61,7 +61,9 @@ def encoder_units(encoder: Encoder, to_codebook: nn.Module) -> list[Unit]:
     """Return an encoder and its projection to the codebook as units. Precision is that of `Encoder.forward`."""
     network, last = _with_shared_norms(encoder), len(encoder.levels) - 1
     end = nn.Sequential(network.norm_out, nn.SiLU(), network.conv_out, to_codebook)
-    units = [Unit(network.conv_in, 1, network.conv_in.out_channels, float32=True)]
+    stem = network.stem.downscale_factor if isinstance(network.stem, nn.PixelUnshuffle) else 1
+    start = nn.Sequential(network.stem, network.conv_in)
+    units = [Unit(start, stem, network.conv_in.out_channels, 1 / stem, float32=True)]
     for i, level in enumerate(network.levels):
         units += _level_units(level, float32=i == last)
     units += [_unit(module, float32=True) for module in _layers(network.middle)]
@@ -72,12 +74,15 @@ def decoder_units(decoder: Decoder, from_codebook: nn.Module) -> list[Unit]:
     """Return a decoder and the projection in front of it as units."""
     network = _with_shared_norms(decoder)
     start = nn.Sequential(from_codebook, network.conv_in)
-    end = nn.Sequential(network.norm_out, nn.SiLU(), network.conv_out)
+    end = nn.Sequential(network.norm_out, nn.SiLU())
     units = [Unit(start, 1, network.conv_in.out_channels)]
     units += [_unit(module) for module in _layers(network.middle)]
     for level in reversed(network.levels):
         units += _level_units(level)
-    return [*units, Unit(end, 1, units[-1].width)]
+    if isinstance(network.to_pixels, ToPixels):
+        units.append(Unit(end.append(network.to_pixels), 1, PIXEL_WIDTH, network.to_pixels.scale))
+        end = nn.Sequential()
+    return [*units, Unit(end.append(network.conv_out), 1, units[-1].width)]
 
 
 def run_units(units: Sequence[Unit], x: Tensor) -> Tensor:

@@ -15,13 +15,10 @@ from ..nn.feed_forward import SwiGLU
 from ..nn.norms import make_norm
 from ..nn.rotary import Rotary, grid_positions, prepend_unrotated, rotary_table
 from .config import TokenizerConfig
-from .layers import recomputed
+from .layers import PIXEL_WIDTH, recomputed
 
 ROPE_BASE = 100.0
 """Base of the rotary frequencies: grids are tens of positions wide, not thousands (arXiv:2403.13298)."""
-PIXEL_WIDTH = 16
-"""Channels per pixel before the last convolution, which smooths the borders between patches: jumps across them were
-3.3 times those within patches without it and 2.0 times with it (8 px patches, CIFAR-10, 700 steps)."""
 
 
 class VitEncoder(nn.Module):

@@ -28,6 +28,17 @@ def images(n: int = 2, channels: int = 3, height: int = 16, width: int = 16) -> 
     return torch.rand(n, channels, height, width, generator=generator) * 2 - 1
 
 
+@pytest.mark.parametrize("stem", [2, 4])
+def test_a_stem_reads_blocks_of_pixels(stem: int) -> None:
+    model = tiny(stem=stem)
+    assert model.config.factor == 2 * stem
+    result = model(images(height=32))
+    assert result.images.shape == (2, 3, 32, 16)
+    assert result.codes.shape == (2, 32 // (2 * stem), 16 // (2 * stem))
+    with pytest.raises(ConfigError, match=rf"factor of 2 multipliers and stem {stem}"):
+        TokenizerConfig(stem=stem, multipliers=(1, 2), image_size=18)
+
+
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @torch.no_grad()
 def test_decoding_the_codes_equals_the_forward_pass(distance: str) -> None:
@@ -64,8 +75,9 @@ def test_gradients_pass_the_codebook_straight_through() -> None:
     torch.testing.assert_close(latents.grad, weight)
 
 
-def test_every_parameter_gets_a_gradient() -> None:
-    model = tiny().train()
+@pytest.mark.parametrize("stem", [1, 2])
+def test_every_parameter_gets_a_gradient(stem: int) -> None:
+    model = tiny(stem=stem).train()
     x = images()
     result = model(x)
     ((result.images - x).abs().mean() + result.losses["commitment"]).backward()

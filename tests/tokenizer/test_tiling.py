@@ -48,6 +48,7 @@ def whole(model: Tokenizer, x: Tensor) -> tuple[Tensor, Tensor]:
     [
         {}, {"middle_attention": False}, {"attention_levels": (0, 1)}, {"multipliers": (1,)},
         {"multipliers": (1, 2, 1), "attention_levels": (1,)}, {"channels": 1, "bit_depth": 16},
+        {"stem": 2}, {"stem": 4, "multipliers": (1,)},
     ],
 )  # fmt: skip
 def test_tiles_of_a_convolutional_network_give_the_result_of_the_whole_image(
