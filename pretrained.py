@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,6 +49,10 @@ class PretrainedModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         return next(self.parameters()).dtype
+
+    def outer_layers(self) -> Sequence[nn.Module]:
+        """Return the layers that read or write data, codes or code vectors. Muon leaves them to AdamW."""
+        return ()
 
     def save_pretrained(self, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the model folder. Each file appears complete or not at all, and is flushed to the disk.
@@ -181,9 +185,14 @@ def _short_card(kind: str) -> bytes:
 
 
 def weights_sha256(network: nn.Module) -> str:
-    """Return the SHA-256 of names, types, shapes and values of all tensors, the identity of a network's weights."""
+    """Return the SHA-256 of all tensors, the identity of a network's weights."""
+    return tensors_sha256(network.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names, types, shapes and values of tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -209,7 +209,7 @@ def models() -> Models:
     """An untrained model of a few thousand weights."""
     torch.manual_seed(0)
     tokenizer = Tokenizer(TokenizerConfig(**{**SMALL, "image_size": 16}))
-    sha = tokenizer.weights_sha256()
+    sha = tokenizer.codes_sha256()
     prior = Prior(
         PriorConfig(grid=(8, 8), codebook_size=16, width=16, depth=1, heads=2, tokenizer_sha256=sha)
     )

@@ -69,6 +69,10 @@ class ConditionLoader(ABC):
         """Open what this condition reads besides the images and their captions. Raises ConfigError or DataError."""
         del data, columns  # most conditions read nothing else
 
+    def tokenizers(self) -> list[Tokenizer]:
+        """The tokenizers whose codes this condition reads."""
+        return []
+
     def cache_columns(self, source: ImageSource) -> tuple[CacheColumn, ...]:
         """What the token cache of a source holds for this condition, besides the built-in labels and captions."""
         return ()

@@ -72,7 +72,7 @@ class ImageLoader(ConditionLoader):
         config = ImageConfig(
             grid=tokenizer.config.grid,
             codebook_size=tokenizer.config.codebook_size,
-            tokenizer_sha256=tokenizer.weights_sha256(),
+            tokenizer_sha256=tokenizer.codes_sha256(),
             reduced_size=reduced,
         )
         loader = cls(config, run.tokenizer)
@@ -87,7 +87,7 @@ class ImageLoader(ConditionLoader):
             CheckpointError: it is missing, or not the one that the prior was trained with.
         """
         expected = self.config.tokenizer_sha256
-        if self.tokenizer.weights_sha256() == expected:
+        if self.tokenizer.made_codes_of(expected):
             return self.tokenizer
         if self.folder is None:
             raise CheckpointError(
@@ -96,16 +96,16 @@ class ImageLoader(ConditionLoader):
             )
         folder = self.folder / IMAGE_TOKENIZER
         found = Tokenizer.from_pretrained(folder, self.tokenizer.device)
-        if found.weights_sha256() != expected:
+        if not found.made_codes_of(expected):
             raise CheckpointError(
                 f"{folder}: the prior was trained with another tokenizer (SHA-256 {expected}) than this one "
-                f"({found.weights_sha256()})"
+                f"({found.codes_sha256()})"
             )
         return found
 
     def use(self, tokenizer: Tokenizer | None) -> None:
         """Take this tokenizer for the conditioning images, or find the right one. Raises CheckpointError."""
-        if tokenizer is not None and tokenizer.weights_sha256() == self.config.tokenizer_sha256:
+        if tokenizer is not None and tokenizer.made_codes_of(self.config.tokenizer_sha256):
             self.__dict__["image_tokenizer"] = tokenizer.eval()
         _ = self.image_tokenizer
 
@@ -123,10 +123,13 @@ class ImageLoader(ConditionLoader):
         """The conditioning images alongside the images of a source."""
         return source if self.config.reduced_size else self.sources[source.split]
 
+    def tokenizers(self) -> list[Tokenizer]:
+        return [self.image_tokenizer]
+
     def cache_columns(self, source: ImageSource) -> tuple[CacheColumn, ...]:
         size, own = self.config.reduced_size, self._source(source)
         reduced = f" reduced to {size} px" if size else ""
-        return self.config.columns(f"{own.fingerprint}{reduced} {self.config.tokenizer_sha256}")
+        return self.config.columns(f"{own.fingerprint}{reduced} {self.image_tokenizer.codes_sha256()}")
 
     def batches(self, source: ImageSource, read: Read, precision: str) -> Iterator[Any]:
         self.codec = Codec(self.image_tokenizer, precision)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..errors import CheckpointError
 from ..runtime.progress import Bar
 from ..tokenizer.codec import Codec, codec_precision
 from ..tokenizer.model import Tokenizer
+from .codes_names import present_names, renamed
 from .condition_loader import ConditionLoader
 
 logger = logging.getLogger("imgtf")
@@ -69,7 +70,8 @@ def cached_codes(
     seed: int = 0,
 ) -> CodesDataset:
     """The codes of a source from a cache under `folder`, encoded now where no cache fits."""
-    found = find_cache(folder, describe_cache(tokenizer, source, settings, loaders))
+    wanted = describe_cache(tokenizer, source, settings, loaders)
+    found = find_cache(folder, wanted) or find_cache(folder, wanted, present_names(tokenizer, loaders))
     if found is None:
         found = encode(folder, tokenizer, source, settings, loaders)
     return open_codes(found, flip=settings.flip, crops=settings.crops, seed=seed)
@@ -83,7 +85,7 @@ def describe_cache(
 ) -> CodesInfo:
     """The identity of a cache: two caches with the same are interchangeable."""
     return CodesInfo(
-        tokenizer_sha256=tokenizer.weights_sha256(),
+        tokenizer_sha256=tokenizer.codes_sha256(),
         source=source.name,
         split=source.split,
         fingerprint=source.fingerprint,
@@ -99,14 +101,19 @@ def describe_cache(
     )
 
 
-def find_cache(folder: Path, wanted: CodesInfo) -> Path | None:
-    """The folder of a cache under `folder` that fits, or None. Damaged caches are skipped with a warning."""
+def find_cache(folder: Path, wanted: CodesInfo, names: Mapping[str, str] = {}) -> Path | None:
+    """The folder of a cache under `folder` that fits, or None. Damaged caches are skipped with a warning.
+
+    Args:
+        names: present names of tokenizers, by those that older caches hold.
+    """
     for candidate in sorted(folder.glob("*/cache.json")):
         try:
             codes = open_codes(candidate.parent)
         except CheckpointError as error:
             logger.warning("%s; it will not be used", error)
             continue
+        codes.info = renamed(codes.info, names)
         if codes.fits(wanted):
             return candidate.parent
     return None

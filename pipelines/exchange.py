@@ -157,13 +157,14 @@ def _tokenizer_config(folder: Path) -> TokenizerConfig | None:
 
 
 def _tokenizer_sha256(folder: Path) -> str:
-    """Return the identity of the tokenizer in the folder, or "". Its weights are not copied from the mapped file."""
+    """Return the identity of the codes of the tokenizer in the folder, or "". Its weights stay in the mapped file."""
     config = _tokenizer_config(folder)
     if config is None:
         return ""
     model = meta_model(config)
     model.load_state_dict(read_tensors(folder / "tokenizer" / WEIGHTS_FILE), assign=True)
-    return model.weights_sha256()
+    assert isinstance(model, Tokenizer)
+    return model.codes_sha256()
 
 
 def _check_free(folder: Path, stages: Iterable[str], force: bool) -> None:

@@ -95,6 +95,7 @@ def _describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
         "codebook_size": config.codebook_size,
         "parameters": tokenizer.parameter_count(),
         "sha256": tokenizer.weights_sha256(),
+        "codes_sha256": tokenizer.codes_sha256(),
     }
 
 

@@ -19,6 +19,7 @@ from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 from ..training.config import TrainingConfig
+from .codes_names import present_names, renamed
 from .condition_loader import ConditionLoader
 from .conditions import describe_conditions
 from .least_memory import check_memory
@@ -82,7 +83,7 @@ def prior_config(
         PriorConfig,
         grid=tokenizer.config.grid,
         codebook_size=tokenizer.config.codebook_size,
-        tokenizer_sha256=tokenizer.weights_sha256(),
+        tokenizer_sha256=tokenizer.codes_sha256(),
         conditions=tuple(loader.config for loader in loaders),
         sampling=settings.part(SamplingConfig),
     )
@@ -108,7 +109,8 @@ def continued_prior(
         ConfigError: when its conditions or sizes differ from those asked for.
     """
     loaded = Prior.from_pretrained(folder / "prior", "cpu")
-    sha = tokenizer.weights_sha256()
+    loaded.config = renamed(loaded.config, present_names(tokenizer, loaders))
+    sha = tokenizer.codes_sha256()
     if loaded.config.tokenizer_sha256 not in ("", sha) or loaded.config.grid != tokenizer.config.grid:
         raise CheckpointError(
             f"{folder / 'prior'}: trained on the codes of another tokenizer; copy {folder / 'tokenizer'} into the "

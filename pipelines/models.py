@@ -50,11 +50,11 @@ class Models:
         Raises:
             CheckpointError: for a tokenizer that the prior was not trained with.
         """
-        own, expected = tokenizer.weights_sha256(), prior.config.tokenizer_sha256
-        if expected and own != expected:
+        expected = prior.config.tokenizer_sha256
+        if expected and not tokenizer.made_codes_of(expected):
             raise CheckpointError(
-                f"the prior was trained on the codes of another tokenizer (SHA-256 {expected}) than this one ({own}); "
-                f"load the tokenizer it was trained with, or train a new prior"
+                f"the prior was trained on the codes of another tokenizer (SHA-256 {expected}) than this one "
+                f"({tokenizer.codes_sha256()}); load the tokenizer it was trained with, or train a new prior"
             )
         if tokenizer.config.codebook_size != prior.config.codebook_size:
             raise CheckpointError(

@@ -6,8 +6,9 @@ Shapes: B batch, T = h*w tokens.
 from __future__ import annotations
 
 import itertools
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,16 @@ class PriorStage(Stage):
         held_out_set: CodesDataset | None,
         decode: DecodeCodes,
         decode_condition: DecodeCodes | None = None,
+        names: Mapping[str, str] = {},
     ) -> None:
-        """`decode_condition`: decodes conditioning images, where the prior has them."""
+        """
+        Args:
+            decode_condition: decodes conditioning images, where the prior has them.
+            names: present names of tokenizers, by those that older states hold.
+        """
         self.model, self.recipe, self.config = model, recipe, config
         self.train_set, self.held_out_set = train_set, held_out_set
-        self.decode, self.decode_condition = decode, decode_condition
+        self.decode, self.decode_condition, self.names = decode, decode_condition, names
 
     def eager(self) -> list[nn.Module]:
         """Modules with Python control flow on their inputs: torch.compile leaves them alone."""
@@ -91,6 +97,10 @@ class PriorStage(Stage):
 
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Raises CheckpointError where the saved run was trained on other codes than the present ones."""
+        saved = json.dumps(state)
+        for older, present in self.names.items():
+            saved = saved.replace(older, present)
+        state = json.loads(saved)
         wrong = [name for name, own in self.state().items() if state.get(name, own) != own]
         if wrong:
             other = (

@@ -118,6 +118,6 @@ def test_weights_that_overflow_are_no_black_image():
     for parameter in tokenizer.decoder.parameters():
         parameter.fill_(3e38)
     prior = copy.deepcopy(prior)
-    object.__setattr__(prior.config, "tokenizer_sha256", tokenizer.weights_sha256())
+    object.__setattr__(prior.config, "tokenizer_sha256", tokenizer.codes_sha256())
     with pytest.raises(CheckpointError, match="decodes codes to NaN: its weights are damaged"):
         Models(tokenizer, prior).decode(torch.zeros(1, 8, 8, dtype=torch.long))

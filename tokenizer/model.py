@@ -15,15 +15,19 @@ from torch import Tensor, nn
 
 from ..data.image import to_pil
 from ..errors import DataError
-from ..pretrained import PretrainedModel
+from ..pretrained import PretrainedModel, tensors_sha256
 from .config import TokenizerConfig
 from .images import ImageLike, load_batch, to_list
 from .network import Decoder, Encoder
-from .quantizer import Quantized, make_quantizer
+from .quantizer import TRAINING_BUFFERS, Quantized, make_quantizer
 from .vit import VitDecoder, VitEncoder
 
 BATCH = 32
 """Images per forward pass of `encode_images` and `decode_images`."""
+OUTER = ("conv_in", "embed", "to_pixels", "pixels", "conv_out")
+"""First and last layers of encoders and decoders."""
+OF_CODES = ("encoder.", "to_codebook.", "quantizer.")
+"""Weights that decide which codes an image gets, and which vector a code stands for."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,33 @@ class Tokenizer(PretrainedModel):
     def decode_vectors(self, vectors: Tensor) -> Tensor:
         """Decode code vectors (B, codebook_dim, h, w) to images (B, C, H, W), not clamped."""
         return self.decoder(self.from_codebook(vectors)).float()
+
+    def codes_sha256(self) -> str:
+        """Return the identity of the codes: of the weights of encoder and codebook, without the decoder.
+
+        Tokenizers with the same one encode images to the same codes, so priors and token caches refer to it. Like
+        `weights_sha256` it does not cover the configuration.
+        """
+        weights = self.state_dict().items()
+        own = {name: tensor for name, tensor in weights if name.startswith(OF_CODES)}
+        return tensors_sha256({k: v for k, v in own.items() if k.rpartition(".")[2] not in TRAINING_BUFFERS})
+
+    def codes_names(self) -> tuple[str, ...]:
+        """Return every identity of this tokenizer's codes: `codes_sha256`, then those that older files hold.
+
+        These are the SHA-256 of all weights: the present ones, and those before `imgtf tokenizer tune-decoder`.
+        """
+        own, before = self.codes_sha256(), self.config.tuned_from
+        return (own, self.weights_sha256(), *(before[1:] if before[:1] == (own,) else ()))
+
+    def made_codes_of(self, identity: str) -> bool:
+        """Return whether this tokenizer makes the codes that a prior or a token cache refers to by an identity."""
+        return identity == self.codes_sha256() or identity in self.codes_names()
+
+    def outer_layers(self) -> Sequence[nn.Module]:
+        halves = [half._modules.get(name) for half in (self.encoder, self.decoder) for name in OUTER]
+        layers = [layer for layer in halves if layer is not None]
+        return [*layers, self.to_codebook, self.quantizer, self.from_codebook]
 
     def _check_images(self, images: Tensor) -> None:
         f, C = self.config.factor, self.config.channels

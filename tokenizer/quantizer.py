@@ -30,6 +30,8 @@ from vector_quantize_pytorch.vector_quantize_pytorch import Codebook, rotate_to
 from ..runtime.batch_random import gather_rows, mean_over_processes, process_count
 from .config import TokenizerConfig
 
+TRAINING_BUFFERS = ("cluster_size", "embed_avg")
+"""Moving averages of the library's codebooks, by the last part of their names. Only training reads them."""
 ENTROPY_SCALE = 100.0
 """Inverse temperature of the soft assignment in LFQ's entropy loss (arXiv:2310.05737)."""
 

@@ -80,7 +80,7 @@ def test_an_imported_pair_samples_images(tmp_path: Path, write: Any) -> None:
     )
     assert written == [tmp_path / "m" / "tokenizer", tmp_path / "m" / "prior"]
     pipeline = Pipeline.from_pretrained(tmp_path / "m")
-    assert pipeline.prior.config.tokenizer_sha256 == pipeline.tokenizer.weights_sha256()
+    assert pipeline.prior.config.tokenizer_sha256 == pipeline.tokenizer.codes_sha256()
     assert pipeline.prior.config.grid == pipeline.tokenizer.config.grid == (ref.SIDE, ref.SIDE)
     assert [p.size for p in pipeline.sample(n=2, label="3")] == [(2 * ref.SIDE, 2 * ref.SIDE)] * 2
 

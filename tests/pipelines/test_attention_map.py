@@ -173,7 +173,7 @@ def test_several_codes_per_latent_have_columns_of_their_own() -> None:
 
 def conditioned() -> Pipeline:
     """A prior with a label, a caption and a conditioning image, encoded by its own tokenizer."""
-    sha = tiny().tokenizer.weights_sha256()
+    sha = tiny().tokenizer.codes_sha256()
     image = ImageConfig(grid=(3, 4), codebook_size=8, tokenizer_sha256=sha)
     return tiny("raster", (LABELS, TextConfig(max_bytes=5), image))
 

@@ -81,8 +81,8 @@ def test_a_tokenizer_that_made_other_codes_is_refused(model: Path) -> None:
     other = Tokenizer(own.config)
     with pytest.raises(CheckpointError) as refused:
         Pipeline(other, prior)
-    assert own.weights_sha256() in str(refused.value)
-    assert other.weights_sha256() in str(refused.value)
+    assert own.codes_sha256() in str(refused.value)
+    assert other.codes_sha256() in str(refused.value)
 
 
 def test_a_fresh_process_loads_everything(model: Path) -> None:

@@ -133,7 +133,7 @@ def test_the_prior_follows_tokenizer_and_data(model: Path) -> None:
     assert tokenizer.config.channels == 3
     assert prior.config.class_names == ("blue", "green", "red")
     assert prior.config.grid == tokenizer.config.grid == (8, 8)
-    assert prior.config.tokenizer_sha256 == tokenizer.weights_sha256()
+    assert prior.config.tokenizer_sha256 == tokenizer.codes_sha256()
 
 
 def test_saved_settings_repeat_the_run(model: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def tiny(
     """Random models with weights so large that the condition changes the images. A token is 4 px."""
     images, conditioning = tokenizer(**settings), own or tokenizer(**settings)
     image = ImageConfig(
-        grid=conditioning.config.grid, codebook_size=8, tokenizer_sha256=conditioning.weights_sha256(),
+        grid=conditioning.config.grid, codebook_size=8, tokenizer_sha256=conditioning.codes_sha256(),
         reduced_size=reduced_size,
     )  # fmt: skip
     torch.manual_seed(1)
