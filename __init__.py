@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .pipelines.pipeline import Pipeline as Pipeline
     from .pipelines.python import train_prior as train_prior
     from .pipelines.python import train_tokenizer as train_tokenizer
+    from .pipelines.python import tune_decoder as tune_decoder
     from .pipelines.request import Sample as Sample
     from .prior.config import PriorConfig as PriorConfig
     from .prior.config import SamplingConfig as SamplingConfig
@@ -64,6 +65,7 @@ _MODULES = {
     "TrainingResult": "training.loop",
     "train_prior": "pipelines.python",
     "train_tokenizer": "pipelines.python",
+    "tune_decoder": "pipelines.python",
 }
 __all__ = sorted(["__version__", *_MODULES])
 

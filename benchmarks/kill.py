@@ -34,6 +34,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from imgtf.cli import main as imgtf
+from imgtf.pipelines import run as runs
 from imgtf.pipelines import train
 from imgtf.prior.model import Prior
 from imgtf.tokenizer.model import Tokenizer
@@ -73,7 +74,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     random.seed(args.seed)
-    train.draw_plots = lambda *_: None  # they take longer than the training
+    runs.draw_plots = lambda *_: None  # they take longer than the training
     folder = args.out or Path(tempfile.mkdtemp(prefix="imgtf-kill-"))
     folder.mkdir(parents=True, exist_ok=True)
     equal = True

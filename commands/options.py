@@ -114,8 +114,8 @@ def preset_option(stage: str, auto: bool = False) -> Callable[[F], F]:
     )  # fmt: skip
 
 
-def run_options(stage: str) -> Callable[[F], F]:
-    """Options of a training command that are not settings of the run."""
+def run_options(stage: str, preset: bool = True) -> Callable[[F], F]:
+    """Options of a training command that are not settings of the run; `preset`: whether it has presets."""
 
     def decorate(function: F) -> F:
         function = option("--json", "as_json", common=False, **json_help)(function)
@@ -130,7 +130,7 @@ def run_options(stage: str) -> Callable[[F], F]:
             "--resume-from", type=WholeRange(1, MAX_INT), metavar="STEP", group="run", common=False,
             default_text="the newest", help="Continue from the saved state of this step; later ones are dropped.",
         )(function)  # fmt: skip
-        return own_model_option(preset_option(stage, auto=True)(function))
+        return own_model_option(preset_option(stage, auto=True)(function) if preset else function)
 
     return decorate
 

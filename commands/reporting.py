@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ImgtfError, Interrupted, is_out_of_memory
+from ..pipelines.files import run_command
 
 if TYPE_CHECKING:
     from ..training.loop import TrainingResult
@@ -102,7 +103,7 @@ def failure(error: BaseException) -> tuple[str, int] | None:
 def _resume(error: Interrupted) -> str:
     """The command that continues an interrupted run; one of several processes is started by the same launcher."""
     processes, here = os.environ.get("WORLD_SIZE", "1"), os.environ.get("LOCAL_WORLD_SIZE", "1")
-    command = f"{error.stage} train --model {shlex.quote(str(error.model))} --resume"
+    command = f"{run_command(error.stage)} --model {shlex.quote(str(error.model))} --resume"
     if processes == "1":
         return f"imgtf {command}"
     if processes == here:

@@ -1,4 +1,4 @@
-"""`imgtf tokenizer`: train, encode, eval, reconstruct."""
+"""`imgtf tokenizer`: train, tune-decoder, encode, eval, reconstruct."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..data.config import DataConfig
+from ..pipelines.decoder_settings import RATE, SCALED, STEPS, decoder_settings
+from ..pipelines.files import run_file
 from ..pipelines.settings import (
     CACHE_CLASSES,
+    DECODER_CLASSES,
     INHERITED_CLASSES,
+    NOT_OF_DECODER,
     TOKENIZER_CLASSES,
     collect,
     collect_for_model,
 )
 from ..prior.recipe import CacheRecipe
+from ..tokenizer.recipe import DecoderRecipe
 from .command import Group
 from .options import (
     FOLLOWS_DATA,
@@ -43,6 +48,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("imgtf")
 AUTO = "bf16 where the hardware has it"
+OF_DECODER = {
+    "steps": f"{STEPS:.0%} of the tokenizer's run",
+    "lr": f"{RATE:.0%} of that of the tokenizer's run",
+    "code_noise": f"{DecoderRecipe.code_noise:g}",
+    **dict.fromkeys(SCALED, "as in the tokenizer's run, by the number of steps"),
+    **dict.fromkeys(("minutes", "max_minutes", "step_plan"), "none"),
+}
+"""Defaults of `tune-decoder` in words."""
 
 
 @click.group(cls=Group)
@@ -65,6 +78,30 @@ def train(
     from ..pipelines.train import train_tokenizer
 
     result = train_tokenizer(
+        model, settings, resume=resume, force=force, resume_from=resume_from, started=started
+    )
+    report_run(model / "tokenizer", result, as_json)
+
+
+@tokenizer.command("tune-decoder")
+@run_options("decoder run", preset=False)
+@settings_options(
+    *DECODER_CLASSES, owner="as in the tokenizer's run", defaults=OF_DECODER, but=NOT_OF_DECODER
+)
+def tune(
+    model: Path, resume: bool, resume_from: int | None, force: bool, as_json: bool, **given: Any
+) -> None:
+    """Train the decoder alone, so that it hides mistakes of a prior. Codes, prior and token caches stay valid.
+
+    The encoder and the codebook are frozen. The weights are kept only where held-out images get better.
+    """
+    started = time.monotonic()
+    resume, run = resume or resume_from is not None, run_file(model, "decoder")
+    settings = decoder_settings(model, named(given), run if resume and run.exists() else None)
+    log_to_stderr()
+    from ..pipelines.tune import tune_decoder
+
+    result = tune_decoder(
         model, settings, resume=resume, force=force, resume_from=resume_from, started=started
     )
     report_run(model / "tokenizer", result, as_json)

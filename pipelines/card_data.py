@@ -21,9 +21,10 @@ METRICS = {
     "usage": "codes used (fraction)",
     "perplexity": "perplexity of the codes",
     "bits_per_token": "bits per token",
+    "noisy_psnr": "PSNR with replaced codes (dB)",
 }
 """Metrics in words. Others have their own name."""
-LOSSES = ("loss", "l1", "l2")
+LOSSES = ("loss", "l1", "l2", "noisy_loss")
 """Not shown: they depend on the settings of the run."""
 OBJECTIVES = {"raster": "autoregressive", "random": "autoregressive", "masked": "masked-image-modeling"}
 """Objective -> tag."""

@@ -14,6 +14,7 @@ from ..tokenizer.config import TokenizerConfig
 from .card_data import METRICS, shown_metrics
 from .conditions import describe_conditions
 from .figures import Figures, package_versions
+from .files import RUNS, run_command, run_file, stage_of
 from .pictures import PICTURES
 from .stage_facts import StageFacts, read_configs
 
@@ -36,6 +37,7 @@ def card_text(folder: Path, name: str, pictures: bool = True) -> str:
     sections += [*_figures(folder), *_data(folder)]
     if tokenizer:
         sections += [f"## Tokenizer\n\n{_tokenizer_facts(tokenizer)}", *_settings(folder, "tokenizer")]
+        sections += _settings(folder, "decoder")
     if prior:
         sections += [f"## Prior\n\n{_prior_facts(prior)}", *_settings(folder, "prior")]
     return "\n\n".join([*sections, *_made_by(folder), _versions(folder)])
@@ -132,6 +134,7 @@ def _figures(folder: Path) -> list[str]:
 
 def _row(stage: str, metric: str, value: float, found: Figures) -> str:
     words, step = METRICS.get(metric, metric), f"{found.step:,} of {found.steps:,}"
+    step += f" ({found.run})" if found.run else ""
     return f"| {stage} | {words} | {value:.4g} | {found.data} | `{found.split}` | {found.images:,} | {step} |"
 
 
@@ -172,25 +175,25 @@ def _prior_facts(config: PriorConfig) -> str:
     return "\n".join([*lines, "", "Default sampling settings:", "", _toml(sampling)])
 
 
-def _settings(folder: Path, stage: str) -> list[str]:
+def _settings(folder: Path, run: str) -> list[str]:
     """All settings of the run, folded."""
-    settings = StageFacts(folder / stage).settings()
-    summary = f"<summary>Settings of the {stage}'s run</summary>"
+    settings = StageFacts.of_run(folder, run).settings()
+    summary = f"<summary>Settings of the {run}'s run</summary>"
     return [f"<details>\n{summary}\n\n{_toml(settings)}\n\n</details>"] if settings else []
 
 
 def _made_by(folder: Path) -> list[str]:
     """The commands that make such a model again."""
     lines, imported = [], []
-    for stage in STAGES:
-        facts = StageFacts(folder / stage)
-        if facts.origin:
-            imported.append(f"The {stage} was imported from {facts.origin}.")
+    for run in RUNS:
+        facts, file = StageFacts.of_run(folder, run), run_file(Path(), run)
+        if facts.origin and run == stage_of(run):
+            imported.append(f"The {run} was imported from {facts.origin}.")
         elif facts.settings():
             figures = facts.figures
             known = facts.data == "digits" or (figures and figures.on_hub)
             data = "" if known else f" --data {shlex.quote(facts.data)}"
-            lines.append(f"imgtf {stage} train --config {stage}/train.toml --model new-model{data}")
+            lines.append(f"imgtf {run_command(run)} --config {file.as_posix()} --model new-model{data}")
     commands = ["```shell", *lines, "```"] if lines else []
     parts = [*imported, *(["\n".join(commands)] if commands else [])]
     return ["## Made by", *parts] if parts else []

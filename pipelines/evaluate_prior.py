@@ -24,10 +24,10 @@ from ..prior.train import condition_of
 from ..runtime.progress import Bar
 from ..runtime.repository import results_folder
 from .encode import CacheSettings, cached_codes
+from .files import RUN_FILE
 from .pipeline import Pipeline
 from .prior_data import CODES_FOLDER
 from .settings import read_toml
-from .train import RUN_FILE
 
 logger = logging.getLogger("imgtf")
 

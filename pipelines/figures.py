@@ -14,7 +14,7 @@ from ..data.images import ImageDataset
 from ..errors import CheckpointError
 from ..pretrained import read_json, write_text
 from ..training.loop import TrainingResult
-from .files import RUN_FILE
+from .files import run_file, stage_of
 from .local_paths import is_local, public_name
 from .settings import read_toml
 
@@ -43,6 +43,8 @@ class Figures:
     """Of the whole run."""
     metrics: Mapping[str, float]
     versions: Mapping[str, str] = field(default_factory=package_versions)
+    run: str = ""
+    """decoder for the run that tuned the decoder; "" for that of the stage."""
 
     def save(self, folder: Path) -> None:
         """Write the file into the folder of a stage."""
@@ -50,14 +52,14 @@ class Figures:
 
 
 def save_figures(
-    folder: Path, result: TrainingResult, held_out: ImageDataset | CodesDataset | None, most: int
+    folder: Path, run: str, result: TrainingResult, held_out: ImageDataset | CodesDataset | None, most: int
 ) -> None:
-    """Write the figures of a run that has just ended, next to its weights and settings in `folder`.
+    """Write the figures of a run in a model folder that has just ended, next to its weights and settings.
 
     Args:
         held_out: on which it was evaluated, on the first `most` of them.
     """
-    data = str(read_toml(folder / RUN_FILE).get("data", ""))
+    data = str(read_toml(run_file(folder, run)).get("data", ""))
     images = min(len(held_out) if held_out else 0, most)
     split = (
         held_out.source.split
@@ -69,8 +71,9 @@ def save_figures(
     found = Figures(
         data=public_name(data), on_hub=data != DIGITS and not is_local(data), split=split, images=images,
         step=result.best_step, steps=result.steps, metrics=dict(result.metrics),
+        run="" if run == stage_of(run) else run,
     )  # fmt: skip
-    found.save(folder)
+    found.save(folder / stage_of(run))
 
 
 def read_figures(folder: Path) -> Figures | None:

@@ -11,12 +11,31 @@ from ..errors import ConfigError
 
 RUN_FILE = "train.toml"
 """The resolved settings of a run, next to the weights it made."""
+DECODER_FILE = "decoder.toml"
+"""Next to the tokenizer's weights: the resolved settings of the run that tuned its decoder."""
+RUNS = ("tokenizer", "decoder", "prior")
+"""Training runs of a model folder."""
 DATA_FILE = "data.txt"
 """Next to trained weights: what the images of the run are, in a few lines."""
 REPORT_FILE = "report.html"
 """In the model folder: what its runs were and did."""
 ORIGIN_FILE = "origin.txt"
 """Next to imported weights: where they come from, in one line."""
+
+
+def stage_of(run: str) -> str:
+    """Return the stage whose weights a run trains, which is the name of their folder."""
+    return "tokenizer" if run == "decoder" else run
+
+
+def run_file(folder: Path, run: str) -> Path:
+    """Return the file with the settings of a run in a model folder."""
+    return folder / stage_of(run) / (DECODER_FILE if run == "decoder" else RUN_FILE)
+
+
+def run_command(run: str) -> str:
+    """Return the command that starts a run, without `imgtf`."""
+    return "tokenizer tune-decoder" if run == "decoder" else f"{run} train"
 
 
 def reconstruction_files(images: Iterable[Path], out: Path) -> list[Path]:

@@ -18,7 +18,8 @@ LARGEST = 1024
 def copy_pictures(folder: Path) -> None:
     """Copy the preview of each stage's run. A picture stays where `training/` was deleted; others are removed."""
     for stage, picture in PICTURES.items():
-        run, figures = folder / "training" / stage, read_figures(folder / stage)
+        figures = read_figures(folder / stage)
+        run = folder / "training" / (figures.run if figures and figures.run else stage)
         if figures and not run.exists():
             continue
         preview = _preview(run, figures)

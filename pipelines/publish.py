@@ -18,7 +18,7 @@ from ..runtime.upload import Target, upload
 from ..tokenizer.model import Tokenizer
 from .card import CARD_FILE, is_edited, license_of, read_card, render_card
 from .figures import FIGURES_FILE
-from .files import DATA_FILE, ORIGIN_FILE, REPORT_FILE, RUN_FILE
+from .files import DATA_FILE, DECODER_FILE, ORIGIN_FILE, REPORT_FILE, RUN_FILE
 from .local_paths import is_local
 from .pictures import PICTURES
 from .stage_facts import StageFacts
@@ -134,7 +134,7 @@ def copy_facts(source: Path, target: Path) -> None:
     parts = [part for part in PARTS if StageFacts(target / part).exists]
     same = [part for part in parts if _same_weights(source / part, target / part)]
     for part in same:
-        for name in (RUN_FILE, DATA_FILE, ORIGIN_FILE, FIGURES_FILE):
+        for name in (RUN_FILE, DECODER_FILE, DATA_FILE, ORIGIN_FILE, FIGURES_FILE):
             _copy(source / part / name, target / part / name)
         if part in PICTURES:
             _copy(source / PICTURES[part], target / PICTURES[part])
@@ -160,7 +160,8 @@ def _load(folder: Path) -> None:
         tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", "cpu")
     if StageFacts(folder / "prior").exists:
         prior = Prior.from_pretrained(folder / "prior", "cpu")
-    if tokenizer and prior and prior.config.tokenizer_sha256 not in ("", tokenizer.weights_sha256()):
+    expected = prior.config.tokenizer_sha256 if prior else ""
+    if tokenizer and expected and not tokenizer.made_codes_of(expected):
         raise CheckpointError(
             f"{folder}: the prior was trained on the codes of another tokenizer than this one"
         )

@@ -17,16 +17,19 @@ from ..pretrained import CONFIG_FILE, write_text
 from ..runtime.progress import duration
 from ..training.report import LOG_FILE
 from .card_data import METRICS
-from .card_text import STAGES
+from .figures import Figures
+from .files import run_command, run_file, stage_of
 from .html_page import data_uri, safe
 from .run_log import PANELS, Row, panel_series, read_log, run_events
 from .run_record import RUNNING, RunRecord, command_line, read_record
-from .settings import PRIOR_CLASSES, TOKENIZER_CLASSES
+from .settings import DECODER_CLASSES, PRIOR_CLASSES, TOKENIZER_CLASSES
 from .stage_facts import StageFacts
 from .svg_chart import line_chart, short, usage_chart
 
 COUNTS_FILE = "usage.json"
 """In `training/tokenizer`: how often each code is used on held-out images."""
+CLASSES = {"tokenizer": TOKENIZER_CLASSES, "decoder": DECODER_CLASSES, "prior": PRIOR_CLASSES}
+"""Settings of each run."""
 MOST_PREVIEWS = 12
 """Of one stage, evenly spaced over the run."""
 NEWEST_SIDE, SIDES = 900, (400, 280, 180)
@@ -37,13 +40,13 @@ QUALITY = 85
 """Of JPEG."""
 
 
-def part_of(folder: Path, stage: str) -> dict[str, Any] | None:
-    """Return what the template shows of a stage; None where the folder holds no run of it.
+def part_of(folder: Path, name: str) -> dict[str, Any] | None:
+    """Return what the template shows of a run; None where the folder holds none.
 
     Raises:
         ImgtfError, OSError, ValueError: a file of the run cannot be read.
     """
-    run, facts = folder / "training" / stage, StageFacts(folder / stage)
+    run, facts, file = folder / "training" / name, StageFacts.of_run(folder, name), run_file(Path(), name)
     settings = facts.settings()
     if not settings:
         return None
@@ -51,23 +54,24 @@ def part_of(folder: Path, stage: str) -> dict[str, Any] | None:
     rows, unreadable = read_log(run / LOG_FILE)
     step = max((row["step"] for row in rows), default=0)
     return {
-        "name": stage,
+        "name": name,
         "status": record.status if record else "",
         "running": record is not None and record.status == RUNNING,
-        "cards": list(_cards(facts, record, rows, step)),
+        "cards": list(_cards(own_figures(facts, name), record, rows, step)),
         "notes": _notes(rows, unreadable, record),
         "charts": _charts(rows),
         "usage": _usage(run / COUNTS_FILE),
         "previews": previews(run / "previews"),
-        "preview_text": _preview_text(stage, record),
+        "preview_text": _preview_text(name, record),
         "held_out": list(_held_out(rows)),
         "data": facts.data_lines() or [facts.data],
-        "command": command_line(stage, record.given) if record else "",
-        "again": f"imgtf {stage} train --config {stage}/train.toml --model new-model",
-        "settings": _settings(stage, settings, record),
+        "command": command_line(name, record.given) if record else "",
+        "again": f"imgtf {run_command(name)} --config {file.as_posix()} --model new-model",
+        "file": file.as_posix(),
+        "settings": _settings(name, settings, record),
         "toml": tomli_w.dumps(settings),
         "machine": _machine(record),
-        "network": _network(folder / stage / CONFIG_FILE),
+        "network": _network(folder / stage_of(name) / CONFIG_FILE),
     }
 
 
@@ -99,10 +103,15 @@ def _preview(step: int, image: Image.Image, side: int) -> dict[str, Any]:
     return {"step": step, "uri": data_uri(image, QUALITY), "width": image.width, "height": image.height}
 
 
-def _cards(
-    facts: StageFacts, record: RunRecord | None, rows: Sequence[Row], step: int
-) -> Iterable[tuple[str, str]]:
+def own_figures(facts: StageFacts, run: str) -> Figures | None:
+    """Return the figures of the weights where they come from this run."""
     figures = facts.figures
+    return figures if figures and (figures.run or stage_of(run)) == run else None
+
+
+def _cards(
+    figures: Figures | None, record: RunRecord | None, rows: Sequence[Row], step: int
+) -> Iterable[tuple[str, str]]:
     decided = [row["steps"] for row in rows if "steps" in row]
     steps = decided[-1] if decided else record.steps if record else figures.steps if figures else step
     yield "steps", f"{step:,} of {steps:,}" if step < steps else f"{steps:,}"
@@ -182,11 +191,12 @@ def _held_out(rows: Sequence[Row]) -> Iterable[dict[str, Any]]:
 
 
 def _settings(
-    stage: str, settings: Mapping[str, Any], record: RunRecord | None
+    run: str, settings: Mapping[str, Any], record: RunRecord | None
 ) -> dict[str, list[tuple[str, str, bool]]]:
     """Group -> name, value, and whether the user gave it."""
-    classes = TOKENIZER_CLASSES if stage == STAGES[0] else PRIOR_CLASSES
-    groups = {f.name: f.metadata.get("group", "other") for cls in classes for f in dataclasses.fields(cls)}
+    groups = {
+        f.name: f.metadata.get("group", "other") for cls in CLASSES[run] for f in dataclasses.fields(cls)
+    }
     given = record.given if record else {}
     found: dict[str, list[tuple[str, str, bool]]] = {}
     for name, value in settings.items():

@@ -10,6 +10,7 @@ from typing import Any
 from ..options import MAX_INT
 from ..prior.train import PriorStage
 from ..tokenizer.train import TokenizerStage
+from ..tokenizer.tune import DecoderStage
 from ..training.budget import OFTEN, Budget
 from ..training.config import TrainingConfig
 from .auto import Fit
@@ -26,7 +27,10 @@ def run_budget(
         sections: configurations of which they consist.
         started: when the time of the run began; now if None.
     """
-    settings, preset = fit.settings, load_presets(stage.name)[fit.settings.preset]
+    settings = fit.settings
+    # A decoder's run has no preset: its settings start with those of the tokenizer's run.
+    tuned = isinstance(stage, DecoderStage)
+    preset = settings.values if tuned else load_presets(stage.name)[settings.preset]
     follows = "discriminator_start" in preset and "discriminator_start" not in settings.explicit
     if follows and stage.config.minutes is not None and isinstance(stage, TokenizerStage):
         recipe, steps = stage.recipe, preset["steps"]

@@ -26,7 +26,7 @@ def draw_plots(stage: TokenizerStage | PriorStage, folder: Path) -> None:
         draw_curves(training / LOG_FILE, training / CURVES_FILE)
     if isinstance(stage, TokenizerStage):
         shown = stage.held_out_set if len(stage.held_out_set) else stage.train_set
-        counts = count_codes(folder / stage.name, shown, stage.config, stage.accelerator.device)
+        counts = count_codes(folder / stage.weights_folder, shown, stage.config, stage.accelerator.device)
         save_counts(counts, training)
         if plots:
             draw_usage(counts, training / USAGE_FILE)

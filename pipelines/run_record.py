@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..pretrained import read_json, write_text
+from .files import run_command
 from .local_paths import public_settings
 
 RECORD_FILE = "run.json"
@@ -70,9 +71,9 @@ def given_settings(values: Mapping[str, Any], explicit: frozenset[str]) -> dict[
     return public_settings(given)
 
 
-def command_line(stage: str, given: Mapping[str, Any]) -> str:
+def command_line(run: str, given: Mapping[str, Any]) -> str:
     """Return the command that gives these settings."""
-    words = ["imgtf", stage, "train"]
+    words = ["imgtf", *run_command(run).split()]
     for name, value in given.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):

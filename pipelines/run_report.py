@@ -13,9 +13,8 @@ from ..pretrained import write_text
 from ..prior.train import PriorStage
 from ..runtime.machine import describe_machine
 from ..tokenizer.train import TokenizerStage
-from .card_text import STAGES
 from .figures import package_versions
-from .files import REPORT_FILE
+from .files import REPORT_FILE, RUNS
 from .html_page import render
 from .report_parts import part_of
 from .run_record import FAILED, FINISHED, RUNNING, STOPPED, RunRecord, given_settings, now, read_record
@@ -37,7 +36,7 @@ def write_report(folder: Path) -> Path | None:
     Raises:
         ImgtfError, OSError, ValueError: a file of a run cannot be read, or the report cannot be written.
     """
-    parts = [part for part in (part_of(folder, stage) for stage in STAGES) if part]
+    parts = [part for part in (part_of(folder, run) for run in RUNS) if part]
     if not parts:
         return None
     running, title = any(part["running"] for part in parts), f"Training of {folder.resolve().name}"

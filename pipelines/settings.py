@@ -18,13 +18,17 @@ from ..prior.recipe import CacheRecipe, PriorRecipe
 from ..runtime.durable import whole_file
 from ..runtime.regular import check_regular
 from ..tokenizer.config import TokenizerConfig
-from ..tokenizer.recipe import TokenizerRecipe
+from ..tokenizer.recipe import DecoderRecipe, TokenizerRecipe
 from ..training.config import TrainingConfig
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[1]
 TOKENIZER_CLASSES = (DataConfig, AugmentationConfig, TokenizerConfig, TokenizerRecipe, TrainingConfig)
 """Configuration classes whose fields are the options of `imgtf tokenizer train`."""
+DECODER_CLASSES = (DataConfig, AugmentationConfig, DecoderRecipe, TrainingConfig)
+"""Those of `imgtf tokenizer tune-decoder`, besides `NOT_OF_DECODER`."""
+NOT_OF_DECODER = ("commitment_weight", "entropy_weight", "init_from", "shard")
+"""Settings without a meaning where encoder and codebook are frozen."""
 PRIOR_CLASSES = (
     DataConfig, ConditionDataConfig, AugmentationConfig, CacheRecipe, PriorConfig, PriorRecipe, SamplingConfig,
     TrainingConfig,

@@ -16,7 +16,7 @@ from ..runtime.repository import parse_id
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 from .figures import Figures, read_figures
-from .files import DATA_FILE, ORIGIN_FILE, RUN_FILE
+from .files import DATA_FILE, DECODER_FILE, ORIGIN_FILE, RUN_FILE, run_file
 from .local_paths import is_local, public_name, public_settings, without_paths
 
 PUBLISHED = ("config.json", "model.safetensors", "figures.json")
@@ -28,6 +28,14 @@ class StageFacts:
     """Texts and settings in the folder of a stage."""
 
     folder: Path
+    run_file: str = RUN_FILE
+    """With the settings of the run in question."""
+
+    @classmethod
+    def of_run(cls, folder: Path, run: str) -> StageFacts:
+        """Return the facts of a run in a model folder."""
+        file = run_file(folder, run)
+        return cls(file.parent, file.name)
 
     @property
     def exists(self) -> bool:
@@ -36,7 +44,7 @@ class StageFacts:
 
     @property
     def figures(self) -> Figures | None:
-        """The held-out metrics of the run."""
+        """The held-out metrics of the weights."""
         return read_figures(self.folder)
 
     @property
@@ -48,7 +56,8 @@ class StageFacts:
     def data(self) -> str:
         """The data set of the run, as it may be published; "" for imported weights."""
         figures, given = self.figures, self._settings().get("data", "")
-        return figures.data if figures else public_name(given) if given else ""
+        own = figures is not None and (figures.run == "decoder") == (self.run_file == DECODER_FILE)
+        return figures.data if figures and own else public_name(given) if given else ""
 
     def settings(self) -> dict[str, Any]:
         """The settings of the run, as they may be published; {} for imported weights."""
@@ -76,6 +85,8 @@ class StageFacts:
         }
         if settings := self.settings():
             files[RUN_FILE] = tomli_w.dumps(settings).encode()
+        if tuned := StageFacts(self.folder, DECODER_FILE).settings():
+            files[DECODER_FILE] = tomli_w.dumps(tuned).encode()
         if self.origin:
             files[ORIGIN_FILE] = f"{self.origin}\n".encode()
         if lines := self.data_lines():
@@ -83,7 +94,7 @@ class StageFacts:
         return files
 
     def _settings(self) -> dict[str, Any]:
-        return tomllib.loads(self._text(RUN_FILE))
+        return tomllib.loads(self._text(self.run_file))
 
     def _text(self, name: str) -> str:
         path = self.folder / name

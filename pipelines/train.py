@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,37 +20,27 @@ from ..data.images import ImageDataset
 from ..data.order import check_batch
 from ..data.probe import Headers
 from ..data.source import open_source
-from ..errors import CheckpointError
 from ..pretrained import write_text
 from ..prior.model import Prior
 from ..prior.recipe import CacheRecipe, PriorRecipe
 from ..prior.train import PriorStage
-from ..runtime.batch_random import seed_batch_generators
-from ..runtime.durable import remove_folder
 from ..runtime.repository import model_folder
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.recipe import TokenizerRecipe
 from ..tokenizer.train import TokenizerStage
-from ..training.accelerator import make_accelerator
 from ..training.config import TrainingConfig
-from ..training.lock import only_run
-from ..training.loop import Trainer, TrainingResult
-from ..training.states import latest_state
-from .auto import Fit, fit_prior, fit_tokenizer
-from .card import write_card
+from ..training.loop import TrainingResult
+from .auto import fit_prior, fit_tokenizer
+from .codes_names import present_names
 from .conditioning_images import IMAGE_TOKENIZER, ImageLoader
 from .conditions import describe_conditions
 from .data_lines import data_lines
-from .figures import save_figures
-from .files import DATA_FILE, check_writable
-from .files import RUN_FILE as RUN_FILE
+from .files import DATA_FILE
 from .fit_batch import fit_batch
 from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
 from .prior_data import CODES_FOLDER, PriorData, open_prior_data
 from .readable import read_images
-from .run_budget import run_budget
-from .run_plots import draw_plots
-from .run_report import RunReport
+from .run import check_tokenizer, finish, own_run, start
 from .settings import Settings
 
 logger = logging.getLogger("imgtf")
@@ -77,7 +65,7 @@ def train_tokenizer(
         CheckpointError: when weights are there and neither `resume` nor `force` is given, or another run is at work.
         ImgtfError: for settings or data that do not work.
     """
-    with _own(folder, settings, "tokenizer", resume, force) as accelerator:
+    with own_run(folder, settings, "tokenizer", resume, force) as accelerator:
         return _train_tokenizer(folder, settings, accelerator, resume, resume_from, started)
 
 
@@ -118,10 +106,10 @@ def _train_tokenizer(
         config.codebook_size, train.name, train.amount, len(held_out), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
     sections = (data, augmentation, config, recipe, training)
-    trainer = _start(stage, folder, accelerator, fit, sections, resume, resume_from, started)
+    trainer = start(stage, folder, accelerator, fit, sections, resume, resume_from, started)
     if accelerator.is_main_process:
         write_text(folder / "tokenizer" / DATA_FILE, "\n".join(lines) + "\n")
-    return _finish(trainer, stage, folder, settings, resume)
+    return finish(trainer, stage, folder, settings, resume)
 
 
 def train_prior(
@@ -138,11 +126,8 @@ def train_prior(
     Arguments and errors as for `train_tokenizer`.
     """
     check_crops(settings.part(AugmentationConfig), settings.part(CacheRecipe).crops_per_image)
-    if not (folder / "tokenizer" / "config.json").exists():
-        raise CheckpointError(
-            f"{folder} holds no tokenizer: train one first (imgtf tokenizer train --model {folder})"
-        )
-    with _own(folder, settings, "prior", resume, force) as accelerator:
+    check_tokenizer(folder)
+    with own_run(folder, settings, "prior", resume, force) as accelerator:
         return _train_prior(folder, settings, accelerator, resume, resume_from, started)
 
 
@@ -173,10 +158,11 @@ def _train_prior(
     with accelerator.main_process_first():
         codes, held_out = data.codes(folder / CODES_FOLDER, tokenizer, training.precision, training.seed)
     images = next((own for own in data.loaders if isinstance(own, ImageLoader)), None)
+    names = present_names(tokenizer, data.loaders) if resume else {}
 
     def build(model: Prior, training: TrainingConfig) -> PriorStage:
         decoders = decoder_of(tokenizer), decoder_of(images.image_tokenizer) if images else None
-        return PriorStage(model, recipe, training, codes, held_out, *decoders)
+        return PriorStage(model, recipe, training, codes, held_out, *decoders, names)
 
     if settings.find_batch:
         training = fit_batch(training, accelerator, lambda trial: build(deepcopy(model), trial))
@@ -188,19 +174,10 @@ def _train_prior(
         data.train.name, len(codes), len(held_out or ()), accelerator.mixed_precision, accelerator.device,
     )  # fmt: skip
     sections = (*data.sections(), config, recipe, config.sampling, training)
-    trainer = _start(stage, folder, accelerator, fit, sections, resume, resume_from, started)
+    trainer = start(stage, folder, accelerator, fit, sections, resume, resume_from, started)
     if accelerator.is_main_process and images and images.image_tokenizer is not tokenizer:
         images.image_tokenizer.save_pretrained(folder / IMAGE_TOKENIZER)
-    return _finish(trainer, stage, folder, settings, resume)
-
-
-@contextmanager
-def _own(folder: Path, settings: Settings, stage: str, resume: bool, force: bool) -> Iterator[Accelerator]:
-    """Check that the run may write to the model folder, and keep other runs out of it."""
-    _check_free(folder, stage, resume, force)
-    accelerator = make_accelerator(settings.part(TrainingConfig), folder / "training" / stage)
-    with only_run(folder, accelerator.is_main_process):
-        yield accelerator
+    return finish(trainer, stage, folder, settings, resume)
 
 
 def _initial_tokenizer(settings: Settings, headers: Headers, resume: bool) -> Tokenizer:
@@ -221,60 +198,6 @@ def _initial_prior(
     return continued_prior(folder if own else model_folder(init_from), settings, tokenizer, data.loaders)
 
 
-def _start(
-    stage: TokenizerStage | PriorStage,
-    folder: Path,
-    accelerator: Accelerator,
-    fit: Fit,
-    sections: tuple[Any, ...],
-    resume: bool,
-    resume_from: int | None,
-    started: float | None,
-) -> Trainer:
-    """Prepare the run and write its settings. Nothing before this writes to the folder, except token caches.
-
-    A run that cannot be resumed is refused before anything is written.
-    """
-    seed_batch_generators(stage.config.seed)
-    settings, file = fit.settings, folder / stage.name / RUN_FILE
-    budget = run_budget(stage, fit, file, sections, started)
-    trainer = Trainer(stage, stage.config, folder, accelerator, budget)
-    if resume:
-        trainer.restore(resume_from)
-        budget.expected_steps += trainer.completed_steps
-    if accelerator.is_main_process:
-        if not resume:
-            remove_folder(folder / "training" / stage.name)
-            remove_folder(folder / stage.name)
-        settings.save(file, sections)
-    start_trackers(stage.name, accelerator, settings.resolved(sections))
-    return trainer
-
-
-def _finish(
-    trainer: Trainer, stage: TokenizerStage | PriorStage, folder: Path, settings: Settings, resumed: bool
-) -> TrainingResult:
-    active = trainer.accelerator.is_main_process
-    report = RunReport(folder, stage, settings, active=active, resumed=resumed)
-    trainer.after_evaluation = report.update
-    with report.ended_early():
-        outcome = trainer.run()
-    if active:
-        save_figures(folder / stage.name, outcome, stage.held_out_set, stage.config.eval_images)
-        write_card(folder)
-        draw_plots(stage, folder)
-    report.finish()
-    trainer.store.mark_complete()
-    return outcome
-
-
-def start_trackers(name: str, accelerator: Accelerator, settings: dict[str, Any]) -> None:
-    """Opens a run named `imgtf-<stage>` in every tracker asked for, with the resolved settings."""
-    flat = {k: ",".join(map(str, v)) if isinstance(v, list) else v for k, v in settings.items()}
-    if accelerator.log_with:
-        accelerator.init_trackers(f"imgtf-{name}", flat)
-
-
 def decoder_of(tokenizer: Tokenizer) -> Callable[[Tensor], list[Image.Image]]:
     """A function from codes (B, T) to images."""
 
@@ -284,15 +207,3 @@ def decoder_of(tokenizer: Tokenizer) -> Callable[[Tensor], list[Image.Image]]:
         return [to_pil(image) for image in tokenizer.decode(grid)]
 
     return draw
-
-
-def _check_free(folder: Path, stage: str, resume: bool, force: bool) -> None:
-    state = latest_state(folder / "training" / stage / "state")
-    if resume and state is None:
-        raise CheckpointError(f"{folder} holds no {stage} run to resume; start one without --resume")
-    if (state or (folder / stage / "model.safetensors").exists()) and not (resume or force):
-        raise CheckpointError(
-            f"{folder} already holds a {stage}: go on with --resume, replace it with --force, "
-            f"or name another folder with --model"
-        )
-    check_writable(folder)

@@ -32,7 +32,7 @@ def check_compiler(device: torch.device) -> None:
         ) from error
 
 
-def compiled(model: nn.Module, eager: Iterable[nn.Module] = ()) -> Callable[..., Any]:
+def compiled(model: Callable[..., Any], eager: Iterable[nn.Module] = ()) -> Callable[..., Any]:
     """Return a compiled function that computes what calling the model does; `eager` submodules stay uncompiled.
 
     It is not a module, so it does not register the weights under second names. Calling the model itself stays eager.

@@ -103,6 +103,24 @@ class TokenizerRecipe:
     )
 
 
+@dataclass(frozen=True)
+class DecoderRecipe(TokenizerRecipe):
+    """Training of the decoder alone, after the tokenizer's: its losses, and codes that are replaced by others.
+
+    The decoder learns to hide mistakes of a prior, which it never sees in the codes of real images (RobusTok,
+    arXiv:2509.12474). Half of the replaced codes become one of the nearest codes of the codebook, the others any code.
+    """
+
+    code_noise: float = option(
+        0.1,
+        "Largest fraction of an image's codes that are replaced by others in training.",
+        minimum=0,
+        maximum=1,
+        group="losses",
+        common=True,
+    )
+
+
 def moved(recipe: TokenizerRecipe, step: int, ratio: float, window: int) -> TokenizerRecipe:
     """Return the recipe with a discriminator that starts and rises later or earlier.
 

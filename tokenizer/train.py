@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -41,6 +41,8 @@ class TokenizerStage(Stage):
     name = "tokenizer"
     metric = "loss"
     model: Tokenizer
+    trains_codes: ClassVar[bool] = True
+    """Whether the codebook is trained."""
     start_and_ramp: tuple[float, float] | None = None
     """Fractions of the run at which the discriminator starts and rises; None where its recipe has the steps."""
 
@@ -65,7 +67,7 @@ class TokenizerStage(Stage):
         self.dead = torch.zeros(model.config.codebook_size, dtype=torch.bool)
         """(V,) codes without any use in the last window."""
         self.accumulator: CodebookAccumulator | None = None
-        if config.gradient_accumulation_steps > 1:
+        if self.trains_codes and config.gradient_accumulation_steps > 1:
             self.accumulator = CodebookAccumulator(model.quantizer)
         self.memory_format = memory_format(model.config.width)
         model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
@@ -119,7 +121,7 @@ class TokenizerStage(Stage):
         """Train on one micro-batch, from `discriminator_start` on against the discriminator too."""
         self.bad_images.note(batch["bad"])
         images = self._images(batch)
-        result = self.network(images)
+        result = self.reconstruct(images)
         if self.accumulator is not None and self.accelerator.sync_gradients:
             self.accumulator.update()
         with self.accelerator.autocast():
@@ -133,6 +135,11 @@ class TokenizerStage(Stage):
             metrics = {"loss": loss, **losses, "gradient_norm": self.update(loss)}
         self.counts.add(result.codes)
         return metrics
+
+    def reconstruct(self, images: Tensor) -> Reconstruction:
+        """Encode and decode training images (B, C, H, W), with the gradients of what is trained."""
+        result: Reconstruction = self.network(images)
+        return result
 
     def discriminator_ratio(self) -> float:
         """Return the fraction of the discriminator's weight at this step, by its ramp and the divergence monitor."""

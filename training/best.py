@@ -22,6 +22,13 @@ class BestWeights:
         """Step and held-out metrics of the saved weights; step 0 for none."""
 
     @torch.no_grad()
+    def keep_start(self) -> None:
+        """Let the weights that the run starts with, which are saved already, be the best ones so far."""
+        self.stage.model.eval()
+        with self.stage.unsharded():
+            self.record = {"step": 0, "metrics": self.stage.evaluate()}
+
+    @torch.no_grad()
     def evaluate(self, step: int) -> tuple[dict[str, float], bool]:
         """Evaluate the weights of a step, and save them if they are the best so far; return metrics and whether.
 

@@ -39,6 +39,7 @@ class TrainingResult:
 
     steps: int
     best_step: int
+    """0 where no weights were better than those at the start of `tune_decoder`."""
     metrics: dict[str, float]
     """Held-out metrics of the best weights, which are the saved ones."""
 
@@ -108,6 +109,8 @@ class Trainer:
             ImgtfError: the loss stays not finite, or the memory does not suffice.
         """
         self.store.open()
+        if self.stage.keeps_start and not self.completed_steps:
+            self.best.keep_start()
         with StopRequest() as stop:
             try:
                 while not self._train(stop):
@@ -174,7 +177,7 @@ class Trainer:
                 budget.lap("saving")
             if number:
                 raise self._interrupted(number)
-        if not self.best.record["step"]:
+        if not (self.best.record["step"] or self.stage.keeps_start):
             raise ImgtfError(f"the loss is not finite, so no weights were saved: {_REMEDIES}")
 
     def _update(self, batches: Iterator[Batch]) -> dict[str, Tensor]:

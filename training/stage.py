@@ -49,22 +49,34 @@ class Stage(ABC):
     """One stage of training: a model with its losses, data and metrics."""
 
     name: ClassVar[str]
-    """Name of the stage, and of its folder in the model folder."""
-    metric: ClassVar[str]
+    """Name of the stage, and of the folder of its run in `training/` of the model folder."""
+    metric: str
     """Metric of `evaluate` that selects the best weights; lower is better."""
+    keeps_start: ClassVar[bool] = False
+    """Whether the weights that the run starts with are the best ones until others are better."""
 
     model: PretrainedModel
     config: TrainingConfig
     completed_steps: int = 0
     """Updates of the weights so far, set by the loop."""
 
+    @property
+    def weights_folder(self) -> str:
+        """Name of the folder of the weights in the model folder."""
+        return self.name
+
+    def computed(self) -> Callable[..., Any] | None:
+        """Return what a call of the wrapped network computes; None for the model itself."""
+        return None
+
     def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
         """Create the optimizers and wrap the networks with Accelerate."""
         self.accelerator = accelerator
         self.guard = UpdateGuard(accelerator, config.skip_spikes)
         network = WrappedModel(self.model)
+        network.compute = self.computed()
         if config.compile:
-            network.compute = compiled(self.model, self.eager())
+            network.compute = compiled(network.compute or self.model, self.eager())
         if config.shard:
             shard(network, self.sharded_units(), accelerator)
             self.network, self.optimizer = network, accelerator.prepare(adamw(self.model, config))

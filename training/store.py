@@ -21,7 +21,7 @@ COMPLETE_FILE = "complete"
 
 
 class Store:
-    """Writes `<stage>/` (the best weights) and `training/<stage>/state/` of a model folder.
+    """Writes `<weights_folder>/` (the best weights) and `training/<stage>/state/` of a model folder.
 
     A folder that was removed is not made again: it may be a disk that is no longer mounted.
     """
@@ -30,7 +30,7 @@ class Store:
         self, model: Path, stage: Stage, ema: EMA | None, accelerator: Accelerator, agreement: Agreement
     ) -> None:
         self.stage, self.ema, self.accelerator, self.agreement = stage, ema, accelerator, agreement
-        self.model, self.weights = model, model / stage.name
+        self.model, self.weights = model, model / stage.weights_folder
         self.folder = model / "training" / stage.name
         self.states = self.folder / "state"
 
@@ -106,7 +106,8 @@ class Store:
         """
         self.agreement.write(str(self.folder), self.check_there, "")
         weights = self.weights / WEIGHTS_FILE
-        best = weights if progress.best["step"] and weights.exists() else None
+        kept = progress.best["step"] or self.stage.keeps_start
+        best = weights if kept and weights.exists() else None
         save_state(
             self.states, self.stage, self.ema, self.accelerator, progress,
             keep=keep, best=best, agreement=self.agreement,
