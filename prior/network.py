@@ -7,6 +7,7 @@ L encoder states, D width, V codebook size.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,9 @@ class PriorNetwork(PretrainedModel):
         # A zero head makes all codes equally likely: the first loss is ln V.
         if module is self:
             nn.init.zeros_(self.head.weight)
+
+    def outer_layers(self) -> Sequence[nn.Module]:
+        return [self.head]
 
     def forward(
         self,

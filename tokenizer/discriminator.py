@@ -130,7 +130,7 @@ class DiscriminatorTrainer:
         )
         optimizer.param_groups[0]["lr_ratio"] = rate / config.lr if config.lr else 0.0
         network, optimizer = accelerator.prepare(WrappedModel(self.model), optimizer)
-        self.optimized = OptimizedNetwork(network, optimizer, GRAD_CLIP)
+        self.optimized = OptimizedNetwork(network, (optimizer,), GRAD_CLIP)
 
     def generator_loss(self, fake: Tensor) -> Tensor:
         """Return the autoencoder's loss for reconstructions `fake` (B, C, H, W); the discriminator gets no gradient."""

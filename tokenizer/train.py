@@ -106,7 +106,7 @@ class TokenizerStage(Stage):
         own = super().optimizers()
         if self.discriminator is None:
             return own
-        return own | {"discriminator_optimizer": self.discriminator.optimized.optimizer}
+        return own | {"discriminator_optimizer": self.discriminator.optimized.optimizers[0]}
 
     def trained_modules(self) -> dict[str, nn.Module]:
         own = super().trained_modules()
@@ -121,7 +121,7 @@ class TokenizerStage(Stage):
         """Train on one micro-batch, from `discriminator_start` on against the discriminator too."""
         self.bad_images.note(batch["bad"])
         images = self._images(batch)
-        result = self.reconstruct(images)
+        result = self.reconstruct(images, batch)
         if self.accumulator is not None and self.accelerator.sync_gradients:
             self.accumulator.update()
         with self.accelerator.autocast():
@@ -136,8 +136,9 @@ class TokenizerStage(Stage):
         self.counts.add(result.codes)
         return metrics
 
-    def reconstruct(self, images: Tensor) -> Reconstruction:
-        """Encode and decode training images (B, C, H, W), with the gradients of what is trained."""
+    def reconstruct(self, images: Tensor, batch: Batch) -> Reconstruction:
+        """Encode and decode the images (B, C, H, W) of a batch, with the gradients of what is trained."""
+        del batch  # of use to stages that change the codes
         result: Reconstruction = self.network(images)
         return result
 

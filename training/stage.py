@@ -21,6 +21,7 @@ from ..runtime.batch_random import gather_objects
 from ..runtime.compiler import compiled
 from .config import TrainingConfig
 from .guard import UpdateGuard
+from .optimizers import make_optimizers
 from .sharding import shard, unsharded
 
 Batch = dict[str, Any]
@@ -28,10 +29,10 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True)
 class OptimizedNetwork:
-    """A network as Accelerate wrapped it, with its optimizer."""
+    """A network as Accelerate wrapped it, with its optimizers."""
 
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizers: tuple[torch.optim.Optimizer, ...]
     grad_clip: float
     """Largest gradient norm; 0 for no clipping."""
 
@@ -79,10 +80,12 @@ class Stage(ABC):
             network.compute = compiled(network.compute or self.model, self.eager())
         if config.shard:
             shard(network, self.sharded_units(), accelerator)
-            self.network, self.optimizer = network, accelerator.prepare(adamw(self.model, config))
+            self.network = network
         else:
-            self.network, self.optimizer = accelerator.prepare(network, adamw(self.model, config))
-        self.optimized = OptimizedNetwork(self.network, self.optimizer, config.grad_clip)
+            self.network = accelerator.prepare(network)
+        own = make_optimizers(self.model, config)
+        self.own_optimizers = {name: accelerator.prepare(optimizer) for name, optimizer in own.items()}
+        self.optimized = OptimizedNetwork(self.network, tuple(self.own_optimizers.values()), config.grad_clip)
 
     def eager(self) -> list[nn.Module]:
         """Return the modules that `torch.compile` leaves in eager mode."""
@@ -105,7 +108,7 @@ class Stage(ABC):
 
         A parameter group's `lr_ratio` multiplies its learning rate.
         """
-        return {"optimizer": self.optimizer}
+        return dict(self.own_optimizers)
 
     def trained_modules(self) -> dict[str, nn.Module]:
         """Return the modules whose raw weights belong to the training state, by name."""
@@ -188,15 +191,15 @@ class Stage(ABC):
         scaler = self.accelerator.scaler
         norms = []
         for one in networks:
-            if scaler is not None:
-                scaler.unscale_(_unwrapped(one.optimizer))
+            for optimizer in one.optimizers if scaler is not None else ():
+                scaler.unscale_(_unwrapped(optimizer))
             limit = one.grad_clip if one.grad_clip > 0 else math.inf
             norm = nn.utils.clip_grad_norm_(one.network.parameters(), limit)
             norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         skip = self.guard.judge(norms, self.completed_steps, scaled=scaler is not None)
-        for one in networks:
-            _step_unless(skip, _unwrapped(one.optimizer))
-            one.optimizer.zero_grad()
+        for optimizer in (optimizer for one in networks for optimizer in one.optimizers):
+            _step_unless(skip, _unwrapped(optimizer))
+            optimizer.zero_grad()
         if scaler is not None:
             scaler.update()
         return norms
@@ -237,20 +240,6 @@ class WrappedModel(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         return (self.compute or self.model)(*inputs, **named)
-
-
-def adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on linear and convolution weights only (no biases, gains, embeddings)."""
-    layers = (nn.Linear, nn.Conv2d)
-    weights = {id(m.weight) for m in model.modules() if isinstance(m, layers)}
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in parameters if id(p) in weights]
-    plain = [p for p in parameters if id(p) not in weights]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
 def mean_over(batches: Iterable[tuple[int, dict[str, Tensor]]]) -> dict[str, float]:

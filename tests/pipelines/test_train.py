@@ -45,8 +45,9 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIG
 def final_state(folder: Path, stage: str) -> dict[str, torch.Tensor]:
     state = latest_state(folder / "training" / stage / "state")
     assert state is not None
-    names = ("model", "ema", "optimizer", "random-0")
-    tensors = {f"{n}.{k}": v for n in names for k, v in load_file(state / f"{n}.safetensors").items()}
+    names = ("model", "ema", "optimizer", "muon", "random-0")
+    files = {n: state / f"{n}.safetensors" for n in names}
+    tensors = {f"{n}.{k}": v for n, f in files.items() if f.exists() for k, v in load_file(f).items()}
     return tensors | {f"kept.{k}": v for k, v in load_file(folder / stage / "model.safetensors").items()}
 
 
@@ -63,6 +64,7 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     ("stage", "more"),
     [
         ("tokenizer", []),
+        ("tokenizer", ["--optimizer", "muon", "--stem", "2"]),
         ("prior", []),
         ("prior", ["--objective", "random", "--anneal", "0.2,0.9", "--drop-path", "0.2"]),
         ("prior", ["--objective", "masked", "--conditioning-size", "8", "--attention-dropout", "0.2"]),

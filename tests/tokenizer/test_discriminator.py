@@ -41,8 +41,8 @@ def check_that_it_learns(trainer: DiscriminatorTrainer, real: torch.Tensor, fake
     for _ in range(40):
         loss, metrics = trainer.loss(real, fake)
         loss.backward()
-        trainer.optimized.optimizer.step()
-        trainer.optimized.optimizer.zero_grad()
+        trainer.optimized.optimizers[0].step()
+        trainer.optimized.optimizers[0].zero_grad()
     assert metrics["accuracy_real"] > 0.9
     assert metrics["accuracy_fake"] > 0.9
 
@@ -168,7 +168,7 @@ def test_every_map_has_equal_weight_and_the_backbone_is_frozen(backbone: Percept
     loss, metrics = trainer.loss(images(), images())
     assert metrics["accuracy_real"] >= 6 / 7
     loss.backward()
-    trainer.optimized.optimizer.step()
+    trainer.optimized.optimizers[0].step()
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
     assert not any(p.requires_grad for p in backbone.parameters())
 
@@ -184,7 +184,7 @@ def test_gradients_of_features_reach_the_autoencoder_and_the_heads(backbone: Per
 
 
 def test_its_learning_rate_follows_the_common_schedule() -> None:
-    group = make_trainer(discriminator_lr=5e-4).optimized.optimizer.param_groups[0]
+    group = make_trainer(discriminator_lr=5e-4).optimized.optimizers[0].param_groups[0]
     assert group["lr_ratio"] == pytest.approx(0.5)  # relative to the default 1e-3
 
 

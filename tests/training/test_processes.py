@@ -82,7 +82,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = ["tokenizer", "train", "--data", folder / "images", "--steps", "6", *SMALL_TOKENIZER]
     first += [*adversarial, "--discriminator-adaptive", *every]
     second = ["prior", "train", *SMALL_PRIOR, "--dropout", "0.1", "--code-noise", "0.1", "--eval-images", "7"]
-    second += [*every]
+    second += ["--optimizer", "muon", *every]
     one, two, sharded = (folder / name for name in ("one", "two", "sharded"))
     assert run(*first, one) == 0
     for model in (two, sharded):

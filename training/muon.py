@@ -1,0 +1,93 @@
+"""Muon, the optimizer of the matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+
+torch.optim.Muon takes matrices only. This one also takes convolutions, updates matrices of one shape together, and
+works on weights that are sharded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from .sharding import like
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the polynomial that draws all singular values towards 1 (Jordan et al.)."""
+ROUNDS = 5
+MOMENTUM = 0.95
+LR_RATIO = 20.0
+"""Learning rate of Muon, relative to AdamW's: 0.02 to 1e-3, as Jordan et al. use them."""
+
+
+class Muon(torch.optim.Optimizer):
+    """Moves each matrix along the orthogonal matrix nearest to its Nesterov momentum: all directions count alike.
+
+    The weight (out, in, kh, kw) of a convolution is the matrix (out, in * kh * kw). Weight decay is that of AdamW with
+    the learning rate of the other weights.
+    """
+
+    _step_supports_amp_scaling = True  # `found_inf` is read on the device, as by fused optimizers of torch
+
+    def __init__(self, weights: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
+        """`lr`: the learning rate of AdamW, which `LR_RATIO` multiplies."""
+        super().__init__(weights, {"lr": lr * LR_RATIO, "lr_ratio": LR_RATIO, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Update the weights, unless the tensor `found_inf` () is 1."""
+        assert closure is None
+        skip = getattr(self, "found_inf", None)
+        for group in self.param_groups:
+            same: dict[tuple[torch.Size, torch.device], list[nn.Parameter]] = {}
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    same.setdefault((weight.shape, weight.device), []).append(weight)
+            for weights in same.values():
+                self._update(weights, group, skip)
+
+    def _update(self, weights: list[nn.Parameter], group: dict[str, Any], skip: Tensor | None) -> None:
+        """Update weights of one shape."""
+        directions = torch.stack([_whole(self._direction(weight, skip)).flatten(1) for weight in weights])
+        rows, columns = directions.shape[1:]
+        lr = group["lr"] * max(1.0, rows / columns) ** 0.5
+        decay = group["lr"] / group["lr_ratio"] * group["weight_decay"]
+        for weight, change in zip(weights, orthogonalised(directions), strict=True):
+            update = like(change.reshape(weight.shape), weight) * -lr
+            if decay:
+                update -= decay * weight
+            weight += update if skip is None else torch.where(skip > 0, 0, update)
+
+    def _direction(self, weight: nn.Parameter, skip: Tensor | None) -> Tensor:
+        """Return the Nesterov momentum of a weight. A gradient that is skipped does not enter it."""
+        assert weight.grad is not None
+        state = self.state[weight]
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum: Tensor = state["momentum"]
+        gradient = weight.grad if skip is None else torch.where(skip > 0, momentum, weight.grad)
+        momentum.lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(momentum, MOMENTUM)
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Return for each matrix of (N, R, C) about the nearest one whose singular values are equal, near 1.
+
+    Five rounds of a Newton-Schulz iteration. In bf16 on a GPU, which suffices (Jordan et al.).
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    wide = x.shape[1] <= x.shape[2]
+    x = x if wide else x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(ROUNDS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x if wide else x.mT).to(matrices.dtype)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

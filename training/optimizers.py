@@ -1,0 +1,37 @@
+"""The optimizers of a network: AdamW, or Muon for the matrices inside and AdamW for the rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..pretrained import PretrainedModel
+from .config import TrainingConfig
+from .muon import Muon
+
+LAYERS = (nn.Linear, nn.Conv2d)
+"""Layers whose weights decay, and whose weights Muon trains."""
+
+
+def make_optimizers(model: PretrainedModel, config: TrainingConfig) -> dict[str, torch.optim.Optimizer]:
+    """Return the optimizers of a model by the name of their state file.
+
+    Weight decay is on linear and convolution weights only (no biases, gains, embeddings). Muon trains those of them
+    inside the network; the layers that read or write data (`model.outer_layers`) stay with AdamW, as in Jordan et al.
+    """
+    outer = {id(m) for layer in model.outer_layers() for m in layer.modules()}
+    layers = [m for m in model.modules() if isinstance(m, LAYERS)]
+    inner = {id(m.weight) for m in layers if id(m) not in outer} if config.optimizer == "muon" else set()
+    weights = {id(m.weight) for m in layers} - inner
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if id(p) in weights], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if id(p) not in weights | inner], "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    found: dict[str, torch.optim.Optimizer] = {
+        "optimizer": torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
+    }
+    if matrices := [p for p in parameters if id(p) in inner]:
+        found["muon"] = Muon(matrices, config.lr, config.weight_decay)
+    return found
