@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..data.config import DataConfig
-from ..pipelines.decoder_settings import RATE, SCALED, STEPS, decoder_settings
+from ..pipelines.decoder_settings import OF_MACHINE, RATE, SCALED, STEPS, decoder_settings
 from ..pipelines.files import run_file
 from ..pipelines.settings import (
     CACHE_CLASSES,
@@ -52,6 +52,8 @@ OF_DECODER = {
     "steps": f"{STEPS:.0%} of the tokenizer's run",
     "lr": f"{RATE:.0%} of that of the tokenizer's run",
     "code_noise": f"{DecoderRecipe.code_noise:g}",
+    "codes_from_prior": "off",
+    **dict.fromkeys(OF_MACHINE, "auto"),
     **dict.fromkeys(SCALED, "as in the tokenizer's run, by the number of steps"),
     **dict.fromkeys(("minutes", "max_minutes", "step_plan"), "none"),
 }

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..options import check, to_dict
+from ..tokenizer.recipe import DecoderRecipe
+from ..training.config import TrainingConfig
 from .files import run_file
 from .settings import (
     AUTO,
@@ -24,6 +27,8 @@ STEPS = 0.2
 """Steps without --steps, relative to the tokenizer's run."""
 RATE = 0.25
 """Peak learning rate without --lr, relative to the tokenizer's run: the weights are trained already."""
+OF_MACHINE = ("device", "precision")
+"""Settings that follow the machine, not the tokenizer's run."""
 SCALED = (
     "warmup", "log_every", "eval_every", "preview_every", "save_every", "discriminator_start", "discriminator_ramp"
 )  # fmt: skip
@@ -44,12 +49,13 @@ def decoder_settings(model: Path, given: Mapping[str, Any], config: Path | None 
 def _inherited(file: Path, settings: Settings) -> dict[str, Any]:
     """The settings of the tokenizer's run, or the defaults, at the length and learning rate of this run."""
     run = read_toml(file) if file.exists() else {}
-    before = {one.name: one.default for cls in DECODER_CLASSES for one in dataclasses.fields(cls)} | run
+    own = Settings(AUTO, run, frozenset())
+    before = to_dict(own.part(TrainingConfig)) | to_dict(own.part(DecoderRecipe))
     steps = settings.values.get("steps", max(1, round(STEPS * before["steps"])))
+    steps = check(TrainingConfig, "steps", steps)
     ratio = steps / before["steps"]
-    left_out = (
-        {name for cls in INHERITED_CLASSES for name in option_names(cls)} | set(NOT_OF_DECODER) | set(LENGTHS)
-    )
+    left_out = {name for cls in INHERITED_CLASSES for name in option_names(cls)}  # `collect` has read these
+    left_out |= {*NOT_OF_DECODER, *LENGTHS, *OF_MACHINE}
     known = {name for cls in DECODER_CLASSES for name in option_names(cls)}
     kept = {name: value for name, value in run.items() if name in known - left_out}
     scaled = {name: min(before[name], max(1, round(ratio * before[name]))) for name in SCALED}

@@ -26,6 +26,7 @@ from .auto import Fit
 from .data_lines import data_lines
 from .fit_batch import fit_batch
 from .least_memory import check_memory
+from .prior_codes import PriorCodes
 from .readable import read_images
 from .run import check_tokenizer, finish, own_run, start
 from .settings import Settings
@@ -76,10 +77,12 @@ def _tune_decoder(
     for line in data_lines(headers, config):
         logger.info("%s", line)
 
+    draw = PriorCodes.open(folder, model, train) if recipe.codes_from_prior else None
+
     def build(model: Tokenizer, training: TrainingConfig) -> DecoderStage:
         images = ImageDataset(train, config.size, config.channels, data, augmentation, seed=training.seed)
         shown = ImageDataset(held_out, config.size, config.channels, data)
-        return DecoderStage(model, recipe, training, images, shown, workers=worker_count(data))
+        return DecoderStage(model, recipe, training, images, shown, worker_count(data), draw)
 
     if settings.find_batch:
         training = fit_batch(training, accelerator, lambda trial: build(deepcopy(model), trial))

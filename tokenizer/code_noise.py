@@ -5,6 +5,7 @@ Shapes: B batch, h, w grid, q codes per latent, V codebook size, d codebook dime
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -33,18 +34,25 @@ class CodeNoise:
     """Replaces a fraction of the codes of each image, uniform between 0 and `most` (RobusTok, arXiv:2509.12474)."""
 
     def __init__(self, tokenizer: Tokenizer, most: float) -> None:
-        self.most, self.size = most, tokenizer.config.codebook_size
-        self.near = neighbours(tokenizer) if most and self.size <= LARGEST else None
-        """(q, V, K) int64."""
+        self.tokenizer, self.most, self.size = tokenizer, most, tokenizer.config.codebook_size
 
-    def __call__(self, codes: Tensor, rand: Rand = batch_rand) -> Tensor:
-        """Return codes (B, h, w * q), some of them replaced."""
+    @cached_property
+    def near(self) -> Tensor | None:
+        """Neighbours (q, V, K) int64; None for a codebook that is too large."""
+        return neighbours(self.tokenizer) if self.size <= LARGEST else None
+
+    def __call__(self, codes: Tensor, rand: Rand = batch_rand, others: Tensor | None = None) -> Tensor:
+        """Return codes (B, h, w * q), some of them replaced.
+
+        Args:
+            others: codes (B, h, w * q) that replace them; neighbours and random codes by default.
+        """
         if not self.most:
             return codes
         device = codes.device
         fraction = self.most * rand(len(codes), 1, 1, device=device)
         replaced = rand(*codes.shape, device=device) < fraction
-        return torch.where(replaced, self._others(codes, rand), codes)
+        return torch.where(replaced, self._others(codes, rand) if others is None else others, codes)
 
     def _others(self, codes: Tensor, rand: Rand) -> Tensor:
         """Another code in place of each."""
@@ -53,13 +61,12 @@ class CodeNoise:
         anywhere = (codes + steps) % self.size
         if self.near is None:
             return anywhere
-        self.near = self.near.to(device)
         stages, _, count = self.near.shape
         stage = (
             torch.arange(codes.shape[-1], device=device) % stages
         )  # the q codes of a latent are neighbours
         drawn = (rand(*codes.shape, device=device) * count).long()
-        nearby = self.near[stage.expand_as(codes), codes, drawn]
+        nearby = self.near.to(device)[stage.expand_as(codes), codes, drawn]
         return torch.where(rand(*codes.shape, device=device) < NEAR, nearby, anywhere)
 
 

@@ -109,6 +109,8 @@ class DecoderRecipe(TokenizerRecipe):
 
     The decoder learns to hide mistakes of a prior, which it never sees in the codes of real images (RobusTok,
     arXiv:2509.12474). Half of the replaced codes become one of the nearest codes of the codebook, the others any code.
+    With `codes_from_prior` all of them are drawn from the probabilities of the model's prior, given the real codes
+    before.
     """
 
     code_noise: float = option(
@@ -118,6 +120,9 @@ class DecoderRecipe(TokenizerRecipe):
         maximum=1,
         group="losses",
         common=True,
+    )
+    codes_from_prior: bool = option(
+        False, "Draw the codes that replace others from the model's prior.", group="losses"
     )
 
 

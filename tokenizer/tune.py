@@ -13,14 +13,19 @@ from torch import Tensor, nn
 from ..data.images import ImageDataset
 from ..data.loader import eval_batches
 from ..errors import CheckpointError
+from ..runtime.batch_random import batch_rand
 from ..training.config import TrainingConfig
-from ..training.stage import mean_over
-from .code_noise import CodeNoise
+from ..training.stage import Batch, mean_over
+from .code_noise import CodeNoise, Rand
 from .losses import reconstruction_losses, weighted_sum
 from .metrics import psnr
 from .model import Reconstruction, Tokenizer
 from .recipe import DecoderRecipe
 from .train import TokenizerStage
+
+DrawCodes = Callable[[Tensor, Batch, Rand], Tensor]
+"""Codes (B, h, w * q) of a batch to as many that a prior might have sampled; passed in, because the tokenizer knows no
+prior."""
 
 
 class DecoderStage(TokenizerStage):
@@ -32,6 +37,7 @@ class DecoderStage(TokenizerStage):
     name = "decoder"
     keeps_start = True
     trains_codes = False
+    recipe: DecoderRecipe
 
     def __init__(
         self,
@@ -41,13 +47,15 @@ class DecoderStage(TokenizerStage):
         train_set: ImageDataset,
         held_out_set: ImageDataset,
         workers: int,
+        draw: DrawCodes | None = None,
     ) -> None:
+        """`draw`: the codes that replace others; neighbours and random codes by default."""
         super().__init__(model, recipe, config, train_set, held_out_set, workers)
         self.frozen: list[nn.Module] = [model.encoder, model.to_codebook, model.quantizer]
         for part in self.frozen:
             part.requires_grad_(False)
         self.codes_sha256 = model.codes_sha256()
-        self.noise = CodeNoise(model, recipe.code_noise)
+        self.noise, self.draw = CodeNoise(model, recipe.code_noise), draw
         self.metric = "noisy_loss" if recipe.code_noise else "loss"
 
     @property
@@ -61,14 +69,18 @@ class DecoderStage(TokenizerStage):
         """Return the number of parameters that are trained."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
-    def reconstruct(self, images: Tensor) -> Reconstruction:
+    def reconstruct(self, images: Tensor, batch: Batch) -> Reconstruction:
         """Decode the codes of images (B, C, H, W) after the noise. The returned codes are those before it."""
         for part in self.frozen:
             part.eval()  # the loop sets the whole model to training, where codebooks follow their latents
         with torch.no_grad(), self.accelerator.autocast():
             codes = self.model.encode(images)
-            vectors = self.model.quantizer.lookup(self.noise(codes))
+            vectors = self.model.quantizer.lookup(self._noisy(codes, batch, batch_rand))
         return Reconstruction(self.network(vectors), codes)
+
+    def _noisy(self, codes: Tensor, batch: Batch, rand: Rand) -> Tensor:
+        """Replace codes (B, h, w * q) of a batch."""
+        return self.noise(codes, rand, self.draw(codes, batch, rand) if self.draw else None)
 
     def evaluate(self) -> dict[str, float]:
         """Return the metrics of a tokenizer, and `noisy_loss` and `noisy_psnr` for codes with noise where it is on.
@@ -87,12 +99,12 @@ class DecoderStage(TokenizerStage):
             world=processes,
         )
         numbered = zip(itertools.count(first, processes), batches)
-        pairs = ((len(b["image"]), self._noisy_metrics(n, self._images(b))) for n, b in numbered)
+        pairs = ((len(batch["image"]), self._noisy_metrics(number, batch)) for number, batch in numbered)
         return metrics | mean_over(pairs)
 
-    def _noisy_metrics(self, number: int, images: Tensor) -> dict[str, Tensor]:
-        rand = partial(_seeded_rand, torch.Generator().manual_seed(number))
-        codes = self.noise(self.model.encode(images), rand)
+    def _noisy_metrics(self, number: int, batch: Batch) -> dict[str, Tensor]:
+        images, rand = self._images(batch), partial(_seeded_rand, torch.Generator().manual_seed(number))
+        codes = self._noisy(self.model.encode(images), batch, rand)
         decoded = self.model.decode_vectors(self.model.quantizer.lookup(codes))
         losses = reconstruction_losses(images, decoded, self.weights, self.backbone)
         return {

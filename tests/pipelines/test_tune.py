@@ -8,6 +8,8 @@ import shlex
 import shutil
 import signal
 import tomllib
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from imgtf import Pipeline, Tokenizer, tune_decoder
+from imgtf import Pipeline, Prior, Tokenizer, tune_decoder
+from imgtf.data.config import DataConfig
+from imgtf.data.images import ImageDataset
+from imgtf.data.loader import eval_batches
+from imgtf.data.source import open_source
 from imgtf.errors import CheckpointError, ConfigError
 from imgtf.pipelines.files import run_file
+from imgtf.pipelines.prior_codes import PriorCodes
+from imgtf.prior.conditions.image import ImageConfig
+from imgtf.prior.conditions.label import LabelConfig
+from imgtf.tokenizer.tune import _seeded_rand
 from imgtf.training.report import Report
 from imgtf.training.states import latest_state
 
@@ -51,7 +61,12 @@ def test_only_the_decoder_changes_and_the_folder_stays_valid(folder: Path, capsy
     before, tokenizer = weights(folder), Tokenizer.from_pretrained(folder / "tokenizer", "cpu")
     caches = {path: path.stat().st_mtime_ns for path in folder.glob("codes/*/cache.json")}
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert run("tokenizer", "tune-decoder", "--model", folder, "--steps", "20", "--lr", "0.003", *OFTEN, "--json") == 0
+    assert (
+        run(
+            "tokenizer", "tune-decoder", "--model", folder, "--steps", "20", "--lr", "0.003", *OFTEN, "--json"
+        )
+        == 0
+    )
     shown = capsys.readouterr()
     assert json.loads(shown.out)["best_step"] > 0
     assert "encoder and codebook are frozen" in shown.err
@@ -85,7 +100,19 @@ def test_only_the_decoder_changes_and_the_folder_stays_valid(folder: Path, capsy
 
 def test_weights_that_are_not_better_are_not_kept(folder: Path, capsys: Any) -> None:
     before, figures = weights(folder), (folder / "tokenizer/figures.json").read_text()
-    command = ["tokenizer", "tune-decoder", "--model", folder, "--steps", "4", "--lr", "0.5", "--warmup", "0", *OFTEN]
+    command = [
+        "tokenizer",
+        "tune-decoder",
+        "--model",
+        folder,
+        "--steps",
+        "4",
+        "--lr",
+        "0.5",
+        "--warmup",
+        "0",
+        *OFTEN,
+    ]
     assert run(*command) == 0
     shown = capsys.readouterr()
     assert "best at step 0 of 4" in shown.out
@@ -103,7 +130,17 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 ) -> None:
     for name in ("whole", "halved"):
         shutil.copytree(model, tmp_path / name)
-    command = ["tokenizer", "tune-decoder", "--steps", "9", "--discriminator-width", "8", *more, *OFTEN, "--model"]
+    command = [
+        "tokenizer",
+        "tune-decoder",
+        "--steps",
+        "9",
+        "--discriminator-width",
+        "8",
+        *more,
+        *OFTEN,
+        "--model",
+    ]
     assert run(*command, tmp_path / "whole") == 0
     with monkeypatch.context() as patch:
         original, done = Report.advance, [0]
@@ -145,3 +182,43 @@ def test_from_python_and_only_with_the_same_encoder(folder: Path) -> None:
     change(folder, change_encoder)
     with pytest.raises(CheckpointError, match="the decoder of another tokenizer"):
         tune_decoder(folder, resume=True, steps=4)
+
+
+def test_codes_of_the_prior_replace_others(model: Path, images: Path, tmp_path: Path, capsys: Any) -> None:
+    tokenizer, prior = (cls.from_pretrained(model, "cpu") for cls in (Tokenizer, Prior))
+    train = open_source(DataConfig(data=str(images)))[0]
+    shown = ImageDataset(train, tokenizer.config.size, 3, DataConfig())
+    batch = next(eval_batches(shown, 24))
+    rand = partial(_seeded_rand, torch.Generator().manual_seed(0))
+    codes = tokenizer.encode(batch["image"])
+    drawn = PriorCodes.open(model, tokenizer, train)(codes, batch, rand)
+    assert (drawn.shape, drawn.dtype) == (codes.shape, codes.dtype)
+    # More likely under the prior than any code.
+    log_p = prior(codes.flatten(1), label=batch["label"]).log_softmax(-1)
+    found, uniform = log_p.gather(-1, drawn.flatten(1)[..., None]).mean(), log_p.mean()
+    assert found > uniform
+    folder = Path(shutil.copytree(model, tmp_path / "m"))
+    command = ["tokenizer", "tune-decoder", "--model", folder, "--codes-from-prior", "--steps", "4", *OFTEN]
+    assert run(*command) == 0
+    assert tomllib.loads(run_file(folder, "decoder").read_text())["codes_from_prior"] is True
+    shutil.rmtree(folder / "prior")
+    assert run(*command, "--force") == 1
+    assert "holds no prior" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "masked"}, "objective of the prior is masked"),
+        ({"conditions": (LabelConfig(class_names=("a", "b")),)}, "classes of the prior"),
+        ({"conditions": (ImageConfig(grid=(8, 8), codebook_size=16),)}, "conditioned on image"),
+        ({"tokenizer_sha256": "0" * 64}, "another tokenizer"),
+    ],
+)
+def test_a_prior_that_cannot_draw_codes_is_refused(
+    changes: dict[str, Any], message: str, model: Path, images: Path, tmp_path: Path
+) -> None:
+    tokenizer, train = Tokenizer.from_pretrained(model, "cpu"), open_source(DataConfig(data=str(images)))[0]
+    Prior(replace(Prior.read_config(model / "prior"), **changes)).save_pretrained(tmp_path / "prior")
+    with pytest.raises((ConfigError, CheckpointError), match=message):
+        PriorCodes.open(tmp_path, tokenizer, train)
