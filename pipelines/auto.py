@@ -20,8 +20,9 @@ from ..data.sizes import typical_side
 from ..errors import ImgtfError
 from ..options import MAX_INT, sides_of, size_text, to_size
 from ..prior.config import PriorConfig
+from ..runtime.optional import import_with_torchvision
 from ..tokenizer.config import TokenizerConfig
-from ..tokenizer.perceptual import local_backbone
+from ..tokenizer.perceptual import backbone_file, local_backbone
 from ..tokenizer.recipe import TokenizerRecipe
 from ..training.config import TrainingConfig
 from .fitted import fitted
@@ -51,10 +52,8 @@ NETWORK = {
 """Options that give the network: with one of them, the others are those of the smallest preset."""
 DISCRIMINATOR_STEPS = 5000
 """Fewest steps with a discriminator, whose weight rises slowly."""
-LPIPS_HINT = (
-    "auto: without LPIPS, whose weights are not on this machine; --lpips-weight 0.5 --lpips-backbone squeeze "
-    "downloads them (5 MB), for sharper pictures"
-)
+BACKBONE = "squeeze"
+"""Network of LPIPS that is downloaded where none is on this machine: 5 MB, and fast."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +66,32 @@ class Candidate:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
-_NARROW = {"width": 32, "blocks": 1, "batch_size": 32, "lr": 1e-3, "l2_weight": 1.0, "lpips_weight": 0.5}
+_FAST = {
+    "width": 32, "stem": 2, "blocks": 1, "batch_size": 32, "lr": 1e-3, "optimizer": "muon", "l2_weight": 1.0,
+    "lpips_weight": 0.5,
+}  # fmt: skip
+"""What makes the best pictures in minutes on a CPU (docs/quality.md): no level at full resolution, and Muon."""
+_FAST_PRIOR = {"width": 256, "depth": 6, "heads": 8, "lr": 1e-3, "optimizer": "muon", "cfg_scale": 1.5}
 CANDIDATES = {
     "tokenizer": (
         Candidate("tiny", 0),
-        Candidate("tiny", 48_000, {"width": 32, "codebook_size": 1024, "lr": 1e-3}),
-        Candidate("small", 16_000, _NARROW),
+        Candidate(
+            "tiny", 16_000, {**_FAST, "multipliers": (2, 4), "middle_attention": True, "codebook_size": 1024}
+        ),
+        Candidate("small", 16_000, {**_FAST, "multipliers": (2, 2, 4)}),
         Candidate("small", 100_000),
-        Candidate("medium", 32_000, _NARROW),
+        Candidate("medium", 32_000, {**_FAST, "multipliers": (2, 2, 4)}),
         Candidate("medium", 200_000),
-        Candidate("base", MAX_INT, {**_NARROW, "codebook_size": 4096}),
+        Candidate(
+            "base",
+            MAX_INT,
+            {**_FAST, "multipliers": (1, 2, 2, 4), "attention_levels": (3,), "codebook_size": 4096},
+        ),
         Candidate("base", 2_000_000),
     ),
     "prior": (
         Candidate("tiny", 0),
-        Candidate("tiny", 40_000, {"width": 256, "depth": 6, "heads": 8, "lr": 1e-3}),
+        Candidate("tiny", 40_000, _FAST_PRIOR),
         Candidate("small", 400_000),
         Candidate("medium", 2_000_000),
         Candidate("base", 10_000_000),
@@ -136,7 +146,7 @@ def fit_tokenizer(
     if settings.preset != AUTO:
         return fit
     if not is_plain("tokenizer", settings):
-        fit = replace(fit, settings=fit.settings.changed(_losses(fit)))
+        fit = replace(fit, settings=fit.settings.changed(_losses(fit, accelerator)))
     what = f" at {size_text(config(fit.settings).image_size)} px"
     why = f"{images:,} images of typically {typical_side(headers)} px"
     _say(fit, settings, stage, what, why, "--preset or --image-size", accelerator)
@@ -245,18 +255,34 @@ def _rounded(steps: int) -> int:
     return max(1, steps // unit * unit)
 
 
-def _losses(fit: Fit) -> dict[str, Any]:
-    """Losses that need no download, and a discriminator only in runs that are long enough for it."""
+def _losses(fit: Fit, accelerator: Accelerator) -> dict[str, Any]:
+    """Return the losses that the time and this machine allow: a discriminator only in long runs, LPIPS if it is had."""
     recipe, changes = fit.settings.part(TokenizerRecipe), dict[str, Any]()
     explicit, short = fit.settings.explicit, fit.steps < DISCRIMINATOR_STEPS
     if short:
         changes["discriminator_weight"] = 0.0
     if recipe.lpips_weight and not explicit & {"lpips_weight", "lpips_backbone", "lpips_file"}:
-        backbone = local_backbone(("squeeze", "alex", "vgg") if short else ("vgg", "alex", "squeeze"))
+        with accelerator.main_process_first():
+            backbone = _backbone((BACKBONE, "alex", "vgg") if short else ("vgg", "alex", BACKBONE))
         changes |= {"lpips_backbone": backbone} if backbone else {"lpips_weight": 0.0, "l2_weight": 1.0}
-        if backbone is None:
-            logger.info("%s", LPIPS_HINT)
     return {key: value for key, value in changes.items() if key not in explicit}
+
+
+def _backbone(names: tuple[str, ...]) -> str | None:
+    """Return the network of LPIPS: the first of `names` that is on this machine, or `BACKBONE`, which is downloaded."""
+    found = local_backbone(names)
+    if found is None:
+        logger.info(
+            "auto: LPIPS, the loss that makes pictures sharp, needs a SqueezeNet: downloading 5 MB, once"
+        )
+    try:
+        import_with_torchvision("lpips")
+        if found is None:
+            backbone_file(BACKBONE)
+    except ImgtfError as error:
+        logger.info("auto: without LPIPS, so pictures will be less sharp: %s", error)
+        return None
+    return found or BACKBONE
 
 
 def _say(

@@ -14,11 +14,20 @@ from PIL import Image
 from imgtf.data.config import DataConfig
 from imgtf.data.probe import Headers, read_headers
 from imgtf.data.source import open_source
+from imgtf.errors import CheckpointError
 from imgtf.options import sides_of
 from imgtf.pipelines import auto, step_speed
 from imgtf.pipelines.auto import CANDIDATES, Fit, fit_prior, fit_tokenizer
 from imgtf.pipelines.initial import tokenizer_config
-from imgtf.pipelines.settings import AUTO, PRIOR_CLASSES, TOKENIZER_CLASSES, Settings, collect, preset_values
+from imgtf.pipelines.settings import (
+    AUTO,
+    PRIOR_CLASSES,
+    TOKENIZER_CLASSES,
+    Settings,
+    collect,
+    option_names,
+    preset_values,
+)
 from imgtf.prior.config import PriorConfig
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.recipe import TokenizerRecipe
@@ -28,10 +37,15 @@ TWO_CORES, GPU = 1.0, 300.0
 """Speed relative to two cores of a Xeon, roughly."""
 
 
+def offline(backbone: str) -> Path:
+    raise CheckpointError(f"LPIPS ({backbone}) cannot be downloaded")
+
+
 @pytest.fixture(autouse=True)
 def _calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No weights of LPIPS on this machine."""
+    """No weights of LPIPS on this machine, and no network."""
     monkeypatch.setattr(auto, "local_backbone", lambda names: None)
+    monkeypatch.setattr(auto, "backbone_file", offline)
 
 
 @pytest.fixture
@@ -182,7 +196,7 @@ def test_schedules_follow_the_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         assert training.warmup < training.steps / 4
         assert training.eval_every < training.steps
         assert not recipe.discriminator_weight or recipe.discriminator_start < training.steps / 2
-        assert recipe.lpips_weight == 0  # nothing is downloaded without being asked for
+        assert recipe.lpips_weight == 0
         assert recipe.l1_weight + recipe.l2_weight >= 1
 
 
@@ -193,6 +207,21 @@ def test_weights_of_lpips_that_are_there_are_used(
     monkeypatch.setattr(auto, "local_backbone", lambda names: names[0])
     recipe = pick(monkeypatch, headers).settings.part(TokenizerRecipe)
     assert (recipe.lpips_weight, recipe.lpips_backbone) == (0.5, "squeeze")
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_missing_weights_of_lpips_are_downloaded_and_the_run_goes_on_without_a_network(
+    online: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any
+) -> None:
+    headers = headers_of(write(tmp_path / "d", 64, 64), 1000)
+    if online:
+        monkeypatch.setattr(auto, "backbone_file", lambda name: tmp_path / name)
+    with caplog.at_level("INFO", "imgtf"):
+        recipe = pick(monkeypatch, headers).settings.part(TokenizerRecipe)
+    assert recipe.lpips_weight == (0.5 if online else 0)
+    assert recipe.lpips_backbone == ("squeeze" if online else "vgg")
+    assert "downloading 5 MB" in caplog.text  # said before
+    assert ("without LPIPS" in caplog.text) is not online
 
 
 def test_the_digits_are_the_preset_tiny_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +269,11 @@ def test_a_named_preset_is_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_candidates_are_presets_from_small_to_large() -> None:
     for stage, candidates in CANDIDATES.items():
         for one in candidates:
-            assert set(one.changes) <= set(preset_values(stage, one.preset)) | {"l2_weight", "lpips_weight"}
+            classes = TOKENIZER_CLASSES if stage == "tokenizer" else PRIOR_CLASSES
+            assert set(one.changes) <= {name for part in classes for name in option_names(part)}
+            values = preset_values(stage, one.preset) | dict(one.changes)
+            if stage == "tokenizer":
+                TokenizerConfig(**{k: v for k, v in values.items() if k in option_names(TokenizerConfig)})
         assert candidates[0].least == 0
 
 
