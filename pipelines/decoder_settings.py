@@ -43,7 +43,8 @@ def decoder_settings(model: Path, given: Mapping[str, Any], config: Path | None 
     """
     file = run_file(model, "tokenizer")
     settings = collect("tokenizer", DECODER_CLASSES, given, config, inherit=file, default=AUTO)
-    return dataclasses.replace(settings, values=_inherited(file, settings) | dict(settings.values))
+    values = _inherited(file, settings) | dict(settings.values)
+    return dataclasses.replace(settings, values=values, no_options=frozenset({"preset", *NOT_OF_DECODER}))
 
 
 def _inherited(file: Path, settings: Settings) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 from .card import write_card
-from .files import ORIGIN_FILE, check_files, check_writable
+from .files import ORIGIN_FILE, RUNS, check_files, check_writable, stage_of
 
 YAML = (".yaml", ".yml")
 WEIGHTS = FILES[0]
@@ -196,7 +196,8 @@ def _write(folder: Path, stage: str, part: StageWeights, origin: str) -> None:
     config = part.config
     if isinstance(config, PriorConfig):
         config = replace(config, tokenizer_sha256=_tokenizer_sha256(folder))
-    for stale in (folder / stage, folder / "training" / stage):
+    runs = [run for run in RUNS if stage_of(run) == stage]
+    for stale in (folder / stage, *(folder / "training" / run for run in runs)):
         shutil.rmtree(stale, ignore_errors=True)
     meta_model(config).save_pretrained(folder / stage, part.tensors)
     write_text(folder / stage / ORIGIN_FILE, origin + "\n")

@@ -63,6 +63,8 @@ class Settings:
     """Names that the user set, in a file or on the command line. The others may follow the data."""
     find_batch: bool = False
     """Whether the micro-batches are to be found (batch_size "auto"); the batch is that of the other sources."""
+    no_options: frozenset[str] = frozenset()
+    """Names that are no options of the command, although its configuration classes have them."""
 
     def changed(self, changes: Mapping[str, Any], preset: str | None = None) -> Settings:
         """Return the settings with other values, which do not count as set by the user."""
@@ -88,6 +90,7 @@ class Settings:
         # The limit belongs to a job. Without a plan, there was no decision; before it, there is no number of steps.
         unset = {"max_minutes"} | (FOLLOWING - self.explicit if "minutes" in values else set())
         unset |= set() if values.get("step_plan") else {"step_plan"}
+        unset |= self.no_options
         return {key: value for key, value in values.items() if key not in unset}
 
 

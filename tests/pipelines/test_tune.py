@@ -98,6 +98,16 @@ def test_only_the_decoder_changes_and_the_folder_stays_valid(folder: Path, capsy
     Pipeline.from_pretrained(folder)
 
 
+def test_saved_settings_repeat_the_run(model: Path, tmp_path: Path) -> None:
+    first, again = (Path(shutil.copytree(model, tmp_path / name)) for name in ("first", "again"))
+    command = ["tokenizer", "tune-decoder", "--model"]
+    assert run(*command, first, "--steps", "6", "--lr", "0.003", *OFTEN) == 0
+    assert run(*command, again, "--config", run_file(first, "decoder")) == 0
+    a, b = weights(first), weights(again)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert run_file(first, "decoder").read_text() == run_file(again, "decoder").read_text()
+
+
 def test_weights_that_are_not_better_are_not_kept(folder: Path, capsys: Any) -> None:
     before, figures = weights(folder), (folder / "tokenizer/figures.json").read_text()
     command = [
