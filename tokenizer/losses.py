@@ -23,6 +23,9 @@ None where the loss needs LPIPS and its network is missing.
 
 LOSSES: dict[str, Loss] = {}
 """Reconstruction losses by name."""
+LPIPS_SIDE = 64
+"""Smallest side of images in the LPIPS loss, in pixels. Its network halves the resolution at once and three times more;
+at 32 px it sees too little (docs/quality.md)."""
 ALWAYS = ("l1", "l2")
 """Losses that are logged even with weight 0. The divergence monitor reads `l2`."""
 
@@ -53,8 +56,19 @@ def squared_error(images: Tensor, reconstructions: Tensor, perceptual: Perceptua
 def perceptual_distance(
     images: Tensor, reconstructions: Tensor, perceptual: Perceptual | None
 ) -> Tensor | None:
-    """Return the mean LPIPS distance (arXiv:1801.03924)."""
-    return None if perceptual is None else perceptual(images, reconstructions).mean()
+    """Return the mean LPIPS distance (arXiv:1801.03924), small images enlarged to `LPIPS_SIDE`."""
+    if perceptual is None:
+        return None
+    return perceptual(enlarged(images), enlarged(reconstructions)).mean()
+
+
+def enlarged(images: Tensor) -> Tensor:
+    """Enlarge images (B, C, H, W) so that the shorter side has at least `LPIPS_SIDE` pixels (bilinear)."""
+    scale = LPIPS_SIDE / min(images.shape[2:])
+    if scale <= 1:
+        return images
+    size = [round(side * scale) for side in images.shape[2:]]
+    return F.interpolate(images, size, mode="bilinear", align_corners=False)
 
 
 def loss_weights(recipe: TokenizerRecipe) -> dict[str, float]:

@@ -34,6 +34,22 @@ def softplus(x: float) -> float:
     return math.log1p(math.exp(x))
 
 
+@pytest.mark.parametrize(
+    ("given", "seen"), [((16, 24), (64, 96)), ((32, 32), (64, 64)), ((80, 64), (80, 64))]
+)
+def test_lpips_sees_small_images_enlarged(given: tuple[int, int], seen: tuple[int, int]) -> None:
+    sizes = []
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        sizes.extend([tuple(a.shape[2:]), tuple(b.shape[2:])])
+        return (a - b).square().mean((1, 2, 3))
+
+    images = torch.rand(2, 3, *given)
+    losses = reconstruction_losses(images, images, {"lpips": 1.0}, distance)  # type: ignore[arg-type]
+    assert losses["lpips"] == 0
+    assert sizes == [seen, seen]
+
+
 def test_hinge() -> None:
     # real: (0 + 1) / 2, fake: (0 + 2) / 2, halved
     assert discriminator_loss(REAL, FAKE, "hinge").item() == pytest.approx(0.75)
