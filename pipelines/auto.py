@@ -36,8 +36,9 @@ MINUTES = 10.0
 """Time of a stage without --minutes and --steps."""
 PATIENCE = 3
 """How many times longer a stage may take without --minutes, for a network of the images' size on a slow machine."""
-TRAINED = 0.8
-"""Fraction of the time for updates; the rest is for reading images, evaluations and the end of the run."""
+TRAINED = 0.65
+"""Fraction of the time for forward and backward passes, which alone are measured; the rest is for reading images,
+LPIPS, the optimizer, evaluations and the end of the run."""
 PASSES = {"tokenizer": 300, "prior": 60}
 """Passes over the images after which more time is of little use."""
 LEAST_SEEN = 20_000
@@ -71,7 +72,9 @@ _FAST = {
     "lpips_weight": 0.5,
 }  # fmt: skip
 """What makes the best pictures in minutes on a CPU (docs/quality.md): no level at full resolution, and Muon."""
-_FAST_PRIOR = {"width": 256, "depth": 6, "heads": 8, "lr": 1e-3, "optimizer": "muon", "cfg_scale": 1.5}
+_FAST_PRIOR = {
+    "width": 256, "depth": 6, "heads": 8, "batch_size": 32, "lr": 1e-3, "optimizer": "muon", "cfg_scale": 1.5,
+}  # fmt: skip
 CANDIDATES = {
     "tokenizer": (
         Candidate("tiny", 0),
