@@ -22,11 +22,12 @@ class BestWeights:
         """Step and held-out metrics of the saved weights; step 0 for none."""
 
     @torch.no_grad()
-    def keep_start(self) -> None:
-        """Let the weights that the run starts with, which are saved already, be the best ones so far."""
+    def keep_start(self) -> dict[str, float]:
+        """Take the weights at the start, which are saved already, as the best so far; return their metrics."""
         self.stage.model.eval()
         with self.stage.unsharded():
             self.record = {"step": 0, "metrics": self.stage.evaluate()}
+        return dict(self.record["metrics"])
 
     @torch.no_grad()
     def evaluate(self, step: int) -> tuple[dict[str, float], bool]:

@@ -109,8 +109,6 @@ class Trainer:
             ImgtfError: the loss stays not finite, or the memory does not suffice.
         """
         self.store.open()
-        if self.stage.keeps_start and not self.completed_steps:
-            self.best.keep_start()
         with StopRequest() as stop:
             try:
                 while not self._train(stop):
@@ -149,6 +147,8 @@ class Trainer:
 
     def _steps(self, report: Report, stop: StopRequest) -> None:
         budget = self.budget
+        if self.stage.keeps_start and not self.completed_steps:
+            report.evaluation(0, self.best.keep_start(), True)
         batches = self.stage.train_batches(self.completed_steps)
         budget.begin(self.agreement.any)
         while self.completed_steps < self.config.steps:

@@ -75,6 +75,7 @@ def test_only_the_decoder_changes_and_the_folder_stays_valid(folder: Path, capsy
     assert changed == {name for name in before if name.startswith(DECODER)}
     assert torch.equal(tuned.encode(images), tokenizer.encode(images))
     rows = [json.loads(row) for row in (folder / "training/decoder/log.jsonl").read_text().splitlines()]
+    assert (rows[0]["step"], rows[0]["best"]) == (0, True)
     held_out = [row["held_out"] for row in rows if "held_out" in row]
     assert held_out[-1]["l2"] < held_out[0]["l2"]
     assert {"noisy_loss", "noisy_psnr", "psnr", "usage"} <= held_out[0].keys()
