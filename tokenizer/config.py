@@ -80,7 +80,7 @@ class TokenizerConfig:
     )
     stem: int = option(
         1,
-        "conv: side of the pixel blocks that the first level reads as channels; 2 is fast.",
+        "conv: side of the pixel blocks that the first level reads as channels.",
         minimum=1,
         maximum=64,
         group="network",

@@ -65,17 +65,11 @@ class TrainingConfig:
     )
     optimizer: str = option(
         "adamw",
-        "adamw, or muon for the matrices inside the network and adamw for the rest.",
+        "muon: for the matrices inside the network, at 20 times --lr.",
         choices=("adamw", "muon"),
         group="optimisation",
     )
-    lr: float = option(
-        1e-3,
-        "Peak learning rate; that of Muon is 20 times as high.",
-        minimum=0,
-        group="optimisation",
-        common=True,
-    )
+    lr: float = option(1e-3, "Peak learning rate.", minimum=0, group="optimisation", common=True)
     final_lr_ratio: float = option(
         0.0,
         "Final learning rate, relative to the peak.",

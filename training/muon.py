@@ -59,7 +59,7 @@ class Muon(torch.optim.Optimizer):
             update = like(change.reshape(weight.shape), weight) * -lr
             if decay:
                 update -= decay * weight
-            weight += update if skip is None else torch.where(skip > 0, 0, update)
+            weight.add_(update if skip is None else torch.where(skip > 0, 0, update))
 
     def _direction(self, weight: nn.Parameter, skip: Tensor | None) -> Tensor:
         """Return the Nesterov momentum of a weight. A gradient that is skipped does not enter it."""

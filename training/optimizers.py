@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -19,9 +21,8 @@ def make_optimizers(model: PretrainedModel, config: TrainingConfig) -> dict[str,
     Weight decay is on linear and convolution weights only (no biases, gains, embeddings). Muon trains those of them
     inside the network; the layers that read or write data (`model.outer_layers`) stay with AdamW, as in Jordan et al.
     """
-    outer = {id(m) for layer in model.outer_layers() for m in layer.modules()}
     layers = [m for m in model.modules() if isinstance(m, LAYERS)]
-    inner = {id(m.weight) for m in layers if id(m) not in outer} if config.optimizer == "muon" else set()
+    inner = _inner_weights(model, layers) if config.optimizer == "muon" else set()
     weights = {id(m.weight) for m in layers} - inner
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -35,3 +36,9 @@ def make_optimizers(model: PretrainedModel, config: TrainingConfig) -> dict[str,
     if matrices := [p for p in parameters if id(p) in inner]:
         found["muon"] = Muon(matrices, config.lr, config.weight_decay)
     return found
+
+
+def _inner_weights(model: PretrainedModel, layers: Iterable[nn.Module]) -> set[int]:
+    """Return the ids of the weights of those layers that are not outer ones."""
+    outer = {id(m) for layer in model.outer_layers() for m in layer.modules()}
+    return {id(m.weight) for m in layers if id(m) not in outer}
