@@ -94,7 +94,7 @@ CANDIDATES = {
     ),
     "prior": (
         Candidate("tiny", 0),
-        Candidate("tiny", 40_000, _FAST_PRIOR),
+        Candidate("tiny", 10_000, _FAST_PRIOR),
         Candidate("small", 400_000),
         Candidate("medium", 2_000_000),
         Candidate("base", 10_000_000),
