@@ -24,6 +24,10 @@ class CheckpointError(ImgtfError):
     """A model folder, training state or token cache that is missing, damaged or does not match."""
 
 
+class OtherProcessError(ImgtfError):
+    """Work of several processes has ended because of an error in another process, which reports it."""
+
+
 class Interrupted(ImgtfError):
     """Training was stopped by a signal, after its state was saved."""
 

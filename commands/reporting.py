@@ -7,13 +7,14 @@ import logging
 import os
 import shlex
 import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ImgtfError, Interrupted, is_out_of_memory
+from ..errors import ImgtfError, Interrupted, OtherProcessError, is_out_of_memory
 from ..pipelines.files import run_command
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 """Exit codes besides 0; 128 and the number of the signal for Ctrl-C and SIGTERM, which stands for SIGUSR1 too."""
+REPORTING = 2.0
+"""Seconds that another process has to report its error."""
 
 
 def log_to_stderr() -> None:
@@ -91,13 +94,20 @@ def failure(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return "Interrupted.", INTERRUPTED
     if isinstance(error, ImgtfError):
-        return f"Error: {error}", FAILED
+        return _line(error), FAILED
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"Error: {where}{error.strerror or error}", FAILED
     if is_out_of_memory(error):
         return "Error: out of memory; lower --batch-size or the size of the network", FAILED
     return None
+
+
+def _line(error: ImgtfError) -> str:
+    if isinstance(error, OtherProcessError):
+        time.sleep(REPORTING)  # when this process has ended, a launcher ends the other one
+        return ""
+    return f"Error: {error}"
 
 
 def _resume(error: Interrupted) -> str:

@@ -127,15 +127,22 @@ def tune(
 def encode(model: Path, out: Path | None, precision: str, device: str, as_json: bool, **given: Any) -> None:
     """Encode a data set to the token caches that `prior train` reads.
 
-    `prior train` encodes by itself where it finds no cache. Use the same data options for both.
+    `prior train` encodes by itself where it finds no cache. Use the same data options for both. Several processes
+    share the work.
     """
     settings = collect_for_model(model, CACHE_CLASSES, named(given))
     log_to_stderr()
     from ..pipelines.prior_data import CODES_FOLDER, encode_data
+    from ..pipelines.processes import process_group
     from ..runtime.repository import results_folder
 
     out = out or results_folder(model) / CODES_FOLDER
-    report_files("caches", encode_data(model, settings, out=out, precision=precision, device=device), as_json)
+    with process_group() as processes:
+        caches = encode_data(
+            model, settings, out=out, precision=precision, device=device, processes=processes
+        )
+    if processes.is_first:
+        report_files("caches", caches, as_json)
 
 
 @tokenizer.command("eval")

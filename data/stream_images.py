@@ -201,12 +201,19 @@ class TrainingBatches:
 
 
 def ordered_batches(
-    images: ImageDataset, batch_size: int, workers: int = 0, shard: int = 0, row: int = 0
-) -> Iterator[Batch]:
-    """Yield every sample of a stream once, in order, from a place on. Unreadable images have `bad` set."""
+    images: ImageDataset, batch_size: int, workers: int = 0, shard: int = 0, row: int = 0,
+    rank: int = 0, world: int = 1,
+) -> Iterator[Batch]:  # fmt: skip
+    """Yield every sample of a stream once, in order, from a place on. Unreadable images have `bad` set.
+
+    Args:
+        rank, world: this process gets the batches `rank`, `rank + world` and so on. It reads all samples, and decodes
+            its own.
+    """
     stream: Stream | None = images.source.stream
     if stream is None:
         raise ValueError(f"{images.source.name} is no stream")
     samples = stream.in_order(shard, row)
     order = iter(lambda: list(islice(samples, batch_size)), [])
-    return batches_of(StreamImages(images, keep_bad=True), order, workers)
+    own = islice(order, rank, None, world)
+    return batches_of(StreamImages(images, keep_bad=True), own, workers)

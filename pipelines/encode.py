@@ -28,6 +28,8 @@ from ..tokenizer.codec import Codec, codec_precision
 from ..tokenizer.model import Tokenizer
 from .codes_names import present_names, renamed
 from .condition_loader import ConditionLoader
+from .processes import ALONE, Processes
+from .together import together
 
 logger = logging.getLogger("imgtf")
 
@@ -61,20 +63,28 @@ class CacheSettings:
 
 
 def cached_codes(
-    folder: Path,
-    tokenizer: Tokenizer,
-    source: ImageSource,
-    settings: CacheSettings,
-    loaders: Sequence[ConditionLoader] = (),
-    *,
-    seed: int = 0,
-) -> CodesDataset:
-    """The codes of a source from a cache under `folder`, encoded now where no cache fits."""
-    wanted = describe_cache(tokenizer, source, settings, loaders)
-    found = find_cache(folder, wanted) or find_cache(folder, wanted, present_names(tokenizer, loaders))
+    folder: Path, tokenizer: Tokenizer, source: ImageSource, settings: CacheSettings,
+    loaders: Sequence[ConditionLoader] = (), *, seed: int = 0, processes: Processes = ALONE,
+) -> CodesDataset:  # fmt: skip
+    """The codes of a source from a cache under `folder`, encoded now where no cache fits.
+
+    Args:
+        processes: all that call this; they share the encoding.
+    """
+    with together(processes) as work:
+        wanted = describe_cache(tokenizer, source, settings, loaders)
+        # Only one process looks, so that all do the same.
+        own = _find(folder, wanted, tokenizer, loaders) if processes.is_first else None
+        found = work.meet(own)[0]
     if found is None:
-        found = encode(folder, tokenizer, source, settings, loaders)
+        found = encode(folder, tokenizer, source, settings, loaders, processes)
     return open_codes(found, flip=settings.flip, crops=settings.crops, seed=seed)
+
+
+def _find(
+    folder: Path, wanted: CodesInfo, tokenizer: Tokenizer, loaders: Sequence[ConditionLoader]
+) -> Path | None:
+    return find_cache(folder, wanted) or find_cache(folder, wanted, present_names(tokenizer, loaders))
 
 
 def describe_cache(
@@ -125,11 +135,12 @@ def encode(
     source: ImageSource,
     settings: CacheSettings,
     loaders: Sequence[ConditionLoader] = (),
+    processes: Processes = ALONE,
 ) -> Path:
     """Encode every image of a source, and its conditions, into `folder/<split>-<hash>`; return that folder.
 
     Broken images are left out under the rule of `bad_images`. Conditioning images are cropped and flipped like the
-    images they belong to.
+    images they belong to. Several processes take the batches of one in turns, and the first writes the same files.
     """
     info = describe_cache(tokenizer, source, settings, loaders)
     name = re.sub(r"\W+", "-", source.split).strip("-")
@@ -137,44 +148,69 @@ def encode(
     per_image = info.crops * (1 + info.flips)
     each = f", {per_image} crops and flips of each" if per_image > 1 else ""
     logger.info("encoding %s: %s%s, into %s", source.split, source.amount, each, target)
-    if source.stream is None:
-        write_codes(target, info, (row for row, _ in _rows(tokenizer, source, settings, loaders)))
-        return target
-    cache = PartialCodes(target, info)
-    if cache.rows:
-        logger.info("%s: goes on after the %d rows that are complete", target, cache.rows)
-    cache.write(_rows(tokenizer, source, settings, loaders, cache.next))
+    with together(processes) as work:
+        cache = PartialCodes(target, info) if source.stream is not None and processes.is_first else None
+        if cache and cache.rows:
+            logger.info("%s: goes on after the %d rows that are complete", target, cache.rows)
+        start = work.meet(cache.next if cache else (0, 0))[0]
+        own = _batches(tokenizer, source, settings, loaders, start, processes)
+        rows = _rows(work.gathered(own), source, settings)
+        if cache:
+            cache.write(rows)
+        elif processes.is_first:
+            write_codes(target, info, (row for row, _ in rows))
+        else:
+            list(rows)  # none, but this encodes the batches of this process
     return target
 
 
-def _rows(
-    tokenizer: Tokenizer,
-    source: ImageSource,
-    settings: CacheSettings,
-    loaders: Sequence[ConditionLoader],
-    start: Place = (0, 0),
-) -> Iterator[tuple[dict[str, Any], Place]]:
-    """The rows of a cache, each with the place of the next sample of a stream. `start`: the first place."""
+@dataclass(frozen=True)
+class _Batch:
+    """What one batch adds to a cache."""
+
+    columns: dict[str, np.ndarray]
+    labels: list[int]
+    texts: list[str]
+    places: list[Place]
+    """Of the sample after each, in a stream."""
+    bad: list[list[str]]
+    """Why images, and conditioning images, cannot be read; "" for those that can."""
+
+
+def _batches(
+    tokenizer: Tokenizer, source: ImageSource, settings: CacheSettings, loaders: Sequence[ConditionLoader],
+    start: Place, processes: Processes,
+) -> Iterator[_Batch]:  # fmt: skip
+    """The encoded batches of this process, from a place of a stream on."""
     codec = Codec(tokenizer, settings.precision)
     encode_crops = partial(_encode_crops, flip=settings.flip)
-    read = partial(_read, settings=settings, start=start)
-    bad_images = BadImages(len(source), settings.data.bad_images, source.stream is not None)
+    read = partial(_read, settings=settings, start=start, processes=processes)
     others = [loader.batches(source, read, settings.precision) for loader in loaders]
+    for batch, *own in zip(read(source, tokenizer), *others, strict=False):
+        texts, labels = batch["text"], batch["label"].tolist()
+        columns = encode_crops("codes", lambda x: codec.encode(x.to(codec.device)), batch["image"])
+        for loader, images in zip(loaders, own, strict=True):
+            columns |= loader.encode(texts, images, encode_crops)
+        bad = [batch["bad"], *(other["bad"] for other in own if other is not None)]
+        yield _Batch(columns, labels, texts, [_place(batch, row) for row in range(len(texts))], bad)
+
+
+def _rows(
+    batches: Iterator[_Batch], source: ImageSource, settings: CacheSettings
+) -> Iterator[tuple[dict[str, Any], Place]]:
+    """The rows of a cache, each with the place of the next sample of a stream; without those of broken images."""
+    bad_images = BadImages(len(source), settings.data.bad_images, source.stream is not None)
     with Bar(f"encode {source.split}", len(source), "image") as bar:
-        for batch, *own in zip(read(source, tokenizer), *others, strict=False):
-            texts = batch["text"]
-            columns = encode_crops("codes", lambda x: codec.encode(x.to(codec.device)), batch["image"])
-            for loader, images in zip(loaders, own, strict=True):
-                columns |= loader.encode(texts, images, encode_crops)
-            bad = _bad(batch, own, bad_images)
-            for row, label in enumerate(batch["label"].tolist()):
-                if not bad[row]:
-                    values = {name: column[row] for name, column in columns.items()}
-                    yield values | {"label": label, "text": texts[row]}, _place(batch, row)
-            bar.grow(
-                max(0, bar.done + len(texts) - bar.total)
-            )  # the number of a stream's images is not known
-            bar.update(len(texts))
+        for batch in batches:
+            bad_images.note([reason for column in batch.bad for reason in column])
+            for row, reasons in enumerate(zip(*batch.bad, strict=True)):
+                if not any(reasons):
+                    values = {name: column[row] for name, column in batch.columns.items()}
+                    values |= {"label": batch.labels[row], "text": batch.texts[row]}
+                    yield values, batch.places[row]
+            done = len(batch.texts)
+            bar.grow(max(0, bar.done + done - bar.total))  # the number of a stream's images is not known
+            bar.update(done)
 
 
 def _place(batch: dict[str, Any], row: int) -> Place:
@@ -185,24 +221,18 @@ def _place(batch: dict[str, Any], row: int) -> Place:
 
 
 def _read(
-    source: ImageSource, tokenizer: Tokenizer, settings: CacheSettings, start: Place = (0, 0)
+    source: ImageSource, tokenizer: Tokenizer, settings: CacheSettings, start: Place, processes: Processes
 ) -> Iterator[Any]:
-    """Batches of images (B, crops, C, H, W) at the size of a tokenizer; of a stream, from a place on."""
+    """Batches of this process, images (B, crops, C, H, W) at the size of a tokenizer; of a stream, from a place on."""
     config = tokenizer.config
     images = CropsDataset(
         source, config.size, config.channels, settings.data, settings.augmentation, settings.crops
     )
     workers = worker_count(settings.data)
+    rank, world = processes.rank, processes.world
     if source.stream is not None:
-        return ordered_batches(images, BATCH_SIZE, workers, *start)
-    return eval_batches(images, BATCH_SIZE, workers=workers)
-
-
-def _bad(batch: dict[str, Any], others: Sequence[Any], bad_images: BadImages) -> list[bool]:
-    """Which rows have a broken image, their own or a conditioning image."""
-    reasons = [batch["bad"], *(other["bad"] for other in others if other is not None)]
-    bad_images.note([reason for column in reasons for reason in column])
-    return [any(row) for row in zip(*reasons, strict=True)]
+        return ordered_batches(images, BATCH_SIZE, workers, *start, rank=rank, world=world)
+    return eval_batches(images, BATCH_SIZE, rank=rank, world=world, workers=workers)
 
 
 def _encode_crops(

@@ -28,6 +28,8 @@ class Processes:
     local_rank: int = 0
     """Rank among the processes of this machine."""
     local_world: int = 1
+    group: dist.ProcessGroup | None = None
+    """That they talk over; None for the default one."""
 
     @property
     def is_first(self) -> bool:
@@ -43,14 +45,32 @@ class Processes:
         if self.world == 1:
             return [value]
         values = [None] * self.world
+        with self._alive():
+            dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def collect(self, value: Any) -> list[Any]:
+        """Return the values of all processes by rank in the first process, and nothing in the others.
+
+        Raises:
+            ImgtfError: as for `gather`.
+        """
+        if self.world == 1:
+            return [value]
+        values = [None] * self.world if self.is_first else None
+        with self._alive():
+            dist.gather_object(value, values, group=self.group)
+        return values or []
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
         try:
-            dist.all_gather_object(values, value)
+            yield
         except RuntimeError as error:  # gloo notices at once when another process has ended
             reason = str(error).splitlines()[0]
             raise ImgtfError(
                 f"process {self.rank} of {self.world}: another process has ended ({reason}); see its error"
             ) from error
-        return values
 
     def device(self, wanted: str) -> torch.device:
         """Return the device of a name as `pick_device` does; `auto` gives each process of a machine its own GPU."""
@@ -58,6 +78,20 @@ class Processes:
         if wanted == "auto" and device.type == "cuda" and self.local_world > 1:
             return torch.device("cuda", self.local_rank % torch.cuda.device_count())
         return device
+
+
+ALONE = Processes()
+
+
+def connected_processes() -> Processes:
+    """Return the processes that Accelerate has connected. They talk over gloo: NCCL would need the memory of GPUs.
+
+    All of them must call this.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return Processes()
+    group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=TIMEOUT)
+    return Processes(dist.get_rank(), dist.get_world_size(), group=group)
 
 
 @contextmanager

@@ -39,6 +39,7 @@ from .files import DATA_FILE
 from .fit_batch import fit_batch
 from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
 from .prior_data import CODES_FOLDER, PriorData, open_prior_data
+from .processes import connected_processes
 from .readable import read_images
 from .run import check_tokenizer, finish, own_run, start
 from .settings import Settings
@@ -155,8 +156,10 @@ def _train_prior(
         check_batch(len(data.train), training.batch_size)
     set_seed(training.seed)
     model = _initial_prior(folder, settings, tokenizer, data, resume)
-    with accelerator.main_process_first():
-        codes, held_out = data.codes(folder / CODES_FOLDER, tokenizer, training.precision, training.seed)
+    processes = connected_processes()
+    codes, held_out = data.codes(
+        folder / CODES_FOLDER, tokenizer, training.precision, training.seed, processes
+    )
     images = next((own for own in data.loaders if isinstance(own, ImageLoader)), None)
     names = present_names(tokenizer, data.loaders) if resume else {}
 

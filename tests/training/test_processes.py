@@ -18,8 +18,9 @@ from torch import Tensor
 from ..pipelines.conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
 
 COMMANDS = """
-import json, sys
+import json, os, sys
 from imgtf.cli import main
+exec(sys.argv[2])
 for command in json.loads(sys.argv[1]):
     try:
         main(command)
@@ -29,19 +30,26 @@ for command in json.loads(sys.argv[1]):
 """
 
 
-def launch(tmp_path: Path, *commands: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
-    """Run several commands of imgtf one after the other, in the same two processes."""
+def launch(
+    tmp_path: Path, *commands: Sequence[str | Path], before: str = "", code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run several commands of imgtf one after the other, in the same two processes.
+
+    Args:
+        before: Python code that each process runs first.
+        code: the exit code that is expected.
+    """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     script = tmp_path / "commands.py"
     script.write_text(COMMANDS)
     done = subprocess.run(
-        [*launcher, str(script), json.dumps([list(map(str, command)) for command in commands])],
+        [*launcher, str(script), json.dumps([list(map(str, command)) for command in commands]), before],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=240,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done
 
 
