@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -18,13 +18,14 @@ from ..data.config import DIGITS
 from ..data.probe import Headers
 from ..data.sizes import typical_side
 from ..errors import ImgtfError
-from ..options import MAX_INT, sides_of, size_text, to_size
+from ..options import sides_of, size_text, to_size
 from ..prior.config import PriorConfig
 from ..runtime.optional import import_with_torchvision
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.perceptual import backbone_file, local_backbone
 from ..tokenizer.recipe import TokenizerRecipe
 from ..training.config import TrainingConfig
+from .candidates import CANDIDATES
 from .fitted import fitted
 from .initial import tokenizer_config
 from .settings import AUTO, Settings, load_presets, option_names, with_preset
@@ -55,52 +56,6 @@ DISCRIMINATOR_STEPS = 5000
 """Fewest steps with a discriminator, whose weight rises slowly."""
 BACKBONE = "squeeze"
 """Network of LPIPS that is downloaded where none is on this machine: 5 MB, and fast."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A preset, or a narrower or wider form of it."""
-
-    preset: str
-    least: int
-    """Images that it must see in training, unless the user gives the image size."""
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-
-_FAST = {
-    "width": 32, "stem": 2, "blocks": 1, "batch_size": 32, "lr": 1e-3, "optimizer": "muon", "l2_weight": 1.0,
-    "lpips_weight": 0.5,
-}  # fmt: skip
-"""What makes the best pictures in minutes on a CPU (docs/quality.md): no level at full resolution, and Muon."""
-_FAST_PRIOR = {
-    "width": 256, "depth": 6, "heads": 8, "batch_size": 32, "lr": 1e-3, "optimizer": "muon", "cfg_scale": 1.5,
-}  # fmt: skip
-CANDIDATES = {
-    "tokenizer": (
-        Candidate("tiny", 0),
-        Candidate(
-            "tiny", 16_000, {**_FAST, "multipliers": (2, 4), "middle_attention": True, "codebook_size": 1024}
-        ),
-        Candidate("small", 16_000, {**_FAST, "multipliers": (2, 2, 4)}),
-        Candidate("small", 100_000),
-        Candidate("medium", 32_000, {**_FAST, "multipliers": (2, 2, 4)}),
-        Candidate("medium", 200_000),
-        Candidate(
-            "base",
-            MAX_INT,
-            {**_FAST, "multipliers": (1, 2, 2, 4), "attention_levels": (3,), "codebook_size": 4096},
-        ),
-        Candidate("base", 2_000_000),
-    ),
-    "prior": (
-        Candidate("tiny", 0),
-        Candidate("tiny", 10_000, _FAST_PRIOR),
-        Candidate("small", 400_000),
-        Candidate("medium", 2_000_000),
-        Candidate("base", 10_000_000),
-    ),
-}
-"""From small to large."""
 
 
 @dataclass(frozen=True)
