@@ -26,6 +26,7 @@ from ..pretrained import load_tensors, read_json, write_tensors, write_text
 from ..runtime.durable import TEMPORARY, link_or_copy, publish_folder, remove_folder, sync
 from .agreement import Agreement
 from .ema import EMA
+from .optimizers import MUON
 from .sharding import like, load_whole, whole
 from .snapshot import load_optimizer, optimizer_tensors
 from .stage import Stage
@@ -111,9 +112,10 @@ def load_state(state: Path, stage: Stage, ema: EMA | None, accelerator: Accelera
     same, and on a CPU the random numbers; the metrics since the last log line are lost.
 
     Raises:
-        CheckpointError: a file is damaged, or does not fit this model.
+        CheckpointError: a file is damaged, or does not fit this model, or it is of another optimizer.
     """
     header = _read_header(state)
+    _check_optimizer(state, stage)
     for name, module in stage.trained_modules().items():
         _load_module(module, state / f"{name}.safetensors")
     for name, optimizer in stage.optimizers().items():
@@ -127,6 +129,19 @@ def load_state(state: Path, stage: Stage, ema: EMA | None, accelerator: Accelera
     sums = _load_process(state, stage, accelerator, header)
     snapshot, guard = (_load(state / f"{name}.safetensors") for name in ("snapshot", "guard"))
     return Progress(header["step"], header["best"], sums, snapshot, guard)
+
+
+def _check_optimizer(state: Path, stage: Stage) -> None:
+    """Raise CheckpointError where the state was saved by a run with another --optimizer."""
+    saved, own = (
+        "muon" if muon else "adamw"
+        for muon in ((state / f"{MUON}.safetensors").exists(), MUON in stage.optimizers())
+    )
+    if saved != own:
+        raise CheckpointError(
+            f"{state}: saved by a run with --optimizer {saved}, which cannot go on with {own}: resume with "
+            f"--optimizer {saved}, or start the run again with --force"
+        )
 
 
 def _load_process(

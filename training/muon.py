@@ -18,7 +18,9 @@ from .sharding import like
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the polynomial that draws all singular values towards 1 (Jordan et al.)."""
 ROUNDS = 5
+"""Of the iteration (Jordan et al.)."""
 MOMENTUM = 0.95
+"""Decay of the gradients' moving average."""
 LR_RATIO = 20.0
 """Learning rate of Muon, relative to AdamW's: 0.02 to 1e-3, as Jordan et al. use them."""
 

@@ -13,6 +13,8 @@ from .muon import Muon
 
 LAYERS = (nn.Linear, nn.Conv2d)
 """Layers whose weights decay, and whose weights Muon trains."""
+MUON = "muon"
+"""Name of Muon's state file."""
 
 
 def make_optimizers(model: PretrainedModel, config: TrainingConfig) -> dict[str, torch.optim.Optimizer]:
@@ -34,7 +36,7 @@ def make_optimizers(model: PretrainedModel, config: TrainingConfig) -> dict[str,
         "optimizer": torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
     }
     if matrices := [p for p in parameters if id(p) in inner]:
-        found["muon"] = Muon(matrices, config.lr, config.weight_decay)
+        found[MUON] = Muon(matrices, config.lr, config.weight_decay)
     return found
 
 

@@ -100,6 +100,23 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     ]
 
 
+@pytest.mark.parametrize(("saved", "other"), [("adamw", "muon"), ("muon", "adamw")])
+def test_a_run_does_not_go_on_with_another_optimizer(
+    saved: str, other: str, images: Path, tmp_path: Path, capsys: Any
+) -> None:
+    model = ["--model", tmp_path]
+    train = ["tokenizer", "train", "--data", images, "--steps", "2", *SMALL_TOKENIZER]
+    assert run(*train, "--optimizer", saved, *model) == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    resume = ["tokenizer", "train", "--resume", "--steps", "4", *model]
+    assert run(*resume, "--optimizer", other) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("Error: ")
+    assert f"resume with --optimizer {saved}" in line
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    assert run(*resume) == 0
+
+
 def test_accumulated_micro_batches_give_the_update_of_the_whole_batch(images: Path, tmp_path: Path) -> None:
     flags = ["--l1-weight", "0", "--codebook-decay", "1", "--dead-code-threshold", "0", "--precision", "fp32"]
     for parts in ("1", "4"):
