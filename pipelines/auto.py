@@ -229,13 +229,12 @@ def _losses(fit: Fit, accelerator: Accelerator) -> dict[str, Any]:
 def _backbone(names: tuple[str, ...]) -> str | None:
     """Return the network of LPIPS: the first of `names` that is on this machine, or `BACKBONE`, which is downloaded."""
     found = local_backbone(names)
-    if found is None:
-        logger.info(
-            "auto: LPIPS, the loss that makes pictures sharp, needs a SqueezeNet: downloading 5 MB, once"
-        )
     try:
         import_with_torchvision("lpips")
         if found is None:
+            logger.info(
+                "auto: LPIPS, the loss that makes pictures sharp, needs a SqueezeNet: downloading 5 MB, once"
+            )
             backbone_file(BACKBONE)
     except ImgtfError as error:
         logger.info("auto: without LPIPS, so pictures will be less sharp: %s", error)

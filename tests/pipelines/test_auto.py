@@ -110,6 +110,8 @@ def test_photographs_of_128_px_are_trained_at_more_than_32_px(
         fit = pick(monkeypatch, many)
         assert fit.settings.preset == "small"
         assert size(fit, headers) == 64
+        assert fit.settings.part(TrainingConfig).optimizer == "muon"
+        assert tokenizer_config(fit.settings, headers).stem == 2
         assert fit.minutes is not None
         assert fit.minutes <= 11
     slow = pick(monkeypatch, headers_of(tmp_path / "d", 400), 0.3 * TWO_CORES)
