@@ -8,7 +8,9 @@ shift 2
 imgtf=${IMGTF:-imgtf} python=${PYTHON:-python}
 export OMP_NUM_THREADS=1
 here=$(dirname "$0")
-common=(--data "$data" --preset tiny --width 32 --codebook-size 1024 --lr 1e-3 --lpips-backbone squeeze --minutes 6)
+common=(--data "$data" --preset tiny --width 32 --lr 1e-3 --lpips-backbone squeeze --minutes 6)
+codes=(--codebook-size 1024)
+fsq=(--quantizer fsq --codebook-size 1000)
 stem=(--stem 2 --multipliers 2,4 --middle-attention)
 train() { # NAME OPTIONS...
     local name=$1
@@ -17,13 +19,13 @@ train() { # NAME OPTIONS...
 }
 recipe() {
     case $1 in
-        before) train "$1" --lpips-weight 0.5 ;;
-        lpips-1) train "$1" --l1-weight 0 --lpips-weight 1 ;;
-        fsq) train "$1" --lpips-weight 0.5 --quantizer fsq ;;
-        muon) train "$1" --lpips-weight 0.5 --optimizer muon ;;
-        stem) train "$1" --lpips-weight 0.5 "${stem[@]}" ;;
-        default) train "$1" --lpips-weight 0.5 --optimizer muon "${stem[@]}" ;;
-        default-fsq) train "$1" --lpips-weight 0.5 --optimizer muon --quantizer fsq "${stem[@]}" ;;
+        before) train "$1" "${codes[@]}" --lpips-weight 0.5 ;;
+        lpips-1) train "$1" "${codes[@]}" --l1-weight 0 --lpips-weight 1 ;;
+        fsq) train "$1" "${fsq[@]}" --lpips-weight 0.5 ;;
+        muon) train "$1" "${codes[@]}" --lpips-weight 0.5 --optimizer muon ;;
+        stem) train "$1" "${codes[@]}" --lpips-weight 0.5 "${stem[@]}" ;;
+        default) train "$1" "${codes[@]}" --lpips-weight 0.5 --optimizer muon "${stem[@]}" ;;
+        default-fsq) train "$1" "${fsq[@]}" --lpips-weight 0.5 --optimizer muon "${stem[@]}" ;;
         *) echo "unknown recipe $1" >&2 && exit 2 ;;
     esac
 }
