@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 from PIL import Image
 
@@ -279,9 +281,20 @@ def test_candidates_are_presets_from_small_to_large() -> None:
         assert candidates[0].least == 0
 
 
-def test_the_speed_is_measured_without_a_trace_in_the_random_numbers(accelerator: Accelerator) -> None:
-    import torch
+def test_a_slow_first_step_does_not_count(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step in a process may wait seconds for libraries from a cold disk."""
+    monkeypatch.setattr(step_speed, "MOST_SECONDS", 0.1)
+    pauses = iter((0.5, 0.0))
+    weight = torch.ones((), requires_grad=True)
 
+    def loss() -> torch.Tensor:
+        time.sleep(next(pauses))
+        return weight * 2
+
+    assert step_speed._seconds(loss, accelerator) < 0.4
+
+
+def test_the_speed_is_measured_without_a_trace_in_the_random_numbers(accelerator: Accelerator) -> None:
     torch.manual_seed(3)
     config = TokenizerConfig(
         image_size=16, width=8, multipliers=(1, 2), latent_width=8, norm_groups=4, codebook_size=16
