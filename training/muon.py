@@ -34,9 +34,21 @@ class Muon(torch.optim.Optimizer):
 
     _step_supports_amp_scaling = True  # `found_inf` is read on the device, as by fused optimizers of torch
 
-    def __init__(self, weights: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
-        """`lr`: the learning rate of AdamW, which `LR_RATIO` multiplies."""
+    def __init__(
+        self,
+        weights: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.0,
+        *,
+        bf16: bool = False,
+    ) -> None:
+        """
+        Args:
+            lr: the learning rate of AdamW, which `LR_RATIO` multiplies.
+            bf16: find the orthogonal matrices in bf16.
+        """
         super().__init__(weights, {"lr": lr * LR_RATIO, "lr_ratio": LR_RATIO, "weight_decay": weight_decay})
+        self.bf16 = bf16
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -57,11 +69,12 @@ class Muon(torch.optim.Optimizer):
         rows, columns = directions.shape[1:]
         lr = group["lr"] * max(1.0, rows / columns) ** 0.5
         decay = group["lr"] / group["lr_ratio"] * group["weight_decay"]
-        for weight, change in zip(weights, orthogonalised(directions), strict=True):
-            update = like(change.reshape(weight.shape), weight) * -lr
+        moves = 1.0 if skip is None else 1 - skip
+        changes = orthogonalised(directions, bf16=self.bf16) * (-lr * moves)
+        for weight, change in zip(weights, changes, strict=True):
             if decay:
-                update -= decay * weight
-            weight.add_(update if skip is None else torch.where(skip > 0, 0, update))
+                weight.mul_(1 - decay * moves)
+            weight.add_(like(change.reshape(weight.shape), weight))
 
     def _direction(self, weight: nn.Parameter, skip: Tensor | None) -> Tensor:
         """Return the Nesterov momentum of a weight. A gradient that is skipped does not enter it."""
@@ -75,20 +88,41 @@ class Muon(torch.optim.Optimizer):
         return gradient.lerp(momentum, MOMENTUM)
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
+def orthogonalised(matrices: Tensor, *, bf16: bool = False) -> Tensor:
     """Return for each matrix of (N, R, C) about the nearest one whose singular values are equal, near 1.
 
-    Five rounds of a Newton-Schulz iteration. In bf16 on a GPU, which suffices (Jordan et al.).
+    `ROUNDS` of a Newton-Schulz iteration. bf16 suffices for it (Jordan et al.).
     """
-    a, b, c = COEFFICIENTS
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
-    wide = x.shape[1] <= x.shape[2]
-    x = x if wide else x.mT
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = (matrices if wide else matrices.mT).to(torch.bfloat16 if bf16 else matrices.dtype)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = _iterated(x) if bf16 else _iterated_by_squares(x)
+    return (x if wide else x.mT).to(matrices.dtype)
+
+
+def _iterated(x: Tensor) -> Tensor:
+    """Apply the polynomial p to x (N, r, c) in each round: x -> p(x x^T) x."""
+    a, b, c = COEFFICIENTS
     for _ in range(ROUNDS):
         square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
-    return (x if wide else x.mT).to(matrices.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def _iterated_by_squares(x: Tensor) -> Tensor:
+    """Compute the same from the squares (N, r, r): fewer products, where x is much wider than high.
+
+    Needs float32. The rounding errors of bf16 make singular values near 0 imaginary, and they grow in each round.
+    """
+    a, b, c = COEFFICIENTS
+    square = x @ x.mT
+    identity = torch.eye(len(square[0]), dtype=x.dtype, device=x.device)
+    product = identity.expand_as(square)
+    for _ in range(ROUNDS):
+        p = torch.baddbmm(a * identity + b * square, square, square, alpha=c)
+        product = p @ product
+        square = p @ square @ p
+    return product @ x
 
 
 def _whole(tensor: Tensor) -> Tensor:

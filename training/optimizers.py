@@ -17,11 +17,14 @@ MUON = "muon"
 """Name of Muon's state file."""
 
 
-def make_optimizers(model: PretrainedModel, config: TrainingConfig) -> dict[str, torch.optim.Optimizer]:
+def make_optimizers(
+    model: PretrainedModel, config: TrainingConfig, *, bf16: bool = False
+) -> dict[str, torch.optim.Optimizer]:
     """Return the optimizers of a model by the name of their state file.
 
     Weight decay is on linear and convolution weights only (no biases, gains, embeddings). Muon trains those of them
     inside the network; the layers that read or write data (`model.outer_layers`) stay with AdamW, as in Jordan et al.
+    `bf16`: whether the run computes in bf16.
     """
     layers = [m for m in model.modules() if isinstance(m, LAYERS)]
     inner = _inner_weights(model, layers) if config.optimizer == "muon" else set()
@@ -36,7 +39,7 @@ def make_optimizers(model: PretrainedModel, config: TrainingConfig) -> dict[str,
         "optimizer": torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
     }
     if matrices := [p for p in parameters if id(p) in inner]:
-        found[MUON] = Muon(matrices, config.lr, config.weight_decay)
+        found[MUON] = Muon(matrices, config.lr, config.weight_decay, bf16=bf16)
     return found
 
 

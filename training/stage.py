@@ -83,7 +83,7 @@ class Stage(ABC):
             self.network = network
         else:
             self.network = accelerator.prepare(network)
-        own = make_optimizers(self.model, config)
+        own = make_optimizers(self.model, config, bf16=accelerator.mixed_precision == "bf16")
         self.own_optimizers = {name: accelerator.prepare(optimizer) for name, optimizer in own.items()}
         self.optimized = OptimizedNetwork(self.network, tuple(self.own_optimizers.values()), config.grad_clip)
 

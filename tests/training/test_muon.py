@@ -16,16 +16,27 @@ from imgtf.training.muon import LR_RATIO, Muon, orthogonalised
 from imgtf.training.optimizers import make_optimizers
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 40), (2, 40, 8)])
 def test_orthogonalised_matrices_keep_their_directions_and_have_equal_singular_values(
-    shape: tuple[int, ...],
+    shape: tuple[int, ...], bf16: bool
 ) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 100
-    u, values, v = torch.linalg.svd(orthogonalised(matrices), full_matrices=False)
+    u, values, v = torch.linalg.svd(orthogonalised(matrices, bf16=bf16), full_matrices=False)
     assert values.min() > 0.6
     assert values.max() < 1.3
     own_u, _, own_v = torch.linalg.svd(matrices, full_matrices=False)
     assert (u @ v * (own_u @ own_v)).sum((1, 2)).div(min(shape[1:])).min() > 0.9
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_matrices_of_low_rank_stay_bounded(bf16: bool) -> None:
+    """Gradients often have a low rank, and rounding errors in the other directions must not grow."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(shape, generator=generator) for shape in ((1, 64, 3), (1, 3, 256)))
+    values = torch.linalg.svdvals(orthogonalised(left @ right, bf16=bf16))[0]
+    assert values[:3].min() > 0.6
+    assert values.max() < 1.3
 
 
 def test_a_convolution_moves_as_the_matrix_of_its_weights() -> None:
