@@ -26,6 +26,7 @@ _FAST = {
 """What makes the best pictures in minutes on a CPU (docs/quality.md): no level at full resolution, and Muon."""
 _FAST_PRIOR = {
     "width": 256, "depth": 6, "heads": 8, "batch_size": 32, "lr": 1e-3, "optimizer": "muon", "cfg_scale": 1.5,
+    "dropout": 0.0, "token_dropout": 0.0, "code_noise": 0.0,
 }  # fmt: skip
 CANDIDATES = {
     "tokenizer": (

@@ -69,10 +69,16 @@ def _image_size(config: TokenizerConfig, headers: Headers) -> Size:
 
 
 def new_prior(settings: Settings, tokenizer: Tokenizer, loaders: Sequence[ConditionLoader] = ()) -> Prior:
-    """A prior with random weights, for the codes of a tokenizer and the conditions of a run."""
+    """A prior with random weights, for the codes of a tokenizer and the conditions of a run.
+
+    Where a code has one vector, similar codes start out alike.
+    """
     config = prior_config(settings, tokenizer, loaders)
     check_memory(config, settings.part(TrainingConfig), settings.find_batch)
-    return Prior(config)
+    model = Prior(config)
+    if tokenizer.config.codes_per_latent == 1:
+        model.start_from_codebook(tokenizer.code_vectors())
+    return model
 
 
 def prior_config(

@@ -27,6 +27,9 @@ from .config import PriorConfig
 from .layers import Block, make_norm, prefix_mask
 from .positions import Positions, TokenPositions
 
+EMBEDDING_STD, HEAD_STD = 0.02, 0.05
+"""Standard deviations of embeddings and head that start from a codebook."""
+
 
 class PriorNetwork(PretrainedModel):
     """Transformer over [prefix, codes], for three objectives.
@@ -74,6 +77,18 @@ class PriorNetwork(PretrainedModel):
         # A zero head makes all codes equally likely: the first loss is ln V.
         if module is self:
             nn.init.zeros_(self.head.weight)
+
+    @torch.no_grad()
+    def start_from_codebook(self, vectors: Tensor) -> None:
+        """Initialise embeddings and head from code vectors (V, d): similar codes start out alike.
+
+        A random projection keeps the distances between the vectors. See docs/quality.md for what it gains.
+        """
+        vectors = (vectors - vectors.mean(0)).to(self.device)
+        vectors = vectors / vectors.std().clamp_min(1e-6)
+        for weight, std in ((self.code_embedding.weight, EMBEDDING_STD), (self.head.weight, HEAD_STD)):
+            projection = torch.randn(vectors.shape[1], self.config.width) / math.sqrt(vectors.shape[1])
+            weight.copy_(std * vectors @ projection.to(self.device))
 
     def outer_layers(self) -> Sequence[nn.Module]:
         return [self.head]

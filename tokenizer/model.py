@@ -127,6 +127,13 @@ class Tokenizer(PretrainedModel):
         """Decode code vectors (B, codebook_dim, h, w) to images (B, C, H, W), not clamped."""
         return self.decoder(self.from_codebook(vectors)).float()
 
+    @torch.no_grad()
+    def code_vectors(self) -> Tensor:
+        """Return the vector of each code, (V, codebook_dim) float32; of the first, coarsest code with several."""
+        codes = torch.zeros(self.config.codebook_size, 1, self.config.codes_per_latent, dtype=torch.long)
+        codes[:, 0, 0] = torch.arange(len(codes))
+        return self.quantizer.lookup(codes.to(self.device))[:, :, 0, 0]
+
     def codes_sha256(self) -> str:
         """Return the identity of the codes: of the weights of encoder and codebook, without the decoder.
 

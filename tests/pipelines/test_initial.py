@@ -35,6 +35,18 @@ def continue_prior(images: Path, folder: Path, other: Path) -> list[Any]:
     return ["prior", "train", "--data", images, "--model", folder, "--init-from", other]
 
 
+def test_a_new_prior_starts_from_the_codebook(model: Path, images: Path, tmp_path: Path) -> None:
+    shutil.copytree(model / "tokenizer", tmp_path / "m" / "tokenizer")
+    command = ["prior", "train", "--data", images, "--model", tmp_path / "m"]
+    assert run(*command, *ONE_STEP, "--lr", "0") == 0
+    vectors = Tokenizer.from_pretrained(model / "tokenizer").code_vectors()
+    prior = Prior.from_pretrained(tmp_path / "m" / "prior")
+    distances = [
+        torch.pdist(one.detach()) for one in (vectors, prior.code_embedding.weight, prior.head.weight)
+    ]
+    assert torch.corrcoef(torch.stack(distances))[0].min() > 0.9
+
+
 def test_a_tokenizer_starts_where_the_other_ended(model: Path, images: Path, tmp_path: Path) -> None:
     command = ["tokenizer", "train", "--data", images, "--model", tmp_path / "m", "--init-from", model]
     # Nothing is learned at rate 0, and the codebook stands still.

@@ -237,6 +237,10 @@ def test_grid_and_codebook_follow_the_configuration(kind: str) -> None:
         torch.arange(own.codebook_size).reshape(1, 1, -1).repeat(1, 1, own.codes_per_latent)
     )
     assert book.shape[1] == own.codebook_dim
+    vectors = model.code_vectors()
+    assert vectors.shape == (own.codebook_size, own.codebook_dim)
+    if own.codes_per_latent == 1:
+        assert torch.equal(vectors, book[0, :, 0].mT)
 
 
 def test_dimensions_of_fsq_and_lfq_follow_from_the_codes() -> None:
