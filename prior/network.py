@@ -27,7 +27,7 @@ from .config import PriorConfig
 from .layers import Block, make_norm, prefix_mask
 from .positions import Positions, TokenPositions
 
-EMBEDDING_STD, HEAD_STD = 0.02, 0.05
+EMBEDDING_STD, HEAD_STD = 0.1, 0.05
 """Standard deviations of embeddings and head that start from a codebook."""
 
 

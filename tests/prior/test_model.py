@@ -93,13 +93,11 @@ def test_a_new_prior_is_uniform() -> None:
 def test_similar_codes_start_out_alike() -> None:
     prior = Prior(PriorConfig(grid=(2, 2), codebook_size=64, width=64, heads=2))
     vectors = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)) * 7 + 3
-    before = prior.code_embedding.weight.std()
     torch.manual_seed(0)
     prior.start_from_codebook(vectors)
     distances = torch.pdist(vectors)
     for weight in (prior.code_embedding.weight, prior.head.weight):
         assert torch.corrcoef(torch.stack([torch.pdist(weight.detach()), distances]))[0, 1] > 0.9
-    assert 0.7 < prior.code_embedding.weight.std() / before < 1.4
 
 
 def test_a_new_prior_adds_conditioning_image_and_codes_at_the_same_scale() -> None:
