@@ -44,6 +44,8 @@ PASSES = {"tokenizer": 300, "prior": 60}
 """Passes over the images after which more time is of little use."""
 LEAST_SEEN = 20_000
 """Images of a run, however few different ones there are."""
+FEW_PASSES = 4
+"""Most passes over the images without dropout and code noise: the prior does not learn the images by heart so soon."""
 PARAMETERS_PER_TOKEN = 12
 """Most parameters of a prior per token of the training images: larger ones learn the images by heart."""
 NETWORK = {
@@ -131,6 +133,8 @@ def fit_prior(
 
     stage = _Stage("prior", images, lambda one: prior_speed(config(one), accelerator), suits)
     fit = _fit(settings, stage)
+    if settings.preset == AUTO and not is_plain("prior", settings):
+        fit = replace(fit, settings=fit.settings.changed(_regularisation(fit, images)))
     if settings.preset == AUTO:
         _say(fit, settings, stage, "", f"{images:,} images of {tokens} tokens", "--preset", accelerator)
     return fit
@@ -211,6 +215,14 @@ def _rounded(steps: int) -> int:
     """A number of steps with at most two digits before its zeros."""
     unit = 10 ** max(0, len(str(steps)) - 2)
     return max(1, steps // unit * unit)
+
+
+def _regularisation(fit: Fit, images: int) -> dict[str, Any]:
+    """Return the rates of dropout and code noise: those of the preset in a run of many passes over the images, else 0."""
+    if fit.steps * fit.settings.part(TrainingConfig).batch_size > FEW_PASSES * images:
+        return {}
+    rates = {"dropout": 0.0, "token_dropout": 0.0, "code_noise": 0.0}
+    return {key: value for key, value in rates.items() if key not in fit.settings.explicit}
 
 
 def _losses(fit: Fit, accelerator: Accelerator) -> dict[str, Any]:

@@ -24,10 +24,8 @@ _FAST = {
     "lpips_weight": 0.5,
 }  # fmt: skip
 """What makes the best pictures in minutes on a CPU (docs/quality.md): no level at full resolution, and Muon."""
-_FAST_PRIOR = {
-    "width": 256, "depth": 6, "heads": 8, "batch_size": 32, "lr": 1e-3, "optimizer": "muon", "cfg_scale": 1.5,
-    "dropout": 0.0, "token_dropout": 0.0, "code_noise": 0.0,
-}  # fmt: skip
+_FAST_PRIOR = {"batch_size": 32, "lr": 1e-3, "optimizer": "muon", "cfg_scale": 1.5}
+"""The same for priors."""
 CANDIDATES = {
     "tokenizer": (
         Candidate("tiny", 0),
@@ -46,8 +44,9 @@ CANDIDATES = {
         Candidate("base", 2_000_000),
     ),
     "prior": (
-        Candidate("tiny", 0),
-        Candidate("tiny", 10_000, _FAST_PRIOR),
+        Candidate("tiny", 0, _FAST_PRIOR),
+        Candidate("tiny", 60_000, {**_FAST_PRIOR, "width": 192, "depth": 5, "heads": 6}),
+        Candidate("tiny", 240_000, {**_FAST_PRIOR, "width": 256, "depth": 6, "heads": 8}),
         Candidate("small", 400_000),
         Candidate("medium", 2_000_000),
         Candidate("base", 10_000_000),

@@ -22,7 +22,9 @@ from ..tokenizer.model import Tokenizer
 from ..tokenizer.train import memory_format
 
 IMAGES = {"cpu": 4, "cuda": 32}
-"""Images of a measured step. A few are enough on a CPU, where the time is proportional to their number."""
+"""Images of a measured step. A few are enough on a CPU for a network that takes long for each."""
+MORE = 4
+"""How many times more images a step has where that is quick: with few, much of the time does not depend on them."""
 ROUNDS = 3
 """Most measured steps, after one that loads libraries and allocates memory; the fastest one counts."""
 MOST_SECONDS = 2.0
@@ -65,6 +67,9 @@ def _speed(prepare: Callable[[int], Callable[[], Tensor]], accelerator: Accelera
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         try:
             seconds = _seconds(prepare(count), accelerator)
+            if device.type == "cpu" and agreed(MORE * seconds, accelerator) < MOST_SECONDS / 2:
+                count *= MORE
+                seconds = _seconds(prepare(count), accelerator)
         except torch.OutOfMemoryError:
             seconds = float("inf")
     if device.type == "cuda":

@@ -31,6 +31,7 @@ from imgtf.pipelines.settings import (
     preset_values,
 )
 from imgtf.prior.config import PriorConfig
+from imgtf.prior.recipe import PriorRecipe
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.recipe import TokenizerRecipe
 from imgtf.training.config import TrainingConfig
@@ -243,8 +244,21 @@ def test_the_prior_grows_with_images_and_time_but_not_without_images(monkeypatch
         pick_prior(monkeypatch, images, 64, machine).settings.values["width"]
         for images, machine in ((400, TWO_CORES), (400, GPU), (12_000, TWO_CORES), (1_000_000, GPU))
     ]
-    assert widths[:3] == [128, 128, 256]
+    assert widths[:3] == [128, 128, 192]
     assert widths[3] >= 512
+
+
+def test_a_prior_that_sees_its_images_a_few_times_has_neither_dropout_nor_code_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def rates(images: int, **given: Any) -> list[float]:
+        settings = pick_prior(monkeypatch, images, 64, **given).settings
+        config = settings.part(PriorConfig, grid=(8, 8), codebook_size=256)
+        return [config.dropout, config.token_dropout, settings.part(PriorRecipe).code_noise]
+
+    assert rates(1_000_000) == [0, 0, 0]
+    assert rates(400) == [0.1, 0.1, 0.1]
+    assert rates(1_000_000, dropout=0.2) == [0.2, 0, 0]
 
 
 def test_the_line_says_what_and_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any) -> None:
