@@ -44,7 +44,7 @@ PASSES = {"tokenizer": 300, "prior": 60}
 """Passes over the images after which more time is of little use."""
 LEAST_SEEN = 20_000
 """Images of a run, however few different ones there are."""
-FEW_PASSES = 4
+FEW_PASSES = 6
 """Most passes over the images without dropout and code noise: the prior does not learn the images by heart so soon."""
 PARAMETERS_PER_TOKEN = 12
 """Most parameters of a prior per token of the training images: larger ones learn the images by heart."""
@@ -218,7 +218,7 @@ def _rounded(steps: int) -> int:
 
 
 def _regularisation(fit: Fit, images: int) -> dict[str, Any]:
-    """Return the rates of dropout and code noise: those of the preset in a run of many passes over the images, else 0."""
+    """Return the rates of dropout and code noise: 0 in a run of few passes over the images, else the preset's."""
     if fit.steps * fit.settings.part(TrainingConfig).batch_size > FEW_PASSES * images:
         return {}
     rates = {"dropout": 0.0, "token_dropout": 0.0, "code_noise": 0.0}

@@ -117,11 +117,15 @@ def _iterated_by_squares(x: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
     square = x @ x.mT
     identity = torch.eye(len(square[0]), dtype=x.dtype, device=x.device)
-    product = identity.expand_as(square)
-    for _ in range(ROUNDS):
-        p = torch.baddbmm(a * identity + b * square, square, square, alpha=c)
-        product = p @ product
+
+    def polynomial() -> Tensor:
+        return torch.baddbmm(a * identity + b * square, square, square, alpha=c)
+
+    product = p = polynomial()
+    for _ in range(ROUNDS - 1):
         square = p @ square @ p
+        p = polynomial()
+        product = p @ product
     return product @ x
 
 
