@@ -37,7 +37,8 @@ with Bar("outer", 4, "step", done=1, delay=0) as bar:
     print("a result")
 """
 ENDLESS = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a script inherits that it is ignored
 from imgtf.runtime.progress import Bar
 with Bar("endless", 1000, "step", delay=0) as bar:
     while True:
