@@ -38,7 +38,7 @@ def continue_prior(images: Path, folder: Path, other: Path) -> list[Any]:
 def test_a_new_prior_starts_from_the_codebook(model: Path, images: Path, tmp_path: Path) -> None:
     shutil.copytree(model / "tokenizer", tmp_path / "m" / "tokenizer")
     command = ["prior", "train", "--data", images, "--model", tmp_path / "m"]
-    assert run(*command, *ONE_STEP, "--lr", "0") == 0
+    assert run(*command, *ONE_STEP, "--lr", "0", "--code-noise", "0") == 0
     vectors = Tokenizer.from_pretrained(model / "tokenizer").code_vectors()
     prior = Prior.from_pretrained(tmp_path / "m" / "prior")
     distances = [
