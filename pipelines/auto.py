@@ -133,9 +133,9 @@ def fit_prior(
 
     stage = _Stage("prior", images, lambda one: prior_speed(config(one), accelerator), suits)
     fit = _fit(settings, stage)
-    if settings.preset == AUTO and not is_plain("prior", settings):
-        fit = replace(fit, settings=fit.settings.changed(_regularisation(fit, images)))
     if settings.preset == AUTO:
+        if not is_plain("prior", settings):
+            fit = replace(fit, settings=fit.settings.changed(_regularisation(fit, images)))
         _say(fit, settings, stage, "", f"{images:,} images of {tokens} tokens", "--preset", accelerator)
     return fit
 

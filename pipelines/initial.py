@@ -73,7 +73,7 @@ def new_prior(settings: Settings, tokenizer: Tokenizer, loaders: Sequence[Condit
     """A prior with random weights, for the codes of a tokenizer and the conditions of a run.
 
     Where a code has one vector, similar codes start out alike. Not with code noise, which is for few images seen many
-    times: there, samples of the digits agreed less often with their label (92 in place of 98 %).
+    times: there, samples of the digits agreed less often with their label (92 in place of 99 %).
     """
     config = prior_config(settings, tokenizer, loaders)
     check_memory(config, settings.part(TrainingConfig), settings.find_batch)

@@ -112,7 +112,7 @@ def _iterated(x: Tensor) -> Tensor:
 def _iterated_by_squares(x: Tensor) -> Tensor:
     """Compute the same from the squares (N, r, r): fewer products, where x is much wider than high.
 
-    Needs float32. The rounding errors of bf16 make singular values near 0 imaginary, and they grow in each round.
+    Needs float32: rounding errors of bf16 make eigenvalues of the squares negative, which grow in each round.
     """
     a, b, c = COEFFICIENTS
     square = x @ x.mT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,24 @@ def test_a_slow_first_step_does_not_count(accelerator: Accelerator, monkeypatch:
         return weight * 2
 
     assert step_speed._seconds(loss, accelerator) < 0.4
+
+
+@pytest.mark.parametrize(("pause", "counts"), [(0.0, [4, 16]), (0.3, [4])])
+def test_a_quick_network_is_measured_with_more_images(
+    accelerator: Accelerator, pause: float, counts: list[int]
+) -> None:
+    weight, seen = torch.ones((), requires_grad=True), list[int]()
+
+    def prepare(count: int) -> Callable[[], torch.Tensor]:
+        def loss() -> torch.Tensor:
+            time.sleep(pause)
+            return weight * 2
+
+        seen.append(count)
+        return loss
+
+    assert step_speed._speed(prepare, accelerator) > 0
+    assert seen == counts
 
 
 def test_the_speed_is_measured_without_a_trace_in_the_random_numbers(accelerator: Accelerator) -> None:

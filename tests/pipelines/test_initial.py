@@ -45,6 +45,8 @@ def test_a_new_prior_starts_from_the_codebook(model: Path, images: Path, tmp_pat
         torch.pdist(one.detach()) for one in (vectors, prior.code_embedding.weight, prior.head.weight)
     ]
     assert torch.corrcoef(torch.stack(distances))[0].min() > 0.9
+    assert run(*command, *ONE_STEP, "--lr", "0", "--code-noise", "0.1", "--force") == 0
+    assert not Prior.from_pretrained(tmp_path / "m" / "prior").head.weight.any()
 
 
 def test_a_tokenizer_starts_where_the_other_ended(model: Path, images: Path, tmp_path: Path) -> None:
