@@ -30,7 +30,7 @@ CANDIDATES = {
     "tokenizer": (
         Candidate("tiny", 0),
         Candidate(
-            "tiny", 16_000, {**_FAST, "multipliers": (2, 4), "middle_attention": True, "codebook_size": 1024}
+            "tiny", 8_000, {**_FAST, "multipliers": (2, 4), "middle_attention": True, "codebook_size": 1024}
         ),
         Candidate("small", 16_000, {**_FAST, "multipliers": (2, 2, 4)}),
         Candidate("small", 100_000),
