@@ -20,6 +20,7 @@ from ..data.sizes import typical_side
 from ..errors import ImgtfError
 from ..options import sides_of, size_text, to_size
 from ..prior.config import PriorConfig
+from ..prior.recipe import CacheRecipe
 from ..runtime.optional import import_with_torchvision
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.perceptual import backbone_file, local_backbone
@@ -28,6 +29,7 @@ from ..training.config import TrainingConfig
 from .candidates import CANDIDATES
 from .fitted import fitted
 from .initial import tokenizer_config
+from .regularisation import regularisation
 from .settings import AUTO, Settings, load_presets, option_names, with_preset
 from .step_speed import prior_speed, tokenizer_speed
 
@@ -44,8 +46,6 @@ PASSES = {"tokenizer": 300, "prior": 60}
 """Passes over the images after which more time is of little use."""
 LEAST_SEEN = 20_000
 """Images of a run, however few different ones there are."""
-FEW_PASSES = 6
-"""Most passes over the images without dropout and code noise: the prior does not learn the images by heart so soon."""
 PARAMETERS_PER_TOKEN = 12
 """Most parameters of a prior per token of the training images: larger ones learn the images by heart."""
 NETWORK = {
@@ -119,12 +119,14 @@ def fit_prior(
     tokens: int,
     config: Callable[[Settings], PriorConfig],
     accelerator: Accelerator,
+    crops: bool = False,
 ) -> Fit:
     """Return the settings of a prior's run, as `fit_tokenizer`.
 
     Args:
         images: for training.
         tokens: of an image.
+        crops: whether the images are large enough for several crops of each.
     """
 
     def suits(chosen: Settings) -> bool:
@@ -135,8 +137,11 @@ def fit_prior(
     fit = _fit(settings, stage)
     if settings.preset == AUTO:
         if not is_plain("prior", settings):
-            fit = replace(fit, settings=fit.settings.changed(_regularisation(fit, images)))
-        _say(fit, settings, stage, "", f"{images:,} images of {tokens} tokens", "--preset", accelerator)
+            passes = fit.steps * fit.settings.part(TrainingConfig).batch_size / images
+            fit = replace(fit, settings=fit.settings.changed(regularisation(fit.settings, passes, crops)))
+        crops_per_image = fit.settings.part(CacheRecipe).crops_per_image
+        what = f", {crops_per_image} crops of each image" if crops_per_image > 1 else ""
+        _say(fit, settings, stage, what, f"{images:,} images of {tokens} tokens", "--preset", accelerator)
     return fit
 
 
@@ -215,14 +220,6 @@ def _rounded(steps: int) -> int:
     """A number of steps with at most two digits before its zeros."""
     unit = 10 ** max(0, len(str(steps)) - 2)
     return max(1, steps // unit * unit)
-
-
-def _regularisation(fit: Fit, images: int) -> dict[str, Any]:
-    """Return the rates of dropout and code noise: 0 in a run of few passes over the images, else the preset's."""
-    if fit.steps * fit.settings.part(TrainingConfig).batch_size > FEW_PASSES * images:
-        return {}
-    rates = {"dropout": 0.0, "token_dropout": 0.0, "code_noise": 0.0}
-    return {key: value for key, value in rates.items() if key not in fit.settings.explicit}
 
 
 def _losses(fit: Fit, accelerator: Accelerator) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -41,6 +42,7 @@ from .initial import continued_prior, continued_tokenizer, new_prior, new_tokeni
 from .prior_data import CODES_FOLDER, PriorData, open_prior_data
 from .processes import connected_processes
 from .readable import read_images
+from .regularisation import enough_for_crops
 from .run import check_tokenizer, finish, own_run, start
 from .settings import Settings
 
@@ -139,18 +141,15 @@ def _train_prior(
     tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", accelerator.device)
     with accelerator.main_process_first():  # which may download a text encoder
         data = open_prior_data(settings, tokenizer)
-    read_images(
-        data.train,
-        data.held_out,
-        settings.part(DataConfig),
-        folder if accelerator.is_main_process else None,
-        False,
-    )
+    main = folder if accelerator.is_main_process else None
+    headers = read_images(data.train, data.held_out, settings.part(DataConfig), main, False)[0]
     fit = fit_prior(
         settings, data.train.expected, math.prod(tokenizer.config.grid),
         lambda one: _initial_prior(folder, one, tokenizer, data, resume).config, accelerator,
+        enough_for_crops(headers, tokenizer.config.size),
     )  # fmt: skip
     settings = fit.settings
+    data = replace(data, settings=settings)
     training, recipe = settings.part(TrainingConfig), settings.part(PriorRecipe)
     if data.train.stream is None:
         check_batch(len(data.train), training.batch_size)

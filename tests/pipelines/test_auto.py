@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from imgtf.data.config import DataConfig
+from imgtf.data.config import AugmentationConfig, DataConfig
 from imgtf.data.probe import Headers, read_headers
 from imgtf.data.source import open_source
 from imgtf.errors import CheckpointError
@@ -22,6 +22,7 @@ from imgtf.options import sides_of
 from imgtf.pipelines import auto, step_speed
 from imgtf.pipelines.auto import CANDIDATES, Fit, fit_prior, fit_tokenizer
 from imgtf.pipelines.initial import tokenizer_config
+from imgtf.pipelines.regularisation import enough_for_crops
 from imgtf.pipelines.settings import (
     AUTO,
     PRIOR_CLASSES,
@@ -32,7 +33,7 @@ from imgtf.pipelines.settings import (
     preset_values,
 )
 from imgtf.prior.config import PriorConfig
-from imgtf.prior.recipe import PriorRecipe
+from imgtf.prior.recipe import CacheRecipe, PriorRecipe
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.recipe import TokenizerRecipe
 from imgtf.training.config import TrainingConfig
@@ -87,8 +88,9 @@ def pick(monkeypatch: pytest.MonkeyPatch, headers: Headers, machine: float = TWO
 
 
 def pick_prior(
-    monkeypatch: pytest.MonkeyPatch, images: int, tokens: int, machine: float = TWO_CORES, **given: Any
-) -> Fit:
+    monkeypatch: pytest.MonkeyPatch, images: int, tokens: int, machine: float = TWO_CORES, large: bool = False,
+    **given: Any,
+) -> Fit:  # fmt: skip
     def speed(config: PriorConfig, _: Accelerator) -> float:
         return machine * 400 * (128 / config.width) ** 1.4 * 4 / config.depth * 64 / tokens
 
@@ -98,7 +100,7 @@ def pick_prior(
     def config(one: Settings) -> PriorConfig:
         return one.part(PriorConfig, grid=(tokens // 8, 8), codebook_size=256)
 
-    return fit_prior(settings, images, tokens, config, Accelerator(cpu=True))
+    return fit_prior(settings, images, tokens, config, Accelerator(cpu=True), large)
 
 
 def size(fit: Fit, headers: Headers) -> int:
@@ -260,6 +262,31 @@ def test_a_prior_that_sees_its_images_a_few_times_has_neither_dropout_nor_code_n
     assert rates(1_000_000) == [0, 0, 0]
     assert rates(400) == [0.1, 0.1, 0.1]
     assert rates(1_000_000, dropout=0.2) == [0.2, 0, 0]
+
+
+def test_a_prior_that_sees_its_images_many_times_gets_crops_of_each(
+    monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def crops(images: int, **given: Any) -> tuple[str, float, int]:
+        settings = pick_prior(monkeypatch, images, 64, **{"large": True} | given).settings
+        augmentation = settings.part(AugmentationConfig)
+        return augmentation.crop, augmentation.crop_scale, settings.part(CacheRecipe).crops_per_image
+
+    with caplog.at_level("INFO", logger="imgtf"):
+        assert crops(400) == ("random", 0.8, 8)
+    assert "8 crops of each image" in caplog.text
+    assert crops(20_000, steps=20_000 * 31 // 32) == ("random", 0.8, 8)
+    assert crops(20_000, steps=20_000 * 29 // 32) == ("centre", 1.0, 1)
+    assert crops(400, large=False) == ("centre", 1.0, 1)
+    assert crops(400, crop="random") == ("random", 1.0, 1)
+    assert crops(400, crop="random", crop_scale=0.5, crops_per_image=3) == ("random", 0.5, 3)
+
+
+def test_crops_are_for_images_larger_than_the_model(tmp_path: Path) -> None:
+    headers = headers_of(write(tmp_path / "d", 100, 80))
+    assert enough_for_crops(headers, 64)
+    assert not enough_for_crops(headers, 72)
+    assert not enough_for_crops(headers, (64, 88))
 
 
 def test_the_line_says_what_and_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any) -> None:
