@@ -20,7 +20,8 @@ CROPS, CROP_SCALE = 8, 0.8
 def regularisation(settings: Settings, passes: float, crops: bool) -> dict[str, Any]:
     """Return the settings that follow from the passes over the images. See docs/quality.md for what they gain.
 
-    Few passes need no dropout, many need several crops of each image.
+    Few passes need no dropout. Many need several crops of each image, unless the user or the tokenizer's run chose
+    how to crop.
 
     Args:
         crops: whether the images are large enough for them.
@@ -28,7 +29,10 @@ def regularisation(settings: Settings, passes: float, crops: bool) -> dict[str, 
     if passes <= FEW_PASSES:
         rates = {"dropout": 0.0, "token_dropout": 0.0, "code_noise": 0.0}
         return {key: value for key, value in rates.items() if key not in settings.explicit}
-    if passes <= MANY_PASSES or not crops or settings.explicit & {"crop", "crop_scale", "crops_per_image"}:
+    chosen = (
+        settings.explicit & {"crop", "crops_per_image"} or settings.values.get("crop", "centre") != "centre"
+    )
+    if passes <= MANY_PASSES or not crops or chosen:
         return {}
     return {"crop": "random", "crop_scale": CROP_SCALE, "crops_per_image": CROPS}
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from imgtf.pipelines import regularisation
 from imgtf.pipelines.settings import preset_values
 from imgtf.prior.model import Prior
 from imgtf.prior.train import PriorStage
@@ -314,6 +315,22 @@ def test_a_signal_prints_the_command_that_resumes(
     assert run(*resume[1:], "--steps", "2") == 0
     assert run(*resume[1:], "--resume-from", "1", "--keep-states", "2", "--steps", "3") == 1
     assert "there are states of steps 2" in capsys.readouterr().err
+
+
+def test_a_prior_of_auto_that_sees_few_images_often_trains_on_crops_of_each(
+    images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(regularisation, "FEW_PASSES", 0.5)
+    monkeypatch.setattr(regularisation, "MANY_PASSES", 1.0)
+    shutil.copytree(model / "tokenizer", tmp_path / "tokenizer")
+    train = ["prior", "train", "--model", tmp_path, "--data", images, "--batch-size", "8"]
+    assert run(*train, "--steps", "6") == 0
+    assert "8 crops of each image" in capsys.readouterr().err
+    written = tomllib.loads((tmp_path / "prior" / "train.toml").read_text())
+    assert (written["crop"], written["crop_scale"], written["crops_per_image"]) == ("random", 0.8, 8)
+    caches = len(list((tmp_path / "codes").iterdir()))
+    assert run("prior", "train", "--resume", "--model", tmp_path, "--steps", "8") == 0
+    assert len(list((tmp_path / "codes").iterdir())) == caches
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "prior"])
