@@ -40,10 +40,11 @@ def held_out(folder: Path, pipeline: Pipeline) -> list[list[Image.Image]]:
 def sheet(rows: list[list[Image.Image]], side: int) -> Image.Image:
     """Rows of images on white, with a wider gap after the second row."""
     step = side + GAP
-    page = Image.new("RGB", (COLUMNS * step - GAP, len(rows) * step + 2 * GAP), "white")
+    mode = "L" if all(image.mode == "L" for row in rows for image in row) else "RGB"
+    page = Image.new(mode, (COLUMNS * step - GAP, len(rows) * step + 2 * GAP), "white")
     for y, row in enumerate(rows):
         for x, image in enumerate(row):
-            shown = image.convert("RGB").resize((side, side), Image.Resampling.NEAREST)
+            shown = image.convert(mode).resize((side, side), Image.Resampling.NEAREST)
             page.paste(shown, (x * step, y * step + (3 * GAP if y > 1 else 0)))
     return page
 

@@ -96,7 +96,8 @@ def open_codes(folder: Path, *, flip: bool = False, crops: int = 1, seed: int = 
 
     Args:
         flip: return the codes of the flipped image half of the time, if the cache has them.
-        crops: return one of the first `crops` crops, chosen per image and epoch.
+        crops: return one of the first `crops` crops, chosen per image and epoch: the centre crop half of the time,
+            because the images that a prior samples should be like it.
         seed: seed of these choices.
 
     Raises:
@@ -173,7 +174,9 @@ class CodesDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def _suffix(self, index: int, epoch: int) -> str:
         """The crop and flip of an image in an epoch, as the suffix of its columns."""
         stream = random_stream(self.seed, epoch, index)
-        flipped, crop = stream.random() < 0.5, int(stream.integers(self.crops))
+        flipped, crop = stream.random() < 0.5, 0
+        if self.crops > 1 and stream.random() < 0.5:
+            crop = 1 + int(stream.integers(self.crops - 1))
         return column_suffix(crop, self.flip and bool(flipped))
 
 
