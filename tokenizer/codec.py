@@ -12,7 +12,7 @@ from .config import TokenizerConfig
 from .model import Reconstruction, Tokenizer
 
 CHANNELS_LAST_WIDTH = 64
-"""Width from which channels-last is faster on a CPU (see `tokenizer.train.memory_format`)."""
+"""Width of the first level from which channels-last is faster on a CPU (see `tokenizer.train.memory_format`)."""
 
 
 class Codec:
@@ -76,5 +76,5 @@ def codec_precision(wanted: str, tokenizer: Tokenizer) -> str:
     picked = pick_precision(wanted, tokenizer.device)
     if wanted != "auto":
         return picked
-    faster = tokenizer.device.type != "cpu" or tokenizer.config.width >= CHANNELS_LAST_WIDTH
+    faster = tokenizer.device.type != "cpu" or tokenizer.config.first_level_width >= CHANNELS_LAST_WIDTH
     return picked if picked == "bf16" and faster else "fp32"

@@ -255,6 +255,11 @@ class TokenizerConfig:
         return self.patch if self.network == "vit" else self.stem * 2 ** (len(self.multipliers) - 1)
 
     @property
+    def first_level_width(self) -> int:
+        """Channels of the first level; of a transformer, its width."""
+        return self.width * (1 if self.network == "vit" else self.multipliers[0])
+
+    @property
     def codes_per_latent(self) -> int:
         """Codes per latent, q."""
         return self.residual_codes if self.quantizer == "residual_vq" else 1

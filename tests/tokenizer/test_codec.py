@@ -83,3 +83,10 @@ def test_wide_networks_are_channels_last() -> None:
     from imgtf.tokenizer.train import memory_format
 
     assert memory_format(CHANNELS_LAST_WIDTH) is torch.channels_last
+
+
+def test_the_first_level_decides_whether_a_network_is_wide() -> None:
+    half = CHANNELS_LAST_WIDTH // 2
+    assert tokenizer(half, multipliers=(2, 4)).config.first_level_width == CHANNELS_LAST_WIDTH
+    assert tokenizer(half, multipliers=(1, 2)).config.first_level_width == half
+    assert tokenizer(half, network="vit").config.first_level_width == half
