@@ -49,8 +49,8 @@ LEAST_SEEN = 20_000
 PARAMETERS_PER_TOKEN = 12
 """Most parameters of a prior per token of the training images: larger ones learn the images by heart."""
 NETWORK = {
-    "tokenizer": set(option_names(TokenizerConfig))
-    - {"image_size", "channels", "bit_depth", "quantizer", "codebook_size", "gradient_checkpointing"},
+    "tokenizer": set(option_names(TokenizerConfig, "network"))
+    - {"image_size", "channels", "bit_depth", "gradient_checkpointing"},
     "prior": {"width", "depth", "heads", "kv_heads", "intermediate_size"},
 }
 """Options that give the network: with one of them, the others are those of the smallest preset."""

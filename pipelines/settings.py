@@ -184,6 +184,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not readable as TOML ({reason:.200})") from error
 
 
-def option_names(cls: type) -> list[str]:
-    """Return the fields of a configuration class that are options. The others follow from data or models."""
-    return [f.name for f in dataclasses.fields(cls) if "help" in f.metadata]
+def option_names(cls: type, group: str | None = None) -> list[str]:
+    """Return the fields of a configuration class that are options. The others follow from data or models.
+
+    Args:
+        group: only the options under this heading of the command line.
+    """
+    options = [f for f in dataclasses.fields(cls) if "help" in f.metadata]
+    return [f.name for f in options if group in (None, f.metadata["group"])]

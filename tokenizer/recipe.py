@@ -146,3 +146,13 @@ def starting_at(recipe: TokenizerRecipe, start: float, ramp: float, earliest: in
     """Return the recipe with another start of the discriminator."""
     whole = max(earliest, min(MAX_INT, round(start))), max(1, min(MAX_INT, round(ramp)))
     return replace(recipe, discriminator_start=whole[0], discriminator_ramp=whole[1])
+
+
+def never_starts(recipe: TokenizerRecipe, steps: int) -> str | None:
+    """Return a line that says so where the discriminator starts after the last step of a run."""
+    if not recipe.discriminator_weight or recipe.discriminator_start < steps:
+        return None
+    return (
+        f"the discriminator starts at step {recipe.discriminator_start:,}, but the run has {steps:,} steps: it has no "
+        f"effect; pass a lower --discriminator-start"
+    )

@@ -28,7 +28,7 @@ from .losses import LOSSES, loss_weights, reconstruction_losses, weighted_sum
 from .metrics import CodeCounts
 from .model import Reconstruction, Tokenizer
 from .perceptual import Perceptual
-from .recipe import TokenizerRecipe, moved, starting_at
+from .recipe import TokenizerRecipe, moved, never_starts, starting_at
 
 logger = logging.getLogger("imgtf")
 
@@ -82,6 +82,7 @@ class TokenizerStage(Stage):
         self.monitor: DivergenceMonitor | None = None
         if recipe.discriminator_weight:
             self.discriminator = DiscriminatorTrainer(recipe, self.model.config, self.backbone)
+            self._warn_if_never(self.config.steps)
             self.monitor = DivergenceMonitor(recipe, self.config.log_every) if recipe.rollback else None
 
     def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
@@ -194,6 +195,7 @@ class TokenizerStage(Stage):
         before, window = self.config.steps, config.log_every
         super().follow(config, step)
         if self.start_and_ramp is None:
+            self._warn_if_never(config.steps)
             return
         if before == MAX_INT:
             start, ramp = (config.steps * part for part in self.start_and_ramp)
@@ -201,6 +203,10 @@ class TokenizerStage(Stage):
         else:
             ratio = (config.steps - step) / max(1, before - step)
             self.move_discriminator(moved(self.recipe, step, ratio, window))
+
+    def _warn_if_never(self, steps: int) -> None:
+        if line := never_starts(self.recipe, steps):
+            logger.warning(line)
 
     def move_discriminator(self, recipe: TokenizerRecipe) -> None:
         """Take a recipe with another start of the discriminator, which has not started yet."""

@@ -189,6 +189,16 @@ def test_images_below_the_smallest_preset_get_its_wide_form_too(
     assert (fit.settings.preset, fit.settings.values["width"]) == ("tiny", 32)
 
 
+@pytest.mark.parametrize("codebook", [{"codebook_dim": 16}, {"quantizer": "fsq"}, {"codebook_decay": 0.9}])
+def test_options_of_the_codebook_leave_the_network_to_auto(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, codebook: dict[str, Any]
+) -> None:
+    headers = headers_of(write(tmp_path / "d", 200, 200), 5000)
+    expected, fit = pick(monkeypatch, headers), pick(monkeypatch, headers, **codebook)
+    assert fit.settings.values == expected.settings.values | codebook
+    assert expected.settings.values["optimizer"] == "muon"
+
+
 def test_a_size_that_is_not_square_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     headers = headers_of(write(tmp_path / "d", 300, 200), 5000)
     fit = pick(monkeypatch, headers, image_size=(64, 96))

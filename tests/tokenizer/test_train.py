@@ -365,3 +365,11 @@ def test_a_batch_that_is_not_finite_leaves_both_sides_and_the_codebook_as_they_w
     after = take_snapshot(stage, None)
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert stage.guard.take_skipped() == 1
+
+
+@pytest.mark.parametrize(("start", "warned"), [(3, True), (2, False)])
+def test_a_discriminator_that_starts_after_the_last_step_is_named(
+    images: Path, caplog: pytest.LogCaptureFixture, start: int, warned: bool
+) -> None:
+    make_stage(images, ADVERSARIAL | {"discriminator_start": start}, steps=3)
+    assert ("starts at step 3, but the run has 3 steps" in caplog.text) == warned
