@@ -228,15 +228,19 @@ def _losses(fit: Fit, accelerator: Accelerator) -> dict[str, Any]:
     explicit, short = fit.settings.explicit, fit.steps < DISCRIMINATOR_STEPS
     if short:
         changes["discriminator_weight"] = 0.0
-    if recipe.lpips_weight and not explicit & {"lpips_weight", "lpips_backbone", "lpips_file"}:
+    if recipe.lpips_weight and not explicit & {"lpips_backbone", "lpips_file"}:
+        names = (BACKBONE, "alex", "vgg") if short else ("vgg", "alex", BACKBONE)
         with accelerator.main_process_first():
-            backbone = _backbone((BACKBONE, "alex", "vgg") if short else ("vgg", "alex", BACKBONE))
+            backbone = _backbone(names, needed="lpips_weight" in explicit)
         changes |= {"lpips_backbone": backbone} if backbone else {"lpips_weight": 0.0, "l2_weight": 1.0}
     return {key: value for key, value in changes.items() if key not in explicit}
 
 
-def _backbone(names: tuple[str, ...]) -> str | None:
-    """Return the network of LPIPS: the first of `names` that is on this machine, or `BACKBONE`, which is downloaded."""
+def _backbone(names: tuple[str, ...], *, needed: bool) -> str | None:
+    """Return the network of LPIPS: the first of `names` that is on this machine, or `BACKBONE`, which is downloaded.
+
+    If it cannot be had: None, or the error where it is `needed`.
+    """
     found = local_backbone(names)
     try:
         import_with_torchvision("lpips")
@@ -246,6 +250,8 @@ def _backbone(names: tuple[str, ...]) -> str | None:
             )
             backbone_file(BACKBONE)
     except ImgtfError as error:
+        if needed:
+            raise
         logger.info("auto: without LPIPS, so pictures will be less sharp: %s", error)
         return None
     return found or BACKBONE

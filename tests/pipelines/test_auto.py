@@ -17,7 +17,7 @@ from PIL import Image
 from imgtf.data.config import AugmentationConfig, DataConfig
 from imgtf.data.probe import Headers, read_headers
 from imgtf.data.source import open_source
-from imgtf.errors import CheckpointError
+from imgtf.errors import CheckpointError, ImgtfError
 from imgtf.options import sides_of
 from imgtf.pipelines import auto, step_speed
 from imgtf.pipelines.auto import CANDIDATES, Fit, fit_prior, fit_tokenizer
@@ -240,6 +240,17 @@ def test_missing_weights_of_lpips_are_downloaded_and_the_run_goes_on_without_a_n
     assert recipe.lpips_backbone == ("squeeze" if online else "vgg")
     assert "downloading 5 MB" in caplog.text  # said before
     assert ("without LPIPS" in caplog.text) is not online
+
+
+def test_a_given_weight_of_lpips_leaves_its_network_to_auto(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    headers = headers_of(write(tmp_path / "d", 64, 64), 1000)
+    with pytest.raises(ImgtfError, match="squeezenet"):  # which is asked for, and cannot be had
+        pick(monkeypatch, headers, lpips_weight=2.0)
+    monkeypatch.setattr(auto, "local_backbone", lambda names: names[0])
+    recipe = pick(monkeypatch, headers, lpips_weight=2.0).settings.part(TokenizerRecipe)
+    assert (recipe.lpips_weight, recipe.lpips_backbone) == (2.0, "squeeze")
 
 
 def test_the_digits_are_the_preset_tiny_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
