@@ -246,7 +246,7 @@ def test_a_given_weight_of_lpips_leaves_its_network_to_auto(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     headers = headers_of(write(tmp_path / "d", 64, 64), 1000)
-    with pytest.raises(ImgtfError, match="squeezenet"):  # which is asked for, and cannot be had
+    with pytest.raises(ImgtfError, match="cannot be downloaded"):  # which is asked for, and cannot be had
         pick(monkeypatch, headers, lpips_weight=2.0)
     monkeypatch.setattr(auto, "local_backbone", lambda names: names[0])
     recipe = pick(monkeypatch, headers, lpips_weight=2.0).settings.part(TokenizerRecipe)
