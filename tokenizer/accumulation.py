@@ -36,5 +36,6 @@ class CodebookAccumulator:
         """Update every codebook from the micro-batches since the last update."""
         for codebook, pairs in self._collected.items():
             latents, codes = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+            codebook.micro_batches = len(pairs)  # in which order the processes share these latents
             codebook.update_ema_indices(latents, codes)  # also the name in release 1.30
         self._collected.clear()

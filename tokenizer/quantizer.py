@@ -259,11 +259,13 @@ def entropy(p: Tensor) -> Tensor:
 def _replace_from_whole_batch(
     codebook: Codebook, batch_samples: Tensor, batch_mask: Tensor, **options: Any
 ) -> None:
-    """Replace the codes of a mask (1, V) by latents (1, N, d) of all processes.
+    """Replace the codes of a mask (1, V) by latents (1, N, d) of all processes, in the order of one process.
 
     The latents are moved to the CPU, whose random generator is in the same state in every process.
     """
-    whole = gather_rows(batch_samples[0]).cpu()[None]
+    rows = gather_rows(batch_samples[0]).cpu()
+    micro_batches = getattr(codebook, "micro_batches", 1)
+    whole = rows.unflatten(0, (process_count(), micro_batches, -1)).transpose(0, 1).flatten(0, 2)[None]
     Codebook.replace(codebook, whole, batch_mask, **options)
 
 
