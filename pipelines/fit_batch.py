@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from ..errors import ConfigError
+from ..training.agreement import Agreement
+from ..training.alone import alone, quiet
 from ..training.checkpoint import random_state, set_random_state
 from ..training.config import TrainingConfig
 from ..training.ema import EMA
+from ..training.guard import UpdateGuard
 from ..training.memory import bounded_memory, fewest_parts
 from ..training.stage import Stage
 
@@ -29,19 +35,26 @@ def fit_batch(
     Each trial does two updates as in the last step of the run, with all its losses. Random numbers and weights of the
     run are not touched.
 
+    Several processes try the same sizes at the same time, and agree on one that fits in the memory of each. A trial
+    waits for no other process, because one that is out of memory leaves it (see `alone`). It has all that the run has
+    in memory: DDP's gradient buckets, or with `--shard` what is gathered and scattered.
+
     Args:
         build: makes a stage with a model of its own.
 
     Raises:
-        ConfigError: there are several processes.
+        ConfigError: the processes cannot share the batch evenly.
         ImgtfError: single images do not fit either.
     """
-    if accelerator.num_processes > 1:
+    processes = accelerator.num_processes
+    if training.batch_size % processes:
         raise ConfigError(
-            "--batch-size auto works with one process: find the micro-batch with one, then give "
-            "--gradient-accumulation-steps"
+            f"--batch-size auto: a batch of {training.batch_size} images cannot be divided evenly among "
+            f"{processes} processes; give --batch-size, a multiple of their number"
         )
-    before = random_state()
+    before, agreement = random_state(), Agreement()
+    with accelerator.main_process_first():  # which may download what LPIPS needs
+        build(training)
 
     def attempt(parts: int) -> None:
         try:
@@ -49,14 +62,16 @@ def fit_batch(
         finally:
             accelerator.free_memory()
 
-    with bounded_memory(accelerator.device):
-        parts = fewest_parts(training.batch_size, 1, attempt)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    with bounded_memory(accelerator.device, local), alone():
+        parts = fewest_parts(training.batch_size, processes, attempt, agreement.any)
     set_random_state(before)
     accelerator.gradient_accumulation_steps = parts
     logger.info(
-        "batch size auto: %d images per step, in micro-batches of %d",
+        "batch size auto: %d images per step, in micro-batches of %d%s",
         training.batch_size,
         training.batch_size // parts,
+        f" over {processes} processes" if processes > 1 else "",
     )
     return replace(training, gradient_accumulation_steps=parts)
 
@@ -68,11 +83,13 @@ def _try(config: TrainingConfig, accelerator: Accelerator, build: Callable[[Trai
     stage = build(config)
     stage.config = config
     stage.prepare(accelerator, config)
+    stage.guard = _Lenient(accelerator, config.skip_spikes)
     average = EMA(stage.model, config.ema_decay) if config.ema_decay > 0 else None
     stage.completed_steps = config.steps - 1
     stage.network.train()
     batches = stage.train_batches(0)
     networks = [optimized.network for optimized in stage.optimized_networks()]
+    quiet(networks)
     for step in range(UPDATES):
         stage.guard.begin(stage.trained_modules().values())
         for _ in range(micro_batches):
@@ -81,3 +98,13 @@ def _try(config: TrainingConfig, accelerator: Accelerator, build: Callable[[Trai
         stage.guard.end()
         if average:
             average.update(step)
+
+
+class _Lenient(UpdateGuard):
+    """Lets every update pass, so that optimizers have their moments in memory.
+
+    The gradients of a process alone may not be finite: what FSDP2 scatters never arrives.
+    """
+
+    def judge(self, norms: Sequence[Tensor], step: int, *, scaled: bool) -> Tensor:
+        return torch.zeros_like(super().judge(norms, step, scaled=scaled))

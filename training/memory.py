@@ -48,39 +48,52 @@ def divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def fewest_parts(batch_size: int, processes: int, attempt: Callable[[int], None]) -> int:
+def fewest_parts(
+    batch_size: int, processes: int, attempt: Callable[[int], None], any_of: Callable[[bool], bool] = bool
+) -> int:
     """Return the smallest number of micro-batches per update with which `attempt` has memory enough.
 
     The batch stays the same: only divisors of a process's share of it are tried, as Accelerate's
-    `find_executable_batch_size` tries batch sizes.
+    `find_executable_batch_size` tries batch sizes. With several processes, all have memory enough, and try alike.
 
     Args:
-        attempt: takes the number of micro-batches and does one update.
+        attempt: takes the number of micro-batches and does one update. It must not wait for other processes, because
+            one that is out of memory leaves it.
+        any_of: whether any process says yes (`Agreement.any`).
 
     Raises:
         ImgtfError: single images do not fit either.
     """
     own = batch_size // processes
     for parts in divisors(own):
-        clear_device_cache(garbage_collection=True)
-        try:
-            attempt(parts)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            logger.info("micro-batches of %d images: out of memory", own // parts)
-            continue
-        finally:
-            clear_device_cache(garbage_collection=True)
-        return parts
+        if not any_of(_lacks_memory(attempt, parts)):
+            return parts
+        logger.info("micro-batches of %d images: out of memory", own // parts)
     raise ImgtfError("out of memory with single images: try a smaller image size or network")
 
 
+def _lacks_memory(attempt: Callable[[int], None], parts: int) -> bool:
+    """Return whether this process runs out of memory. Afterwards the memory is free."""
+    clear_device_cache(garbage_collection=True)
+    try:
+        attempt(parts)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return True
+    finally:
+        clear_device_cache(garbage_collection=True)
+    return False
+
+
 @contextmanager
-def bounded_memory(device: torch.device) -> Iterator[None]:
+def bounded_memory(device: torch.device, processes: int = 1) -> Iterator[None]:
     """Let allocations on a CPU fail within the block where they would fill the memory.
 
     Linux gives out more memory than there is, and kills the process later, so nothing could be tried.
+
+    Args:
+        processes: that share the memory of this machine, in equal parts.
     """
     try:
         import resource
@@ -91,7 +104,8 @@ def bounded_memory(device: torch.device) -> Iterator[None]:
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_AS)
-    limit = psutil.Process().memory_info().vms + int(SHARE * psutil.virtual_memory().available)
+    own = int(SHARE * psutil.virtual_memory().available) // processes
+    limit = psutil.Process().memory_info().vms + own
     resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
     try:
         yield

@@ -37,7 +37,10 @@ def shard(network: Any, units: Iterable[nn.Module], accelerator: Accelerator) ->
 
     Each unit is gathered when it computes, and freed again; what is in no unit is gathered for the whole step.
     """
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    # Without a name, a mesh of `alone` would equal that of the run, and DTensor would take it from its caches.
+    assert distributed.group.WORLD is not None
+    name = f"processes-{distributed.group.WORLD.group_name}"
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,), mesh_dim_names=(name,))
     network.to(accelerator.device, memory_format=torch.contiguous_format)  # all that FSDP2 takes
     for unit in units:
         fully_shard(unit, mesh=mesh)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 
+import psutil
 import pytest
 import torch
 
@@ -29,6 +30,17 @@ def test_the_largest_micro_batch_that_fits_divides_the_batch(most: int, parts: i
     assert tried == [24 // n for n in (1, 2, 3, 4, 6, 8, 12, 24) if n <= parts]
 
 
+def test_what_one_process_lacks_memory_for_fits_in_none() -> None:
+    """Each of two processes has 12 of 24 images; the other one has memory for 3."""
+    tried: list[int] = []
+
+    def any_of(own: bool) -> bool:
+        return own or 12 // tried[-1] > 3
+
+    assert fewest_parts(24, 2, tried.append, any_of) == 4
+    assert tried == [1, 2, 3, 4]
+
+
 def test_single_images_that_do_not_fit_are_an_error() -> None:
     def attempt(parts: int) -> None:
         raise RuntimeError(CPU)
@@ -45,6 +57,14 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 
     with pytest.raises(ValueError, match="shapes differ"):
         fewest_parts(8, 1, attempt)
+
+
+def test_processes_share_the_memory_of_a_machine() -> None:
+    share = 2**28
+    processes = psutil.virtual_memory().available // share
+    with pytest.raises(RuntimeError) as error, bounded_memory(torch.device("cpu"), processes):
+        torch.empty(2 * share, dtype=torch.uint8)
+    assert is_out_of_memory(error.value)
 
 
 def test_the_advice_keeps_the_batch_where_it_can() -> None:
