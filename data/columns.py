@@ -59,6 +59,14 @@ def find_columns(features: Mapping[str, Any], data: DataConfig, where: str, note
     return columns
 
 
+def with_image(columns: Columns, features: Mapping[str, Any], image: str, where: str) -> Columns:
+    """Return the columns with another one of images. Raises DataError if it does not exist."""
+    if image not in features:
+        known = ", ".join(features)
+        raise DataError(f"{where}: no column {image!r} (--conditioning-column); columns are {known}")
+    return replace(columns, image=image)
+
+
 class TableRows:
     """The rows of one split. Each image is decoded on access, so that an error can name its file or row."""
 
@@ -133,12 +141,8 @@ class TableRows:
 
     def with_column(self, table: Dataset, column: str) -> TableRows:
         """Return the same rows of a table with another column of images. Raises DataError if it does not exist."""
-        if column not in table.features:
-            known = ", ".join(table.features)
-            raise DataError(
-                f"{self._split}: no column {column!r} (--conditioning-column); columns are {known}"
-            )
-        return TableRows(table, replace(self.columns, image=column), self.labels, self._split)
+        columns = with_image(self.columns, table.features, column, self._split)
+        return TableRows(table, columns, self.labels, self._split)
 
     def _arrow_images(self) -> Any:
         return self._images.with_format("arrow")[:][self.columns.image]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from .columns import Columns, TableRows, find_columns
 from .config import DIGITS, DataConfig
 from .digits import CLASS_NAMES, open_digits
@@ -144,9 +144,7 @@ def _open_digits(data: DataConfig, notes: Notes) -> tuple[ImageSource, ImageSour
 
 def _open_stream(data: DataConfig, column: str | None, notes: Notes) -> tuple[ImageSource, ImageSource]:
     """The first samples of a stream, which stand for all, and its held-out samples."""
-    if column is not None:
-        raise ConfigError("--conditioning-column is not possible with --streaming")
-    opened = open_stream(data, notes)
+    opened = open_stream(data, notes, column)
     train, held_out = (
         _source(data.data, split, rows, opened.classes, opened.identity)
         for split, rows in zip(opened.splits, opened.samples, strict=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 from ..errors import DataError
@@ -134,6 +134,18 @@ class Stream:
                 wait = WAIT * 2 ** (failures - 1)
                 logger.warning("%s; next attempt in %g s", error, wait)
                 time.sleep(wait)
+
+    def with_columns(self, columns: Columns) -> Stream:
+        """Return the same samples with other columns."""
+        return Stream(self.name, self.shards, columns, self._label, self.held_out, self.about)
+
+    def again(self, samples: Sequence[StreamSample]) -> list[StreamSample]:
+        """Read these samples again, of which those of a shard follow each other in order. Raises DataError."""
+        found = []
+        for shard, own in groupby(samples, lambda sample: sample.shard):
+            rows = {sample.row for sample in own}
+            found += [sample for sample in islice(self.shard(shard), max(rows) + 1) if sample.row in rows]
+        return found
 
     def in_order(self, shard: int = 0, row: int = 0) -> Iterator[StreamSample]:
         """Yield every sample once, in order. `position` tells the place of the next one."""

@@ -10,7 +10,7 @@ from ..errors import DataError
 from .cells import content_of, read_cell
 from .columns import Columns, caption_in
 from .locations import errors_of, open_file
-from .shards import cell_of, check_samples, image_columns
+from .shards import IMAGE, cell_of, check_samples, image_columns
 from .tar import Sample, samples_in_stream
 
 INSPECTED = 100
@@ -92,14 +92,20 @@ class TarShards:
     def read(self, shard: int, row: int, columns: Columns) -> Iterator[Raw]:
         """Yield the samples of a shard from a row on. Raises DataError."""
         path = self.paths[shard]
+        if columns.image not in self._columns:
+            known = ", ".join(self._columns)
+            raise DataError(
+                f"{path}: the column {columns.image!r} holds no images; those that do are {known}"
+            )
         with errors_of(path), open_file(path, from_start=True) as file:
             for sample in samples_in_stream(path, file, skip=row):
                 yield self._raw(sample, columns, path)
 
     def _raw(self, sample: Sample, columns: Columns, path: str) -> Raw:
-        suffixes = self._columns[columns.image]
-        # A suffix that the first samples lack; the last one that has a shape of its own is not this column.
-        cell = cell_of(sample, [*suffixes, *(name for name in sample.images if "." not in name)])
+        # Also by a suffix that the first samples lack, as `image_columns` would name it.
+        name = "" if columns.image == IMAGE else columns.image
+        more = [suffix for suffix in sample.images if suffix.rpartition(".")[0] == name]
+        cell = cell_of(sample, [*self._columns[columns.image], *more])
         label, text = (sample.values.get(name or "") for name in (columns.label, columns.text))
         return Raw(_bytes(cell), label, caption_in(text), f"{path}:{sample.key}")
 

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ConfigError, DataError
-from .columns import Columns, find_columns
+from .columns import Columns, find_columns, with_image
 from .config import DIGITS, DataConfig
 from .decode import load_image, open_image
 from .findings import STREAMED, Notes, some
@@ -86,12 +86,15 @@ class SampleRows:
         return self._samples[row].where
 
 
-def open_stream(data: DataConfig, notes: Notes) -> OpenedStream:
+def open_stream(data: DataConfig, notes: Notes, column: str | None = None) -> OpenedStream:
     """Find the shards of a data set and read its first samples.
+
+    Args:
+        column: another image column, for example of conditioning images. Its samples are those of the images.
 
     Raises:
         ConfigError: the data set cannot be streamed, or the classes that were given do not fit.
-        DataError: a shard cannot be read, or there are no samples.
+        DataError: a shard cannot be read, there is no such column, or there are no samples.
     """
     if data.data == DIGITS:
         raise ConfigError("the built-in digits are in memory: leave out --streaming")
@@ -112,15 +115,20 @@ def open_stream(data: DataConfig, notes: Notes) -> OpenedStream:
     shown, held_out, read = _inspect(whole, rule)
     if not shown:
         raise DataError(f"{data.data}: no samples to train on in {len(files)} {kind} files")
+    other = Stream(data.data, _shards(kind, splits[given]), columns, label) if given else whole
     if given:
-        other = Stream(data.data, _shards(kind, splits[given]), columns, label)
         held_out = _first_samples(other, MOST_HELD_OUT)
     rule = HeldOut(rule.fraction, read) if held_out and not given else HeldOut()
     _say(data, shown, held_out, given, sum(read.values()), classes, notes)
+    stream = Stream(data.data, shards, columns, label, rule, _about(kind, files, shown))
+    if column is not None:
+        columns = with_image(columns, features, column, f"{data.data} {train}")
+        stream = stream.with_columns(columns)
+        # Which samples these are depends on the bytes of the images, so they are read in a second pass.
+        shown, held_out = stream.again(shown), other.with_columns(columns).again(held_out)
     rows = SampleRows(shown, bool(classes)), SampleRows(held_out, bool(classes))
     parts = f"{columns} {classes} {rule.fraction} {sorted(rule.rows.items())}"
     identity = hashlib.sha256("\n".join([*(file.identity for file in files), parts]).encode()).hexdigest()
-    stream = Stream(data.data, shards, columns, label, rule, _about(kind, files, shown))
     return OpenedStream(stream, (train, given or f"{train}[held-out]"), rows, classes, identity)
 
 

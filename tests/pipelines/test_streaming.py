@@ -153,5 +153,3 @@ def test_labels_of_a_stream_need_classes(streamed_model: Path, shards: Path, cap
     ]
     assert run(*command, "--conditions", "label", "--steps", "1", *SMALL_PRIOR) == 1
     assert "the classes of a stream are given with --classes" in capsys.readouterr().err
-    assert run(*command, "--conditioning-column", "map", "--steps", "1", *SMALL_PRIOR) == 1
-    assert "Error: --conditioning-column is not possible with --streaming" in capsys.readouterr().err
