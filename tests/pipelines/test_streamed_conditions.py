@@ -13,9 +13,13 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from imgtf.data import parts
 from imgtf.data.codes import CodesDataset, open_codes
+from imgtf.pipelines import encode
 
+from ..training.test_processes import launch
 from .conftest import SMALL_PRIOR, SMALL_TOKENIZER, run
+from .test_shared_encoding import SMALL_BATCHES, files
 
 COLUMN = ["--streaming", "--conditioning-column"]
 MISSING = 17
@@ -108,6 +112,19 @@ def test_images_and_conditioning_images_belong_together(
     for codes in (train, held_out):
         drawn = [codes[i, epoch] for i in range(len(codes)) for epoch in range(6)]
         assert all(torch.equal(row["codes"], row["image"]) for row in drawn)
+
+
+def test_two_processes_write_the_caches_of_one(
+    model: Path, parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    command = ["tokenizer", "encode", "--model", model, "--data", parquet, *COLUMN, "map", "--out"]
+    launch(tmp_path, [*command, two], before=SMALL_BATCHES)
+    monkeypatch.setattr(encode, "BATCH_SIZE", 3)
+    monkeypatch.setattr(parts, "PART", 5)
+    assert run(*command, one) == 0
+    assert files(one) == files(two)
+    assert sum(name.endswith("codes-00001.arrow") for name in files(one)) == 1  # several parts
 
 
 def test_a_prior_is_trained_on_pairs_of_a_stream(
