@@ -7,7 +7,6 @@ same run, repeated with its final settings, takes every step at the same learnin
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 from .config import TrainingConfig
@@ -15,12 +14,11 @@ from .plan import parse_plan
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Return the learning rate of a step (from 0): linear warm-up, then cosine decay to `final_lr_ratio * lr`."""
+    """Return the learning rate of a step (from 0): linear warm-up, then linear decay to `final_lr_ratio * lr`."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     done = progress(step, config, config.warmup)
-    ratio = config.final_lr_ratio + (1 - config.final_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
-    return config.lr * ratio
+    return config.lr * (1 - (1 - config.final_lr_ratio) * done)
 
 
 def progress(step: int, config: TrainingConfig, begin: int = 0) -> float:

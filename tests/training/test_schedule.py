@@ -15,5 +15,6 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rates[9] == rates[10] == 1.0
     assert rates[55] == pytest.approx(0.55)
     assert sorted(rates[10:], reverse=True) == rates[10:]
-    assert 0.1 <= rates[-1] < 0.101
+    assert rates[-1] == pytest.approx(0.1 + 0.9 / 90)  # one step before the end
+    assert rates[10] - rates[11] == pytest.approx(rates[98] - rates[99])
     assert learning_rate(500, config) == pytest.approx(0.1)
