@@ -39,10 +39,15 @@ class Interrupted(ImgtfError):
         self.number, self.stage, self.model = number, stage, model
 
 
+ONEDNN = ("could not create a primitive", "could not execute a primitive", "could not create a memory object")
+"""All that oneDNN, which computes on CPUs, says without memory. Where it lacks an operation, the text goes on."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether Python, PyTorch's CPU allocator or a GPU ran out of memory. Imports nothing."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("can't allocate memory", "out of memory")
-    )
+    if not isinstance(error, RuntimeError):
+        return False
+    text = str(error)
+    return text.strip() in ONEDNN or any(own in text for own in ("can't allocate memory", "out of memory"))

@@ -18,7 +18,7 @@ from ..training.checkpoint import random_state, set_random_state
 from ..training.config import TrainingConfig
 from ..training.ema import EMA
 from ..training.guard import UpdateGuard
-from ..training.memory import bounded_memory, fewest_parts
+from ..training.memory import bounded_memory, fewest_parts, isolated
 from ..training.stage import Stage
 
 logger = logging.getLogger("imgtf")
@@ -53,12 +53,14 @@ def fit_batch(
             f"{processes} processes; give --batch-size, a multiple of their number"
         )
     before, agreement = random_state(), Agreement()
+    # Its barrier is a collective operation too: NCCL's own buffers are in memory before the trials, which make none.
     with accelerator.main_process_first():  # which may download what LPIPS needs
         build(training)
 
     def attempt(parts: int) -> None:
+        config = replace(training, gradient_accumulation_steps=parts)
         try:
-            _try(replace(training, gradient_accumulation_steps=parts), accelerator, build)
+            isolated(lambda: _try(config, accelerator, build), accelerator.device)
         finally:
             accelerator.free_memory()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Thread
 
 import psutil
 import torch
@@ -17,6 +19,8 @@ logger = logging.getLogger("imgtf")
 
 SHARE = 0.9
 """Of the free memory of a CPU that a trial may take."""
+MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+"""Numbers of parameters in glibc's malloc.h."""
 
 
 @contextmanager
@@ -86,6 +90,29 @@ def _lacks_memory(attempt: Callable[[int], None], parts: int) -> bool:
     return False
 
 
+def isolated(work: Callable[[], None], device: torch.device) -> None:
+    """Do something that may run out of memory; on a CPU in a thread of its own.
+
+    Where oneDNN once had no memory for the code of an operation, it makes no more code in the same thread.
+    """
+    if device.type != "cpu":
+        work()
+        return
+    failed: list[BaseException] = []
+
+    def watched() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = Thread(target=watched, name="imgtf-trial", daemon=True)  # Ctrl-C does not wait for it
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed.pop()
+
+
 @contextmanager
 def bounded_memory(device: torch.device, processes: int = 1) -> Iterator[None]:
     """Let allocations on a CPU fail within the block where they would fill the memory.
@@ -108,6 +135,26 @@ def bounded_memory(device: torch.device, processes: int = 1) -> Iterator[None]:
     limit = psutil.Process().memory_info().vms + own
     resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
     try:
-        yield
+        with _tensors_given_back():
+            yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@contextmanager
+def _tensors_given_back() -> Iterator[None]:
+    """Let glibc give freed tensors back to the system at once within the block.
+
+    It would keep their addresses in its heap: they count against the limit, and oneDNN finds none for its code.
+    Afterwards, glibc keeps blocks below 32 MiB again, which is where its own threshold stops rising.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is None:
+        yield
+        return
+    mallopt(MMAP_THRESHOLD, 2**16)
+    try:
+        yield
+    finally:
+        mallopt(MMAP_THRESHOLD, 2**25)
+        mallopt(TRIM_THRESHOLD, 2**26)

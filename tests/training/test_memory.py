@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import threading
 
 import psutil
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from imgtf.errors import ImgtfError, is_out_of_memory
 from imgtf.training.config import TrainingConfig
-from imgtf.training.memory import advice, bounded_memory, fewest_parts
+from imgtf.training.memory import advice, bounded_memory, fewest_parts, isolated
 
 CPU = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried ..."
@@ -51,6 +52,8 @@ def test_single_images_that_do_not_fit_are_an_error() -> None:
 
 def test_other_errors_are_not_taken_for_memory() -> None:
     assert not is_out_of_memory(RuntimeError("shapes differ"))
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
 
     def attempt(parts: int) -> None:
         raise ValueError("shapes differ")
@@ -65,6 +68,31 @@ def test_processes_share_the_memory_of_a_machine() -> None:
     with pytest.raises(RuntimeError) as error, bounded_memory(torch.device("cpu"), processes):
         torch.empty(2 * share, dtype=torch.uint8)
     assert is_out_of_memory(error.value)
+
+
+def test_freed_tensors_leave_room_below_the_limit() -> None:
+    """Also those that the heap would keep, because others lie behind them."""
+    torch.zeros(2**22)  # when it is freed, glibc decides to keep blocks below 16 MiB
+    with bounded_memory(torch.device("cpu")):
+        before = psutil.Process().memory_info().vms
+        tensors = [torch.zeros(2**18) for _ in range(200)]  # of 1 MiB
+        kept = tensors[-1].clone()
+        del tensors
+        assert psutil.Process().memory_info().vms - before < 20 * 2**20
+    assert len(kept) == 2**18
+
+
+@pytest.mark.parametrize(("device", "own_thread"), [("cpu", True), ("meta", False)])
+def test_a_trial_on_a_cpu_has_a_thread_of_its_own(device: str, own_thread: bool) -> None:
+    threads: list[int] = []
+
+    def work() -> None:
+        threads.append(threading.get_ident())
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        isolated(work, torch.device(device))
+    assert (threads != [threading.get_ident()]) == own_thread
 
 
 def test_the_advice_keeps_the_batch_where_it_can() -> None:
