@@ -89,7 +89,7 @@ def draw_usage(counts: np.ndarray, path: Path) -> None:
     )
     right.set_ylim(bottom=0)
     for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(loc="upper right", frameon=False, fontsize=8)
         _style(axes)
     figure.savefig(path, dpi=100)
 
@@ -124,7 +124,7 @@ def _plot_panel(axes: Any, panel: Panel, rows: list[Row]) -> None:
         _limit_y(axes, values)
     axes.set(title=panel.title, xlabel="step", ylabel=panel.unit)
     if len(axes.get_lines()) > 1:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(loc="upper right", frameon=False, fontsize=8)
     _style(axes)
 
 
