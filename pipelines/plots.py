@@ -124,7 +124,9 @@ def _plot_panel(axes: Any, panel: Panel, rows: list[Row]) -> None:
         _limit_y(axes, values)
     axes.set(title=panel.title, xlabel="step", ylabel=panel.unit)
     if len(axes.get_lines()) > 1:
-        axes.legend(loc="upper right", frameon=False, fontsize=8)
+        # Where the curves do not end. The search for the best place warns of its own slowness on a busy machine.
+        place = "lower right" if values[-1] > values[0] else "upper right"
+        axes.legend(loc=place, frameon=False, fontsize=8)
     _style(axes)
 
 
