@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of garbage collection: with it, each collection takes 0.7 s, and frees none of it."""
+    gc.collect()
+    gc.freeze()
