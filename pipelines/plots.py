@@ -125,7 +125,7 @@ def _plot_panel(axes: Any, panel: Panel, rows: list[Row]) -> None:
     axes.set(title=panel.title, xlabel="step", ylabel=panel.unit)
     if len(axes.get_lines()) > 1:
         # Where the curves do not end. The search for the best place warns of its own slowness on a busy machine.
-        place = "lower right" if values[-1] > values[0] else "upper right"
+        place = "lower right" if values[-1] > (min(values) + max(values)) / 2 else "upper right"
         axes.legend(loc=place, frameon=False, fontsize=8)
     _style(axes)
 

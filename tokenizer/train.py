@@ -82,7 +82,7 @@ class TokenizerStage(Stage):
         self.monitor: DivergenceMonitor | None = None
         if recipe.discriminator_weight:
             self.discriminator = DiscriminatorTrainer(recipe, self.model.config, self.backbone)
-            self._warn_if_never(self.config.steps)
+            self._warn_if_never(self.config)
             self.monitor = DivergenceMonitor(recipe, self.config.log_every) if recipe.rollback else None
 
     def prepare(self, accelerator: Accelerator, config: TrainingConfig) -> None:
@@ -195,7 +195,7 @@ class TokenizerStage(Stage):
         before, window = self.config.steps, config.log_every
         super().follow(config, step)
         if self.start_and_ramp is None:
-            self._warn_if_never(config.steps)
+            self._warn_if_never(config)
             return
         if before == MAX_INT:
             start, ramp = (config.steps * part for part in self.start_and_ramp)
@@ -204,8 +204,8 @@ class TokenizerStage(Stage):
             ratio = (config.steps - step) / max(1, before - step)
             self.move_discriminator(moved(self.recipe, step, ratio, window))
 
-    def _warn_if_never(self, steps: int) -> None:
-        if line := never_starts(self.recipe, steps):
+    def _warn_if_never(self, config: TrainingConfig) -> None:
+        if config.minutes is None and (line := never_starts(self.recipe, config.steps)):
             logger.warning(line)
 
     def move_discriminator(self, recipe: TokenizerRecipe) -> None:

@@ -373,3 +373,12 @@ def test_a_discriminator_that_starts_after_the_last_step_is_named(
 ) -> None:
     make_stage(images, ADVERSARIAL | {"discriminator_start": start}, steps=3)
     assert ("starts at step 3, but the run has 3 steps" in caplog.text) == warned
+
+
+def test_a_start_of_the_discriminator_is_judged_once_the_number_of_steps_is_decided(
+    images: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = make_stage(images, ADVERSARIAL | {"discriminator_start": 600}, steps=500, minutes=1.0)
+    assert not caplog.text
+    stage.follow(replace(stage.config, steps=300, minutes=None), 20)
+    assert "starts at step 600, but the run has 300 steps" in caplog.text
