@@ -44,7 +44,7 @@ Stage.backward = limited
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models: `one` process with the micro-batches given, `two` that find them, and two that are `sharded`."""
+    """Models: `one` process with the micro-batches given, and `two` that find them; their prior is sharded."""
     folder = tmp_path_factory.mktemp("fit_batch")
     draw_images(folder / "images")
     every = ["--precision", "fp32", "--log-every", "1", "--lr", "1e-3", "--steps", "4"]
@@ -53,16 +53,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first += [*every, "--workers", "0", "--preset", "tiny"]
     second = ["prior", "train", *SMALL_PRIOR, "--dropout", "0.1", "--optimizer", "muon", *every]
     given = ["--batch-size", "12", "--gradient-accumulation-steps", str(PARTS)]
-    one, two, sharded = (folder / name for name in ("one", "two", "sharded"))
+    one, two = folder / "one", folder / "two"
     assert run(*first, *given, "--model", one) == 0
-    for model in (two, sharded):
-        shutil.copytree(one / "tokenizer", model / "tokenizer")
+    shutil.copytree(one / "tokenizer", two / "tokenizer")
     assert run(*second, *given, "--model", one) == 0
-    commands = [
-        [*command, *more, "--batch-size", "auto", "--model", model]
-        for more, name in (([], "two"), (["--shard"], "sharded"))
-        for command, model in ((first, folder / f"{name}-tokenizer"), (second, folder / name))
-    ]
+    found = ["--batch-size", "auto", "--model"]
+    commands = [[*first, *found, folder / "two-tokenizer"], [*second, "--shard", *found, two]]
     launch(folder, *commands, before=LIMITED)
     return folder
 
@@ -75,17 +71,14 @@ def passes(runs: Path, rank: int) -> list[Any]:
 def test_processes_agree_on_what_fits_in_the_memory_of_each(runs: Path) -> None:
     tried = [list(dict.fromkeys(tuple(one[:3]) for one in passes(runs, rank))) for rank in (0, 1)]
     assert tried[0] == tried[1]
-    wrappers = {"tokenizer": ["DistributedDataParallel", "FSDPWrappedModel"]}
-    wrappers["prior"] = wrappers["tokenizer"]
-    for stage in ("tokenizer", "prior"):
+    for stage, wrapper in (("tokenizer", "DistributedDataParallel"), ("prior", "FSDPWrappedModel")):
         own = [one[1:] for one in tried[0] if one[0] == stage]
-        assert own == [(wrapper, n) for wrapper in wrappers[stage] for n in (1, 2, PARTS)]
+        assert own == [(wrapper, n) for n in (1, 2, PARTS)]
 
 
-@pytest.mark.parametrize("name", ["two", "sharded"])
-@pytest.mark.parametrize("stage", ["tokenizer", "prior"])
-def test_the_run_is_that_of_one_process_with_these_micro_batches(runs: Path, name: str, stage: str) -> None:
-    model = runs / (f"{name}-tokenizer" if stage == "tokenizer" else name)
+@pytest.mark.parametrize(("stage", "name"), [("tokenizer", "two-tokenizer"), ("prior", "two")])
+def test_the_run_is_that_of_one_process_with_these_micro_batches(runs: Path, stage: str, name: str) -> None:
+    model = runs / name
     settings = tomllib.loads((model / stage / "train.toml").read_text())
     assert (settings["batch_size"], settings["gradient_accumulation_steps"]) == (12, PARTS)
     assert len(losses(model, stage)) == 4
