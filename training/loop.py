@@ -148,7 +148,8 @@ class Trainer:
     def _steps(self, report: Report, stop: StopRequest) -> None:
         budget = self.budget
         if self.stage.keeps_start and not self.completed_steps:
-            report.evaluation(0, self.best.keep_start(), True)
+            with report.aside():
+                report.evaluation(0, self.best.keep_start(), True)
         batches = self.stage.train_batches(self.completed_steps)
         budget.begin(self.agreement.any)
         while self.completed_steps < self.config.steps:
@@ -160,20 +161,15 @@ class Trainer:
             if self._due(self.config.log_every):
                 self._log(report)
             budget.lap("step")
-            if self._due(self.config.eval_every):
-                self._evaluate(report)
-                budget.lap("evaluation")
-            if self._due(self.config.preview_every):
-                self._preview()
-                budget.lap("preview")
-            if self.after_evaluation and self._due(self.config.eval_every):
-                self.after_evaluation()
+            with report.aside():
+                self._look(report)
 
             ended = self.completed_steps == self.config.steps
             number = 0 if ended else self.agreement.largest(TIME_UP if budget.is_over() else stop.number)
             # While updates are skipped, the last good state is not replaced.
             if ended or number or (self._due(self.config.save_every) and not self.stage.guard.streak()):
-                self._save_state()
+                with report.aside():
+                    self._save_state()
                 budget.lap("saving")
             if number:
                 raise self._interrupted(number)
@@ -259,6 +255,17 @@ class Trainer:
         logger.warning("%s: going back to the state of step %d, once", what, step_of(state))
         self.restore()
         self.lost_at = lost
+
+    def _look(self, report: Report) -> None:
+        """Evaluate and draw a preview, where they are due."""
+        if self._due(self.config.eval_every):
+            self._evaluate(report)
+            self.budget.lap("evaluation")
+        if self._due(self.config.preview_every):
+            self._preview()
+            self.budget.lap("preview")
+        if self.after_evaluation and self._due(self.config.eval_every):
+            self.after_evaluation()
 
     def _evaluate(self, report: Report) -> None:
         report.evaluation(self.completed_steps, *self.best.evaluate(self.completed_steps))

@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,20 @@ class Report:
         """Advance the bar by one step."""
         self.bar.update()
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """The time inside is not part of the training speed."""
+        start = time.perf_counter()
+        yield
+        self.last_time += time.perf_counter() - start
+
     def evaluation(self, step: int, metrics: dict[str, float], is_best: bool) -> None:
-        """Log held-out metrics. Their time is not part of the training speed."""
+        """Log held-out metrics."""
         self._write(step, {"held_out": metrics, "best": is_best})
         self._track(step, "held_out", metrics)
         if self.active:
             note = " (best so far, saved)" if is_best else ""
             logger.info("%s step %d | held out: %s%s", self.name, step, _text(metrics), note)
-        self.last_time = time.perf_counter()
 
     def monitor(self, step: int, action: MonitorAction) -> None:
         """Log an action of the stage's monitor. Snapshots appear in the log file only."""
