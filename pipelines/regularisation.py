@@ -9,7 +9,7 @@ from ..data.sizes import typical_side
 from ..options import Size, sides_of
 from .settings import Settings
 
-FEW_PASSES = 6
+FEW_PASSES = 10
 """Most passes over the images without dropout and code noise."""
 MANY_PASSES = 30
 """Most passes over the images without several crops of each."""
