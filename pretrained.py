@@ -34,6 +34,8 @@ class PretrainedModel(nn.Module):
     """An `nn.Module` that can be rebuilt from its folder. Subclasses set `kind` and `config_class`."""
 
     kind: ClassVar[str]
+    adamw_lr_ratio: ClassVar[float] = 1.0
+    """Learning rate, relative to `lr`, of what AdamW trains beside Muon."""
     config_class: ClassVar[type]
 
     def __init__(self, config: Any) -> None:

@@ -25,10 +25,10 @@ recipe() {
         before) train "$1" "${codes[@]}" --lpips-weight 0.5 ;;
         lpips-1) train "$1" "${codes[@]}" --l1-weight 0 --lpips-weight 1 ;;
         fsq) train "$1" "${fsq[@]}" --lpips-weight 0.5 ;;
-        muon) train "$1" "${codes[@]}" --lpips-weight 0.5 --optimizer muon --lr 8e-3 ;;
+        muon) train "$1" "${codes[@]}" --lpips-weight 0.5 --optimizer muon ;;
         stem) train "$1" "${codes[@]}" --lpips-weight 0.5 "${stem[@]}" ;;
-        default) train "$1" "${codes[@]}" --lpips-weight 0.5 --optimizer muon --lr 8e-3 "${stem[@]}" ;;
-        default-fsq) train "$1" "${fsq[@]}" --lpips-weight 0.5 --optimizer muon --lr 8e-3 "${stem[@]}" ;;
+        default) train "$1" "${codes[@]}" --lpips-weight 0.5 --optimizer muon "${stem[@]}" ;;
+        default-fsq) train "$1" "${fsq[@]}" --lpips-weight 0.5 --optimizer muon "${stem[@]}" ;;
         *) echo "unknown recipe $1" >&2 && exit 2 ;;
     esac
 }

@@ -20,11 +20,11 @@ class Candidate:
 
 
 _FAST = {
-    "width": 32, "stem": 2, "blocks": 1, "batch_size": 32, "lr": 8e-3, "optimizer": "muon", "l2_weight": 1.0,
+    "width": 32, "stem": 2, "blocks": 1, "batch_size": 32, "lr": 1e-3, "optimizer": "muon", "l2_weight": 1.0,
     "lpips_weight": 0.5,
 }  # fmt: skip
 """What makes the best pictures in minutes on a CPU (docs/quality.md): no level at full resolution, and Muon."""
-_FAST_PRIOR = {"batch_size": 32, "lr": 8e-3, "optimizer": "muon", "cfg_scale": 1.5, "norm": "layer"}
+_FAST_PRIOR = {"batch_size": 32, "lr": 1e-3, "optimizer": "muon", "cfg_scale": 1.5, "norm": "layer"}
 """The same for priors. On a CPU torch has a fused kernel for LayerNorm, and none for RMSNorm."""
 CANDIDATES = {
     "tokenizer": (

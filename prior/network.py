@@ -40,6 +40,7 @@ class PriorNetwork(PretrainedModel):
     """
 
     kind = "prior"
+    adamw_lr_ratio = 5.0  # mostly embeddings and head; see docs/quality.md
     config_class = PriorConfig
     config: PriorConfig
 

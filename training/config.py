@@ -65,7 +65,7 @@ class TrainingConfig:
     )
     optimizer: str = option(
         "adamw",
-        "muon: for the matrices inside the network, at 2.5 times --lr (try 0.008).",
+        "muon: for the matrices inside the network, at 20 times --lr.",
         choices=("adamw", "muon"),
         group="optimisation",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,17 +24,21 @@ def make_optimizers(
     """Return the optimizers of a model by the name of their state file.
 
     Weight decay is on linear and convolution weights only (no biases, gains, embeddings). Muon trains those of them
-    inside the network; the layers that read or write data (`model.outer_layers`) stay with AdamW, as in Jordan et al.
+    inside the network; the layers that read or write data (`model.outer_layers`) stay with AdamW, as in Jordan et al.,
+    at `model.adamw_lr_ratio` times the learning rate.
     `bf16`: whether the run computes in bf16.
     """
     layers = [m for m in model.modules() if isinstance(m, LAYERS)]
     inner = _inner_weights(model, layers) if config.optimizer == "muon" else set()
     weights = {id(m.weight) for m in layers} - inner
     parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if id(p) in weights], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if id(p) not in weights | inner], "weight_decay": 0.0},
     ]
+    if inner:
+        for group in groups:
+            group["lr_ratio"] = model.adamw_lr_ratio
     betas = (config.beta1, config.beta2)
     found: dict[str, torch.optim.Optimizer] = {
         "optimizer": torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from imgtf.tokenizer.model import Tokenizer
 from imgtf.training.config import TrainingConfig
 from imgtf.training.muon import LR_RATIO, Muon, orthogonalised
 from imgtf.training.optimizers import make_optimizers
+
+from .line import LineModel, trainer
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -87,6 +91,19 @@ def test_every_weight_is_in_one_optimizer_and_the_outer_layers_are_with_adamw(na
     assert all(weight.endswith("weight") for weight in found["muon"])
     assert not [weight for weight in found["muon"] if any(part in weight for part in outer)]
     assert set(make_optimizers(model, TrainingConfig())) == {"optimizer"}
+
+
+def test_adamw_beside_muon_follows_the_ratio_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first update of AdamW moves a weight by the learning rate."""
+    monkeypatch.setattr(LineModel, "adamw_lr_ratio", 5.0)
+    for name, ratio in (("adamw", 1.0), ("muon", 5.0)):
+        run = trainer(tmp_path / name, optimizer=name, steps=1, ema_decay=0.0)
+        before = run.stage.model.line.bias.detach().clone()
+        run.run()
+        moved = (run.stage.model.line.bias - before).abs().item()
+        assert moved == pytest.approx(0.05 * ratio, rel=1e-3)
 
 
 def parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
