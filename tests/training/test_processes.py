@@ -19,8 +19,8 @@ from ..pipelines.conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
 
 COMMANDS = """
 import json, os, sys
-from imgtf.cli import main
 exec(sys.argv[2])
+from imgtf.cli import main
 for command in json.loads(sys.argv[1]):
     try:
         main(command)
@@ -28,6 +28,7 @@ for command in json.loads(sys.argv[1]):
         if stopped.code:
             raise
 """
+"""Runs a list of commands, after some Python code."""
 
 
 def launch(
