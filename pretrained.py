@@ -34,9 +34,9 @@ class PretrainedModel(nn.Module):
     """An `nn.Module` that can be rebuilt from its folder. Subclasses set `kind` and `config_class`."""
 
     kind: ClassVar[str]
-    adamw_lr_ratio: ClassVar[float] = 1.0
-    """Learning rate, relative to `lr`, of what AdamW trains beside Muon."""
     config_class: ClassVar[type]
+    adamw_lr_ratio: ClassVar[float] = 1.0
+    """Learning rate of AdamW beside Muon, relative to `TrainingConfig.lr`."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()

@@ -40,8 +40,8 @@ class PriorNetwork(PretrainedModel):
     """
 
     kind = "prior"
-    adamw_lr_ratio = 5.0  # mostly embeddings and head; see docs/quality.md
     config_class = PriorConfig
+    adamw_lr_ratio = 5.0  # beside Muon, AdamW trains mostly embeddings and head; see docs/quality.md
     config: PriorConfig
 
     def __init__(self, config: PriorConfig) -> None:

@@ -257,7 +257,7 @@ class Trainer:
         self.lost_at = lost
 
     def _look(self, report: Report) -> None:
-        """Evaluate and draw a preview, where they are due."""
+        """Evaluate, draw a preview, and call `after_evaluation`, where they are due."""
         if self._due(self.config.eval_every):
             self._evaluate(report)
             self.budget.lap("evaluation")
