@@ -15,7 +15,8 @@ from imgtf.errors import ConfigError
 from imgtf.pipelines.fit_batch import fit_batch
 from imgtf.training.config import TrainingConfig
 
-from ..training.test_processes import launch, losses
+from ..training.processes import launch
+from ..training.test_processes import losses
 from .conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
 
 PARTS = 3

@@ -14,7 +14,7 @@ from imgtf.pipelines import encode
 from imgtf.pipelines.processes import Processes
 from imgtf.pipelines.together import together
 
-from ..training.test_processes import launch
+from ..training.processes import launch
 from .conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
 from .test_streaming import shards, streamed_model  # noqa: F401
 

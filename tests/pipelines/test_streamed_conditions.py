@@ -17,7 +17,7 @@ from imgtf.data import parts
 from imgtf.data.codes import CodesDataset, open_codes
 from imgtf.pipelines import encode
 
-from ..training.test_processes import launch
+from ..training.processes import launch
 from .conftest import SMALL_PRIOR, SMALL_TOKENIZER, run
 from .test_shared_encoding import SMALL_BATCHES, files
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,42 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..pipelines.conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
-
-COMMANDS = """
-import json, os, sys
-exec(sys.argv[2])
-from imgtf.cli import main
-for command in json.loads(sys.argv[1]):
-    try:
-        main(command)
-    except SystemExit as stopped:
-        if stopped.code:
-            raise
-"""
-"""Runs a list of commands, after some Python code."""
-
-
-def launch(
-    tmp_path: Path, *commands: Sequence[str | Path], before: str = "", code: int = 0
-) -> subprocess.CompletedProcess[str]:
-    """Run several commands of imgtf one after the other, in the same two processes.
-
-    Args:
-        before: Python code that each process runs first.
-        code: the exit code that is expected.
-    """
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = tmp_path / "commands.py"
-    script.write_text(COMMANDS)
-    done = subprocess.run(
-        [*launcher, str(script), json.dumps([list(map(str, command)) for command in commands]), before],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == code, done.stderr
-    return done
+from .processes import launch
 
 
 def losses(model: Path, stage: str) -> list[float]:
