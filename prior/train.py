@@ -87,7 +87,7 @@ class PriorStage(Stage):
         condition = condition_of(batch, self.model.config).to(device)
         done = progress(self.completed_steps, self.config)
         metrics = training_loss(self.network, self.model.config, self.recipe, codes, condition, done)
-        return metrics | {"gradient_norm": self.update(metrics["loss"])}
+        return metrics | self.update(metrics["loss"])
 
     def state(self) -> dict[str, Any]:
         """What identifies the codes and conditions of the run."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vector_quantize_pytorch.vector_quantize_pytorch import Codebook
+from vector_quantize_pytorch.vector_quantize_pytorch import Codebook, ema_inplace
 
 from .quantizer import Quantizer
 
@@ -14,8 +14,8 @@ from .quantizer import Quantizer
 class CodebookAccumulator:
     """Collects the latents and codes of micro-batches, so that they update each codebook as one batch would.
 
-    The library's `accum_ema_update` sums the statistics only: codes that are out of use are not replaced, and it is no
-    argument of ResidualVQ.
+    The library's `accum_ema_update` is no argument of ResidualVQ, and replaces codes that are out of use by latents of
+    the last micro-batch only. So the codebooks are called here.
     """
 
     def __init__(self, quantizer: Quantizer) -> None:
@@ -35,7 +35,20 @@ class CodebookAccumulator:
     def update(self) -> None:
         """Update every codebook from the micro-batches since the last update."""
         for codebook, pairs in self._collected.items():
-            latents, codes = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+            for latents, codes in pairs:  # one by one: their sums are those of as many processes, bit for bit
+                codebook.update_ema_indices(
+                    latents, codes, accum_ema_update=True
+                )  # also the name in release 1.30
             codebook.micro_batches = len(pairs)  # in which order the processes share these latents
-            codebook.update_ema_indices(latents, codes)  # also the name in release 1.30
+            if codebook.cluster_size.grad is not None:
+                _update_from_sums(codebook, torch.cat([latents for latents, _ in pairs])[None])
         self._collected.clear()
+
+
+def _update_from_sums(codebook: Codebook, latents: Tensor) -> None:
+    """Update the codebook from the sums that it has collected, and replace unused codes by latents (1, B, h*w, d)."""
+    for mean in (codebook.cluster_size, codebook.embed_avg):
+        ema_inplace(mean, torch.zeros_like(mean), codebook.decay)  # adds the sums, which are in `mean.grad`
+    if codebook.ema_update:
+        codebook.update_ema()
+    codebook.expire_codes_(latents)

@@ -133,7 +133,7 @@ class TokenizerStage(Stage):
             metrics = self._adversarial_step(self.discriminator, images, result, losses, ratio)
         else:
             loss = weighted_sum(losses, self.weights)
-            metrics = {"loss": loss, **losses, "gradient_norm": self.update(loss)}
+            metrics = {"loss": loss, **losses, **self.update(loss)}
         self.counts.add(result.codes)
         return metrics
 
@@ -168,8 +168,7 @@ class TokenizerStage(Stage):
         self.backward(loss)
         discriminator_loss, metrics = discriminator.loss(images, result.images)
         self.backward(discriminator_loss)
-        norm, discriminator_norm = self.step_optimizers(self.optimized, discriminator.optimized)
-        norms = {"gradient_norm": norm, "discriminator_norm": discriminator_norm}
+        norms = self.step_optimizers(gradient_norm=self.optimized, discriminator_norm=discriminator.optimized)
         return {"loss": loss, **losses, **norms, **metrics, **balance}
 
     def _discriminator_weight(

@@ -153,8 +153,8 @@ class Trainer:
         batches = self.stage.train_batches(self.completed_steps)
         budget.begin(self.agreement.any)
         while self.completed_steps < self.config.steps:
-            metrics = self._update(batches)
-            self.running.add(metrics, self.stage.guard.skip)
+            for metrics in self._update(batches):
+                self.running.add(metrics, self.stage.guard.skip)
             report.advance()
             self._decide(report)
 
@@ -176,8 +176,8 @@ class Trainer:
         if not (self.best.record["step"] or self.stage.keeps_start):
             raise ImgtfError(f"the loss is not finite, so no weights were saved: {_REMEDIES}")
 
-    def _update(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
-        """Update the weights once, from one or more micro-batches."""
+    def _update(self, batches: Iterator[Batch]) -> list[dict[str, Tensor]]:
+        """Update the weights once, from one or more micro-batches. Return the metrics of each."""
         rate = learning_rate(self.completed_steps, self.config)
         for optimizer in self.stage.optimizers().values():
             for group in optimizer.param_groups:
@@ -186,10 +186,11 @@ class Trainer:
         self.stage.network.train()
         networks = [optimized.network for optimized in self.stage.optimized_networks()]
         self.stage.guard.begin(self.stage.trained_modules().values())
+        metrics = []
         with explained(self.config, self.accelerator.num_processes):
             for _ in range(self.config.gradient_accumulation_steps):
                 with self.accelerator.accumulate(*networks):
-                    metrics = self.stage.step(next(batches))
+                    metrics.append(self.stage.step(next(batches)))
         self.stage.guard.end()
         if self.ema:
             self.ema.update(self.completed_steps)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class RunningMeans:
-    """Sums and numbers of steps by metric. A step may lack some metrics; one without an update does not count.
+    """Sums and numbers of micro-batches by metric. Some metrics may be missing; steps without an update do not count.
 
     All values stay on the device: only `means` waits for it.
     """
@@ -22,7 +22,7 @@ class RunningMeans:
             (self.sums if kind == "sum" else self.counts)[key] = value
 
     def add(self, metrics: dict[str, Tensor], skipped: Tensor) -> None:
-        """Add the metrics of one step. Where `skipped` () is 1 they count as missing, because they may be NaN."""
+        """Add the metrics of a micro-batch. Where `skipped` () is 1 they count as missing, because they may be NaN."""
         counted = 1 - skipped
         for key, value in metrics.items():
             kept = torch.where(skipped > 0, 0.0, value.detach())

@@ -168,36 +168,36 @@ class Stage(ABC):
         """Restore the results of `state` and `tensors`."""
         del state, tensors  # most stages have no other state
 
-    def update(self, loss: Tensor) -> Tensor:
-        """Backward pass, gradient clipping, optimizer step. Return the gradient norm before clipping."""
+    def update(self, loss: Tensor) -> dict[str, Tensor]:
+        """Backward pass, gradient clipping, optimizer step. Return the `gradient_norm`, as `step_optimizers` does."""
         self.backward(loss)
-        return self.step_optimizers(self.optimized)[0]
+        return self.step_optimizers(gradient_norm=self.optimized)
 
     def backward(self, loss: Tensor) -> None:
         """Backward pass of a loss, which the guard of the updates looks at."""
         self.guard.note(loss.detach())
         self.accelerator.backward(loss)
 
-    def step_optimizers(self, *networks: OptimizedNetwork) -> list[Tensor]:
+    def step_optimizers(self, **networks: OptimizedNetwork) -> dict[str, Tensor]:
         """Clip gradients and step the optimizers at the end of a batch, unless the guard finds the numbers unfit.
 
         All gradients are unscaled before the first step, because fp16's scale changes once per update.
 
         Returns:
-            The gradient norm of each network before clipping; 0 within a batch.
+            The gradient norm of each network before clipping, by the given names; none within a batch.
         """
         if not self.accelerator.sync_gradients:
-            return [torch.zeros((), device=self.accelerator.device) for _ in networks]
+            return {}
         scaler = self.accelerator.scaler
-        norms = []
-        for one in networks:
+        norms = {}
+        for name, one in networks.items():
             for optimizer in one.optimizers if scaler is not None else ():
                 scaler.unscale_(_unwrapped(optimizer))
             limit = one.grad_clip if one.grad_clip > 0 else math.inf
             norm = nn.utils.clip_grad_norm_(one.network.parameters(), limit)
-            norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        skip = self.guard.judge(norms, self.completed_steps, scaled=scaler is not None)
-        for optimizer in (optimizer for one in networks for optimizer in one.optimizers):
+            norms[name] = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        skip = self.guard.judge(list(norms.values()), self.completed_steps, scaled=scaler is not None)
+        for optimizer in (optimizer for one in networks.values() for optimizer in one.optimizers):
             _step_unless(skip, _unwrapped(optimizer))
             optimizer.zero_grad()
         if scaler is not None:

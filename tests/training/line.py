@@ -62,7 +62,7 @@ class LineStage(Stage):
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         loss = (self.network(batch["x"]) - batch["x"].sum(1, keepdim=True) - batch["noise"]).square().mean()
-        return {"loss": loss, "gradient_norm": self.update(loss)}
+        return {"loss": loss, **self.update(loss)}
 
     def evaluate(self) -> dict[str, float]:
         return {"loss": float((self.model.line.weight - 1).square().sum())}

@@ -44,7 +44,7 @@ class Line(Stage):
 
     def step(self, batch):
         loss = self.network(batch).square().mean()
-        return {"loss": loss, "gradient_norm": self.update(loss)}
+        return {"loss": loss, **self.update(loss)}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"own": torch.arange(3)}
@@ -52,7 +52,9 @@ class Line(Stage):
 
 @pytest.fixture
 def accelerator() -> Accelerator:
-    return make_accelerator(CONFIG)
+    made = make_accelerator(CONFIG)
+    made.gradient_state._set_sync_gradients(True)  # a test that failed on purpose within a batch leaves False
+    return made
 
 
 def trained(accelerator: Accelerator, steps: int = 3) -> tuple[Line, EMA]:

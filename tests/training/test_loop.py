@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from imgtf.errors import CheckpointError, ImgtfError, Interrupted
 from imgtf.runtime import durable
 from imgtf.training import checkpoint
 from imgtf.training.config import TrainingConfig
+from imgtf.training.stage import Batch
 from imgtf.training.states import states, step_of
 
 from .line import LineModel, LineStage, log_rows, trainer
@@ -39,6 +41,27 @@ def weights(folder: Path) -> bytes:
 
 def saved(folder: Path) -> list[int]:
     return [step_of(state) for state in states(folder / "training/line/state")]
+
+
+def test_metrics_are_means_over_all_micro_batches(tmp_path: Path) -> None:
+    """The gradient norm is that of the whole batch."""
+    batches: list[Batch] = []
+
+    class Watched(LineStage):
+        def step(self, batch: Batch) -> dict[str, Tensor]:
+            batches.append(batch)
+            return super().step(batch)
+
+    stage = Watched(TrainingConfig())
+    trainer(tmp_path, stage, steps=1, log_every=1, batch_size=8, gradient_accumulation_steps=2, lr=0.0).run()
+    assert len(batches) == 2
+    x = torch.cat([batch["x"] for batch in batches])
+    noise = torch.stack([batch["noise"] for batch in batches]).repeat_interleave(4)
+    loss = (stage.model.line(x)[:, 0] - x.sum(1) - noise).square().mean()
+    gradients = torch.autograd.grad(loss, list(stage.model.parameters()))
+    (row,) = (row for row in log_rows(tmp_path) if "gradient_norm" in row)
+    assert row["loss"] == pytest.approx(loss.item())
+    assert row["gradient_norm"] == pytest.approx(torch.cat([g.flatten() for g in gradients]).norm().item())
 
 
 @pytest.fixture

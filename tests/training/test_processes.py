@@ -44,13 +44,18 @@ def test_a_run_is_resumed_by_other_numbers_of_processes(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models of the same settings: `one` process; `two`; two that are sharded, and then resumed (`sharded`)."""
+    """Models of the same settings: `one` process; `two`; two that are sharded, and then resumed (`sharded`).
+
+    `two-plain` and `micro-batches` are tokenizers without a discriminator, by two processes and by one with two
+    micro-batches.
+    """
     folder = tmp_path_factory.mktemp("processes")
     draw_images(folder / "images")
     every = ["--precision", "fp32", "--log-every", "1", "--lr", "1e-3", "--model"]
     adversarial = ["--discriminator-weight", "0.5", "--discriminator-start", "2", "--lpips-weight", "0"]
-    first = ["tokenizer", "train", "--data", folder / "images", "--steps", "6", *SMALL_TOKENIZER]
-    first += [*adversarial, "--discriminator-adaptive", *every]
+    tokenizer = ["tokenizer", "train", "--data", folder / "images", "--steps", "6", *SMALL_TOKENIZER]
+    plain = [*tokenizer, "--lpips-weight", "0", "--dead-code-threshold", "2", *every]
+    first = [*tokenizer, *adversarial, "--discriminator-adaptive", *every]
     second = ["prior", "train", *SMALL_PRIOR, "--dropout", "0.1", "--code-noise", "0.1", "--eval-images", "7"]
     second += ["--optimizer", "muon", *every]
     one, two, sharded = (folder / name for name in ("one", "two", "sharded"))
@@ -58,8 +63,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for model in (two, sharded):
         shutil.copytree(one / "tokenizer", model / "tokenizer")
     assert run(*second, one, "--steps", "6") == 0
+    assert run(*plain, folder / "micro-batches", "--gradient-accumulation-steps", "2") == 0
     launch(
         folder,
+        [*plain, folder / "two-plain"],
         [*first, folder / "two-tokenizer"],
         [*second, two, "--steps", "6"],
         [*first, folder / "sharded-tokenizer", "--shard"],
@@ -81,6 +88,15 @@ def test_two_processes_train_as_one(runs: Path, name: str, stage: str) -> None:
     assert one.keys() == other.keys()
     for key in one:
         torch.testing.assert_close(other[key], one[key], atol=1e-4, rtol=1e-3)
+
+
+def test_two_processes_are_one_with_two_micro_batches_bit_for_bit(runs: Path) -> None:
+    """Also where codes are replaced. With the whole batch at once, sums are rounded differently."""
+    two, one = runs / "two-plain", runs / "micro-batches"
+    assert losses(two, "tokenizer") == losses(one, "tokenizer")
+    assert (two / "tokenizer/model.safetensors").read_bytes() == (
+        one / "tokenizer/model.safetensors"
+    ).read_bytes()
 
 
 def test_the_state_of_a_sharded_run_resumes_in_one_process(runs: Path, tmp_path: Path) -> None:
