@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -90,18 +89,12 @@ class Upsample(nn.Module):
 
 
 class ToPixels(nn.Module):
-    """Maps (B, width, H/s, W/s) to pixels (B, PIXEL_WIDTH, H, W) by pixel shuffle (arXiv:1609.05158).
-
-    At first all pixels of a block are equal (ICNR, arXiv:1707.02937): independent weights leave a grid in the images.
-    """
+    """Maps (B, width, H/s, W/s) to pixels (B, PIXEL_WIDTH, H, W) by pixel shuffle (arXiv:1609.05158)."""
 
     def __init__(self, width: int, scale: int) -> None:
         super().__init__()
         self.scale = scale
         self.conv = nn.Conv2d(width, PIXEL_WIDTH * scale**2, 3, padding=1)
-        with torch.no_grad():
-            for parameter in self.conv.parameters():
-                parameter.copy_(parameter[:: scale**2].repeat_interleave(scale**2, 0))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(F.pixel_shuffle(self.conv(x), self.scale))

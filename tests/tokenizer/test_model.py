@@ -75,14 +75,6 @@ def test_gradients_pass_the_codebook_straight_through() -> None:
     torch.testing.assert_close(latents.grad, weight)
 
 
-@pytest.mark.parametrize("stem", [2, 4])
-def test_a_new_stem_gives_all_pixels_of_a_block_the_same_values(stem: int) -> None:
-    pixels = tiny(stem=stem).decoder.to_pixels(torch.randn(2, 8, 6, 5))  # (B, PIXEL_WIDTH, H, W)
-    blocks = torch.nn.functional.pixel_unshuffle(pixels, stem).unflatten(1, (-1, stem**2))
-    assert torch.equal(blocks, blocks[:, :, :1].expand_as(blocks))
-    assert blocks.std() > 0
-
-
 @pytest.mark.parametrize("stem", [1, 2])
 def test_every_parameter_gets_a_gradient(stem: int) -> None:
     model = tiny(stem=stem).train()
