@@ -35,10 +35,9 @@ class CodebookAccumulator:
     def update(self) -> None:
         """Update every codebook from the micro-batches since the last update."""
         for codebook, pairs in self._collected.items():
-            for latents, codes in pairs:  # one by one: their sums are those of as many processes, bit for bit
-                codebook.update_ema_indices(
-                    latents, codes, accum_ema_update=True
-                )  # also the name in release 1.30
+            # One by one: the sums are those of as many processes, bit for bit. Release 1.30 has only this name.
+            for latents, codes in pairs:
+                codebook.update_ema_indices(latents, codes, accum_ema_update=True)
             codebook.micro_batches = len(pairs)  # in which order the processes share these latents
             if codebook.cluster_size.grad is not None:
                 _update_from_sums(codebook, torch.cat([latents for latents, _ in pairs])[None])

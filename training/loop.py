@@ -190,7 +190,8 @@ class Trainer:
         with explained(self.config, self.accelerator.num_processes):
             for _ in range(self.config.gradient_accumulation_steps):
                 with self.accelerator.accumulate(*networks):
-                    metrics.append(self.stage.step(next(batches)))
+                    found = self.stage.step(next(batches))
+                metrics.append({name: value.detach() for name, value in found.items()})  # not its graph
         self.stage.guard.end()
         if self.ema:
             self.ema.update(self.completed_steps)

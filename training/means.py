@@ -25,7 +25,7 @@ class RunningMeans:
         """Add the metrics of a micro-batch. Where `skipped` () is 1 they count as missing, because they may be NaN."""
         counted = 1 - skipped
         for key, value in metrics.items():
-            kept = torch.where(skipped > 0, 0.0, value.detach())
+            kept = torch.where(skipped > 0, 0.0, value)
             self.sums[key] = self.sums.get(key, 0) + kept
             self.counts[key] = self.counts.get(key, 0) + counted
 
