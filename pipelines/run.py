@@ -15,6 +15,7 @@ from ..pretrained import CONFIG_FILE
 from ..prior.train import PriorStage
 from ..runtime.batch_random import seed_batch_generators
 from ..runtime.durable import remove_folder
+from ..runtime.threads import threads_beside_others
 from ..tokenizer.train import TokenizerStage
 from ..training.accelerator import make_accelerator
 from ..training.config import TrainingConfig
@@ -35,10 +36,10 @@ logger = logging.getLogger("imgtf")
 
 @contextmanager
 def own_run(folder: Path, settings: Settings, stage: str, resume: bool, force: bool) -> Iterator[Accelerator]:
-    """Check that the run may write to the model folder, and keep other runs out of it."""
+    """Check that the run may write to the model folder, keep other runs out of it, and make room for other programs."""
     check_free(folder, stage, resume, force)
     accelerator = make_accelerator(settings.part(TrainingConfig), folder / "training" / stage)
-    with only_run(folder, accelerator.is_main_process):
+    with only_run(folder, accelerator.is_main_process), threads_beside_others(accelerator.device):
         yield accelerator
 
 
