@@ -54,6 +54,8 @@ NETWORK = {
     "prior": {"width", "depth", "heads", "kv_heads", "intermediate_size"},
 }
 """Options that give the network: with one of them, the others are those of the smallest preset."""
+FEW_STEPS, FEW_IMAGES = 900, 16
+"""A tokenizer's run of fewer steps, by this estimate, has so many images per step, and more steps (docs/quality.md)."""
 DISCRIMINATOR_STEPS = 5000
 """Fewest steps with a discriminator, whose weight rises slowly."""
 BACKBONE = "squeeze"
@@ -166,7 +168,7 @@ def is_plain(stage: str, settings: Settings) -> bool:
 def _fit(settings: Settings, stage: _Stage) -> Fit:
     if settings.preset == AUTO and not is_plain(stage.name, settings):
         found, rate, least = _largest(settings, stage)
-        return _timed(found, rate, stage, least)
+        return _timed(_for_few_steps(found, rate, stage), rate, stage, least)
     if settings.preset == AUTO:
         settings = with_preset(settings, stage.name, CANDIDATES[stage.name][0].preset)
     if settings.values.get("minutes") is None:
@@ -196,6 +198,20 @@ def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float, int]:
         else:
             slow.add(one.preset)
     return found, rate, least
+
+
+def _for_few_steps(settings: Settings, rate: float, stage: _Stage) -> Settings:
+    """The settings with fewer images per step where a tokenizer with Muon has time for few steps."""
+    training = settings.part(TrainingConfig)
+    if (
+        stage.name != "tokenizer"
+        or training.optimizer != "muon"
+        or settings.explicit & {"batch_size", "steps"}
+    ):
+        return settings
+    steps = 60 * TRAINED * (settings.values.get("minutes") or MINUTES) * rate / training.batch_size
+    few = min(FEW_IMAGES, training.batch_size)
+    return settings.changed({"batch_size": few}) if steps < FEW_STEPS else settings
 
 
 def _timed(settings: Settings, rate: float, stage: _Stage, least: int = 0) -> Fit:

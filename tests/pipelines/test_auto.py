@@ -167,6 +167,23 @@ def test_few_images_get_a_small_network_and_a_batch_that_they_fill(
     assert many.settings.part(TokenizerConfig).width > 32
 
 
+def test_a_short_run_has_fewer_images_per_step_and_more_steps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    headers = headers_of(write(tmp_path / "d", 64, 64), 10_000)
+
+    def chosen(**given: Any) -> tuple[int, int]:
+        fit = pick(monkeypatch, headers, **given)
+        assert fit.settings.part(TokenizerConfig).stem == 2
+        return fit.settings.part(TrainingConfig).batch_size, fit.steps
+
+    few, more = chosen(minutes=10), chosen(minutes=60)
+    assert (few[0], more[0]) == (16, 32)
+    assert few[1] == pytest.approx(more[1] / 6 * 2, rel=0.01)
+    assert chosen(minutes=10, batch_size=32)[0] == 32
+    assert chosen(steps=800)[0] == 32
+
+
 def test_options_win_and_a_given_network_stays_that_of_tiny(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
