@@ -202,12 +202,8 @@ def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float, int]:
 
 def _for_few_steps(settings: Settings, rate: float, stage: _Stage) -> Settings:
     """The settings with fewer images per step where a tokenizer with Muon has time for few steps."""
-    training = settings.part(TrainingConfig)
-    if (
-        stage.name != "tokenizer"
-        or training.optimizer != "muon"
-        or settings.explicit & {"batch_size", "steps"}
-    ):
+    training, given = settings.part(TrainingConfig), settings.explicit & {"batch_size", "steps"}
+    if given or stage.name != "tokenizer" or training.optimizer != "muon":
         return settings
     steps = 60 * TRAINED * (settings.values.get("minutes") or MINUTES) * rate / training.batch_size
     few = min(FEW_IMAGES, training.batch_size)
