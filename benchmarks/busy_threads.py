@@ -20,8 +20,8 @@ SECONDS = 10.0
 
 def milliseconds(threads: int) -> float:
     torch.set_num_threads(threads)
-    sides = [nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 64), (64, 64), (64, 64), (64, 3))]
-    network = nn.Sequential(*(layer for conv in sides for layer in (conv, nn.SiLU())))
+    convolutions = [nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 64), (64, 64), (64, 64), (64, 3))]
+    network = nn.Sequential(*(layer for conv in convolutions for layer in (conv, nn.SiLU())))
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(32, 3, 32, 32)
     start, steps = time.perf_counter(), 0

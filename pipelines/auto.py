@@ -276,7 +276,7 @@ def _say(
     preset, width = fit.settings.preset, fit.settings.values.get("width")
     if width != load_presets(stage.name)[preset].get("width"):
         what = f" with width {width}{what}"
-    steps = f"{fit.steps:,} steps"
+    steps = f"{fit.steps:,} steps of {fit.settings.part(TrainingConfig).batch_size} images"
     if given.values.get("minutes"):
         steps = f"about {steps} in {_minutes(given.values['minutes'])}"
     elif fit.minutes is not None:

@@ -36,7 +36,7 @@ logger = logging.getLogger("imgtf")
 
 @contextmanager
 def own_run(folder: Path, settings: Settings, stage: str, resume: bool, force: bool) -> Iterator[Accelerator]:
-    """Check that the run may write to the model folder, keep other runs out of it, and make room for other programs."""
+    """Check that the run may write to the model folder, keep other runs out of it, and choose the number of threads."""
     check_free(folder, stage, resume, force)
     accelerator = make_accelerator(settings.part(TrainingConfig), folder / "training" / stage)
     with only_run(folder, accelerator.is_main_process), threads_beside_others(accelerator.device):

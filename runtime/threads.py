@@ -1,7 +1,7 @@
 """The number of threads on a busy CPU.
 
 The threads of an operator wait for the slowest of them. Where other programs hold some of the cores, that one waits for
-its turn, in every operator: on two cores with one busy program, two threads can be half as fast as one.
+its turn, in every operator: beside one busy program on two cores, two threads can be slower than one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 logger = logging.getLogger("imgtf")
 
 BUSY_CORES = 0.3
-"""Cores that other programs hold, from which on the speed is measured."""
+"""Fewest cores held by other programs for which the speed is measured."""
 WATCHED_SECONDS = 0.2
 """How long the other programs are watched."""
 FASTER = 1.2
@@ -44,7 +44,7 @@ def threads_beside_others(device: torch.device) -> Iterator[None]:
     if busy >= BUSY_CORES and (threads := fastest_threads(before)) < before:
         logger.info(
             "threads: %d in place of %d: other programs hold %.1f of the %d cores, and fewer threads are faster; "
-            "to choose them: OMP_NUM_THREADS",
+            "OMP_NUM_THREADS sets their number",
             threads, before, busy, psutil.cpu_count() or 1,
         )  # fmt: skip
         torch.set_num_threads(threads)
@@ -60,7 +60,7 @@ def busy_cores() -> float:
 
 
 def fastest_threads(most: int) -> int:
-    """Return the number of threads, `most` halved some times, with which a convolution is fastest."""
+    """Return which number of threads is fastest: `most`, half of it, a quarter, and so on down to one."""
     numbers = [most]
     while numbers[-1] > 1:
         numbers.append(numbers[-1] // 2)

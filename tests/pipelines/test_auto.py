@@ -20,7 +20,7 @@ from imgtf.data.source import open_source
 from imgtf.errors import CheckpointError, ImgtfError
 from imgtf.options import sides_of
 from imgtf.pipelines import auto, step_speed
-from imgtf.pipelines.auto import CANDIDATES, Fit, fit_prior, fit_tokenizer
+from imgtf.pipelines.auto import CANDIDATES, FEW_STEPS, Fit, fit_prior, fit_tokenizer
 from imgtf.pipelines.initial import tokenizer_config
 from imgtf.pipelines.regularisation import enough_for_crops
 from imgtf.pipelines.settings import (
@@ -182,6 +182,9 @@ def test_a_short_run_has_fewer_images_per_step_and_more_steps(
     assert few[1] == pytest.approx(more[1] / 6 * 2, rel=0.01)
     assert chosen(minutes=10, batch_size=32)[0] == 32
     assert chosen(steps=800)[0] == 32
+    prior = pick_prior(monkeypatch, 10_000, 64, minutes=1)
+    assert prior.steps < FEW_STEPS
+    assert prior.settings.part(TrainingConfig).batch_size == 32
 
 
 def test_options_win_and_a_given_network_stays_that_of_tiny(
@@ -333,7 +336,10 @@ def test_the_line_says_what_and_why(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         fit = pick(monkeypatch, headers)
         pick_prior(monkeypatch, 9469, 64, minutes=5)
     first, second = (line for line in caplog.messages if line.startswith("auto: preset"))
-    assert f"auto: preset small with width 32 at 64 px, {fit.steps:,} steps in about 10 minutes" in first
+    assert (
+        f"auto: preset small with width 32 at 64 px, {fit.steps:,} steps of 16 images in about 10 minutes"
+        in first
+    )
     assert "9,469 images of typically 160 px" in first
     assert "CPU core" in first
     assert "--preset or --image-size" in first

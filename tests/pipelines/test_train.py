@@ -20,6 +20,7 @@ from imgtf.pipelines import regularisation
 from imgtf.pipelines.settings import preset_values
 from imgtf.prior.model import Prior
 from imgtf.prior.train import PriorStage
+from imgtf.runtime import threads
 from imgtf.tokenizer.model import Tokenizer
 from imgtf.tokenizer.train import TokenizerStage
 from imgtf.training.lock import only_run
@@ -188,6 +189,29 @@ def test_force_replaces(images: Path, tmp_path: Path) -> None:
     first = Tokenizer.from_pretrained(tmp_path / "m" / "tokenizer").weights_sha256()
     assert run(*command, "--seed", "1", "--force") == 0
     assert Tokenizer.from_pretrained(tmp_path / "m" / "tokenizer").weights_sha256() != first
+
+
+def test_beside_other_programs_a_run_trains_with_the_fastest_number_of_threads(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "busy_cores", lambda: 1.0)
+    monkeypatch.setattr(threads, "_seconds", lambda: float(torch.get_num_threads()))
+    original, used = Report.advance, []
+
+    def advance(self: Report) -> None:
+        used.append(torch.get_num_threads())
+        original(self)
+
+    monkeypatch.setattr(Report, "advance", advance)
+    torch.set_num_threads(2)
+    try:
+        run("tokenizer", "train", "--data", images, "--model", tmp_path / "m", *SMALL_TOKENIZER)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert set(used) == {1}
+    assert "threads: 1 in place of 2" in capsys.readouterr().err
 
 
 def test_one_class_trains_without_labels(tmp_path: Path, capsys: Any) -> None:
