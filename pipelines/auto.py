@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from accelerate import Accelerator
 
@@ -21,11 +20,10 @@ from ..errors import ImgtfError
 from ..options import sides_of, size_text, to_size
 from ..prior.config import PriorConfig
 from ..prior.recipe import CacheRecipe
-from ..runtime.optional import import_with_torchvision
 from ..tokenizer.config import TokenizerConfig
-from ..tokenizer.perceptual import backbone_file, local_backbone
 from ..tokenizer.recipe import TokenizerRecipe
 from ..training.config import TrainingConfig
+from .auto_losses import available_losses
 from .candidates import CANDIDATES
 from .fitted import fitted
 from .initial import tokenizer_config
@@ -39,9 +37,9 @@ MINUTES = 10.0
 """Time of a stage without --minutes and --steps."""
 PATIENCE = 3
 """How many times longer a stage may take without --minutes, for a network of the images' size on a slow machine."""
-TRAINED = 0.65
-"""Fraction of the time for forward and backward passes, which alone are measured; the rest is for reading images,
-LPIPS, the optimizer, evaluations and the end of the run."""
+TRAINED = 0.7
+"""Fraction of the time for forward and backward passes, which alone are measured; the rest is for reading images, the
+optimizer, evaluations and the end of the run."""
 PASSES = {"tokenizer": 300, "prior": 60}
 """Passes over the images after which more time is of little use."""
 LEAST_SEEN = 20_000
@@ -54,12 +52,8 @@ NETWORK = {
     "prior": {"width", "depth", "heads", "kv_heads", "intermediate_size"},
 }
 """Options that give the network: with one of them, the others are those of the smallest preset."""
-FEW_STEPS, FEW_IMAGES = 900, 16
-"""A tokenizer's run of fewer steps, by this estimate, has so many images per step, and more steps (docs/quality.md)."""
-DISCRIMINATOR_STEPS = 5000
-"""Fewest steps with a discriminator, whose weight rises slowly."""
-BACKBONE = "squeeze"
-"""Network of LPIPS that is downloaded where none is on this machine: 5 MB, and fast."""
+FEW_STEPS, FEW_IMAGES = 650, 16
+"""A tokenizer's run of fewer steps has so many images per step, and more steps (docs/quality.md)."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +98,12 @@ def fit_tokenizer(
 
     images = headers.source.expected
     stage = _Stage("tokenizer", images, lambda one: tokenizer_speed(config(one), accelerator), suits)
-    fit = _fit(settings, stage)
+    if settings.preset != AUTO or is_plain("tokenizer", settings):
+        fit = _as_given(settings, stage)
+    else:
+        fit = _with_losses(settings, stage, config, accelerator)
     if settings.preset != AUTO:
         return fit
-    if not is_plain("tokenizer", settings):
-        fit = replace(fit, settings=fit.settings.changed(_losses(fit, accelerator)))
     what = f" at {size_text(config(fit.settings).image_size)} px"
     why = f"{images:,} images of typically {typical_side(headers)} px"
     _say(fit, settings, stage, what, why, "--preset or --image-size", accelerator)
@@ -136,11 +131,14 @@ def fit_prior(
         return 12 * depth * width**2 <= PARAMETERS_PER_TOKEN * images * tokens
 
     stage = _Stage("prior", images, lambda one: prior_speed(config(one), accelerator), suits)
-    fit = _fit(settings, stage)
+    if settings.preset != AUTO or is_plain("prior", settings):
+        fit = _as_given(settings, stage)
+    else:
+        found, rate, least = _largest(settings, stage)
+        fit = _timed(found, rate, stage, least)
+        passes = fit.steps * fit.settings.part(TrainingConfig).batch_size / images
+        fit = replace(fit, settings=fit.settings.changed(regularisation(fit.settings, passes, crops)))
     if settings.preset == AUTO:
-        if not is_plain("prior", settings):
-            passes = fit.steps * fit.settings.part(TrainingConfig).batch_size / images
-            fit = replace(fit, settings=fit.settings.changed(regularisation(fit.settings, passes, crops)))
         crops_per_image = fit.settings.part(CacheRecipe).crops_per_image
         what = f", {crops_per_image} crops of each image" if crops_per_image > 1 else ""
         _say(fit, settings, stage, what, f"{images:,} images of {tokens} tokens", "--preset", accelerator)
@@ -165,15 +163,25 @@ def is_plain(stage: str, settings: Settings) -> bool:
     return bool(given) or settings.values.get("data", DIGITS) == DIGITS
 
 
-def _fit(settings: Settings, stage: _Stage) -> Fit:
-    if settings.preset == AUTO and not is_plain(stage.name, settings):
-        found, rate, least = _largest(settings, stage)
-        return _timed(_for_few_steps(found, rate, stage), rate, stage, least)
+def _as_given(settings: Settings, stage: _Stage) -> Fit:
+    """The given preset, or the smallest one, with the schedules for --minutes."""
     if settings.preset == AUTO:
         settings = with_preset(settings, stage.name, CANDIDATES[stage.name][0].preset)
     if settings.values.get("minutes") is None:
         return Fit(settings, settings.part(TrainingConfig).steps)
     return _timed(settings, stage.speed(settings), stage)
+
+
+def _with_losses(
+    settings: Settings, stage: _Stage, config: Callable[[Settings], TokenizerConfig], accelerator: Accelerator
+) -> Fit:
+    """The largest tokenizer with the losses that it can have, which count for its steps."""
+    found, rate, least = _largest(settings, stage)
+    steps = _timed(found, rate, stage, least).steps
+    found = found.changed(available_losses(found, steps, accelerator))
+    # The speed is 0 where a GPU has memory for the network alone.
+    rate = tokenizer_speed(config(found), accelerator, found.part(TokenizerRecipe)) or rate
+    return _timed(_for_few_steps(found, rate), rate, stage, least)
 
 
 def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float, int]:
@@ -200,18 +208,22 @@ def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float, int]:
     return found, rate, least
 
 
-def _for_few_steps(settings: Settings, rate: float, stage: _Stage) -> Settings:
-    """The settings with fewer images per step where a tokenizer with Muon has time for few steps."""
+def _for_few_steps(settings: Settings, rate: float) -> Settings:
+    """The settings of a tokenizer with fewer images per step where one with Muon has time for few steps."""
     training, given = settings.part(TrainingConfig), settings.explicit & {"batch_size", "steps"}
-    if given or stage.name != "tokenizer" or training.optimizer != "muon":
+    seconds = 60 * TRAINED * (settings.values.get("minutes") or MINUTES)
+    if given or training.optimizer != "muon" or seconds * rate / training.batch_size >= FEW_STEPS:
         return settings
-    steps = 60 * TRAINED * (settings.values.get("minutes") or MINUTES) * rate / training.batch_size
-    few = min(FEW_IMAGES, training.batch_size)
-    return settings.changed({"batch_size": few}) if steps < FEW_STEPS else settings
+    return settings.changed({"batch_size": min(FEW_IMAGES, training.batch_size)})
 
 
 def _timed(settings: Settings, rate: float, stage: _Stage, least: int = 0) -> Fit:
-    """The settings with a number of steps by the time where the user gives none, and schedules that follow it."""
+    """The settings with a number of steps by the time where the user gives none, and schedules that follow it.
+
+    Args:
+        rate: images per second.
+        least: images of a run without --minutes.
+    """
     minutes, batch = settings.values.get("minutes"), settings.part(TrainingConfig).batch_size
     if "batch_size" not in settings.explicit:
         batch = min(batch, 2 ** (max(1, stage.images).bit_length() - 1))
@@ -232,41 +244,6 @@ def _rounded(steps: int) -> int:
     """A number of steps with at most two digits before its zeros."""
     unit = 10 ** max(0, len(str(steps)) - 2)
     return max(1, steps // unit * unit)
-
-
-def _losses(fit: Fit, accelerator: Accelerator) -> dict[str, Any]:
-    """Return the losses that the time and this machine allow: a discriminator only in long runs, LPIPS if it is had."""
-    recipe, changes = fit.settings.part(TokenizerRecipe), dict[str, Any]()
-    explicit, short = fit.settings.explicit, fit.steps < DISCRIMINATOR_STEPS
-    if short:
-        changes["discriminator_weight"] = 0.0
-    if recipe.lpips_weight and not explicit & {"lpips_backbone", "lpips_file"}:
-        names = (BACKBONE, "alex", "vgg") if short else ("vgg", "alex", BACKBONE)
-        with accelerator.main_process_first():
-            backbone = _backbone(names, needed="lpips_weight" in explicit)
-        changes |= {"lpips_backbone": backbone} if backbone else {"lpips_weight": 0.0, "l2_weight": 1.0}
-    return {key: value for key, value in changes.items() if key not in explicit}
-
-
-def _backbone(names: tuple[str, ...], *, needed: bool) -> str | None:
-    """Return the network of LPIPS: the first of `names` that is on this machine, or `BACKBONE`, which is downloaded.
-
-    If it cannot be had: None, or the error where it is `needed`.
-    """
-    found = local_backbone(names)
-    try:
-        import_with_torchvision("lpips")
-        if found is None:
-            logger.info(
-                "auto: LPIPS, the loss that makes pictures sharp, needs a SqueezeNet: downloading 5 MB, once"
-            )
-            backbone_file(BACKBONE)
-    except ImgtfError as error:
-        if needed:
-            raise
-        logger.info("auto: without LPIPS, so pictures will be less sharp: %s", error)
-        return None
-    return found or BACKBONE
 
 
 def _say(

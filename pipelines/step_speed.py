@@ -1,6 +1,6 @@
 """The speed of a network in training on this machine, from a step or two on random data.
 
-It tells which network a time allows before anything is trained. Reading of images, the optimizer, LPIPS and the
+It tells which network a time allows before anything is trained. Reading of images, the optimizer and the
 discriminator are not measured.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,10 @@ from torch import Tensor
 from ..prior.config import PriorConfig
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
+from ..tokenizer.losses import loss_weights, reconstruction_losses
 from ..tokenizer.model import Tokenizer
+from ..tokenizer.perceptual import Perceptual
+from ..tokenizer.recipe import TokenizerRecipe
 from ..tokenizer.train import memory_format
 
 IMAGES = {"cpu": 4, "cuda": 32}
@@ -31,20 +35,43 @@ MOST_SECONDS = 2.0
 """No further step is measured after this time, but one is."""
 
 
-def tokenizer_speed(config: TokenizerConfig, accelerator: Accelerator) -> float:
-    """Return images per second of all processes in training a tokenizer; 0 where the GPU's memory does not suffice."""
+def tokenizer_speed(
+    config: TokenizerConfig, accelerator: Accelerator, recipe: TokenizerRecipe | None = None
+) -> float:
+    """Return images per second of all processes in training a tokenizer; 0 where the GPU's memory does not suffice.
 
-    def prepare(count: int) -> Callable[[], Tensor]:
-        model = Tokenizer(config).to(accelerator.device, memory_format=memory_format(config.width))  # type: ignore[call-overload]
-        images = torch.rand(count, config.channels, *config.size, device=accelerator.device) * 2 - 1
+    Args:
+        recipe: its reconstruction losses count too; without it only the network and a plain loss.
+    """
+    device = accelerator.device
+    weights, perceptual = {"l1": 1.0}, None
+    if recipe is not None:
+        weights, perceptual = loss_weights(recipe), _perceptual(recipe, device)
+    return _speed(lambda count: _tokenizer_step(config, weights, perceptual, device, count), accelerator)
 
-        def loss() -> Tensor:
-            result = model(images)
-            return (result.images - images).abs().mean() + sum(result.losses.values())
 
-        return loss
+def _perceptual(recipe: TokenizerRecipe, device: torch.device) -> Perceptual | None:
+    if not recipe.lpips_weight:
+        return None
+    file = Path(recipe.lpips_file) if recipe.lpips_file else None
+    return Perceptual(recipe.lpips_backbone, file).to(device)
 
-    return _speed(prepare, accelerator)
+
+def _tokenizer_step(
+    config: TokenizerConfig, weights: dict[str, float], perceptual: Perceptual | None, device: torch.device,
+    count: int,
+) -> Callable[[], Tensor]:  # fmt: skip
+    """A tokenizer with random images and its loss."""
+    layout = memory_format(config.first_level_width)
+    model = Tokenizer(config).to(device, memory_format=layout)  # type: ignore[call-overload]
+    images = torch.rand(count, config.channels, *config.size, device=device) * 2 - 1
+
+    def loss() -> Tensor:
+        result = model(images)
+        losses = reconstruction_losses(images, result.images, weights, perceptual)
+        return sum(losses.values()) + sum(result.losses.values())
+
+    return loss
 
 
 def prior_speed(config: PriorConfig, accelerator: Accelerator) -> float:

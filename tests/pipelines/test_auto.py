@@ -19,8 +19,8 @@ from imgtf.data.probe import Headers, read_headers
 from imgtf.data.source import open_source
 from imgtf.errors import CheckpointError, ImgtfError
 from imgtf.options import sides_of
-from imgtf.pipelines import auto, step_speed
-from imgtf.pipelines.auto import CANDIDATES, FEW_STEPS, Fit, fit_prior, fit_tokenizer
+from imgtf.pipelines import auto, auto_losses, step_speed
+from imgtf.pipelines.auto import CANDIDATES, FEW_STEPS, TRAINED, Fit, fit_prior, fit_tokenizer
 from imgtf.pipelines.initial import tokenizer_config
 from imgtf.pipelines.regularisation import enough_for_crops
 from imgtf.pipelines.settings import (
@@ -49,8 +49,8 @@ def offline(backbone: str) -> Path:
 @pytest.fixture(autouse=True)
 def _calm(monkeypatch: pytest.MonkeyPatch) -> None:
     """No weights of LPIPS on this machine, and no network."""
-    monkeypatch.setattr(auto, "local_backbone", lambda names: None)
-    monkeypatch.setattr(auto, "backbone_file", offline)
+    monkeypatch.setattr(auto_losses, "local_backbone", lambda names: None)
+    monkeypatch.setattr(auto_losses, "backbone_file", offline)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def images_per_second(config: TokenizerConfig) -> float:
 
 
 def pick(monkeypatch: pytest.MonkeyPatch, headers: Headers, machine: float = TWO_CORES, **given: Any) -> Fit:
-    monkeypatch.setattr(auto, "tokenizer_speed", lambda config, _: machine * images_per_second(config))
+    monkeypatch.setattr(auto, "tokenizer_speed", lambda config, *_: machine * images_per_second(config))
     settings = collect("tokenizer", TOKENIZER_CLASSES, {"data": "photos", **given}, default=AUTO)
     return fit_tokenizer(settings, headers, lambda one: tokenizer_config(one, headers), Accelerator(cpu=True))
 
@@ -173,14 +173,14 @@ def test_a_short_run_has_fewer_images_per_step_and_more_steps(
     headers = headers_of(write(tmp_path / "d", 64, 64), 10_000)
 
     def chosen(**given: Any) -> tuple[int, int]:
-        fit = pick(monkeypatch, headers, **given)
+        fit = pick(monkeypatch, headers, image_size=64, **given)
         assert fit.settings.part(TokenizerConfig).stem == 2
         return fit.settings.part(TrainingConfig).batch_size, fit.steps
 
-    few, more = chosen(minutes=10), chosen(minutes=60)
+    few, more = chosen(minutes=5), chosen(minutes=60)
     assert (few[0], more[0]) == (16, 32)
-    assert few[1] == pytest.approx(more[1] / 6 * 2, rel=0.01)
-    assert chosen(minutes=10, batch_size=32)[0] == 32
+    assert few[1] == pytest.approx(more[1] / 12 * 2, rel=0.01)
+    assert chosen(minutes=5, batch_size=32)[0] == 32
     assert chosen(steps=800)[0] == 32
     prior = pick_prior(monkeypatch, 10_000, 64, minutes=1)
     assert prior.steps < FEW_STEPS
@@ -242,9 +242,28 @@ def test_weights_of_lpips_that_are_there_are_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any
 ) -> None:
     headers = headers_of(write(tmp_path / "d", 300, 300), 1000)
-    monkeypatch.setattr(auto, "local_backbone", lambda names: names[0])
+    monkeypatch.setattr(auto_losses, "local_backbone", lambda names: names[0])
     recipe = pick(monkeypatch, headers).settings.part(TokenizerRecipe)
     assert (recipe.lpips_weight, recipe.lpips_backbone) == (0.5, "squeeze")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_steps_of_a_tokenizer_count_its_losses(
+    there: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    headers = headers_of(write(tmp_path / "d", 64, 64), 1000)
+    monkeypatch.setattr(auto_losses, "local_backbone", lambda names: names[0] if there else None)
+
+    def speed(
+        config: TokenizerConfig, accelerator: Accelerator, recipe: TokenizerRecipe | None = None
+    ) -> float:
+        return 200 if recipe is None or not recipe.lpips_weight else 100
+
+    monkeypatch.setattr(auto, "tokenizer_speed", speed)
+    settings = collect("tokenizer", TOKENIZER_CLASSES, {"data": "photos", "minutes": 10}, default=AUTO)
+    fit = fit_tokenizer(settings, headers, lambda one: tokenizer_config(one, headers), Accelerator(cpu=True))
+    seen = fit.steps * fit.settings.part(TrainingConfig).batch_size
+    assert seen == pytest.approx(TRAINED * 600 * (100 if there else 200), rel=0.01)
 
 
 @pytest.mark.parametrize("online", [True, False])
@@ -253,7 +272,7 @@ def test_missing_weights_of_lpips_are_downloaded_and_the_run_goes_on_without_a_n
 ) -> None:
     headers = headers_of(write(tmp_path / "d", 64, 64), 1000)
     if online:
-        monkeypatch.setattr(auto, "backbone_file", lambda name: tmp_path / name)
+        monkeypatch.setattr(auto_losses, "backbone_file", lambda name: tmp_path / name)
     with caplog.at_level("INFO", "imgtf"):
         recipe = pick(monkeypatch, headers).settings.part(TokenizerRecipe)
     assert recipe.lpips_weight == (0.5 if online else 0)
@@ -268,7 +287,7 @@ def test_a_given_weight_of_lpips_leaves_its_network_to_auto(
     headers = headers_of(write(tmp_path / "d", 64, 64), 1000)
     with pytest.raises(ImgtfError, match="cannot be downloaded"):  # which is asked for, and cannot be had
         pick(monkeypatch, headers, lpips_weight=2.0)
-    monkeypatch.setattr(auto, "local_backbone", lambda names: names[0])
+    monkeypatch.setattr(auto_losses, "local_backbone", lambda names: names[0])
     recipe = pick(monkeypatch, headers, lpips_weight=2.0).settings.part(TokenizerRecipe)
     assert (recipe.lpips_weight, recipe.lpips_backbone) == (2.0, "squeeze")
 
@@ -337,7 +356,7 @@ def test_the_line_says_what_and_why(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         pick_prior(monkeypatch, 9469, 64, minutes=5)
     first, second = (line for line in caplog.messages if line.startswith("auto: preset"))
     assert (
-        f"auto: preset small with width 32 at 64 px, {fit.steps:,} steps of 16 images in about 10 minutes"
+        f"auto: preset small with width 32 at 64 px, {fit.steps:,} steps of 32 images in about 10 minutes"
         in first
     )
     assert "9,469 images of typically 160 px" in first
@@ -396,6 +415,28 @@ def test_a_quick_network_is_measured_with_more_images(
 
     assert step_speed._speed(prepare, accelerator) > 0
     assert seen == counts
+
+
+def test_the_losses_of_a_recipe_take_their_time(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowPerceptual(torch.nn.Module):
+        def __init__(self, backbone: str, file: Path | None) -> None:
+            super().__init__()
+            assert (backbone, file) == ("squeeze", Path("x.pth"))
+
+        def forward(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.3)
+            return (images - others).abs().mean((1, 2, 3))
+
+    monkeypatch.setattr(step_speed, "Perceptual", SlowPerceptual)
+    config = TokenizerConfig(
+        image_size=16, width=8, multipliers=(1, 2), latent_width=8, norm_groups=4, codebook_size=16
+    )
+    recipe = TokenizerRecipe(lpips_backbone="squeeze", lpips_file="x.pth")
+    quick = step_speed.tokenizer_speed(config, accelerator, recipe)
+    slow = step_speed.tokenizer_speed(config, accelerator, replace(recipe, lpips_weight=1.0))
+    assert slow < 4 / 0.3 < quick
 
 
 def test_the_speed_is_measured_without_a_trace_in_the_random_numbers(accelerator: Accelerator) -> None:
