@@ -49,7 +49,7 @@ class CodesInfo:
     columns: tuple[CacheColumn, ...] = ()
     """Columns besides `codes`, `label` and `text`."""
     crops: int = 1
-    """Crops per image: the centre crop, then random ones."""
+    """Crops per image: the centre crop, then random or shifted ones."""
     precision: str = "fp32"
     """Precision of the encoder: bf16 changes about one code in a hundred."""
 

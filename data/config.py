@@ -97,8 +97,8 @@ class AugmentationConfig:
 
     crop: str = option(
         "centre",
-        "How a training image is cropped to the model's shape.",
-        choices=("centre", "random"),
+        "How a training image is cropped to the model's shape; shift moves the centre a little and mirrors the border.",
+        choices=("centre", "random", "shift"),
         group="augmentation",
     )
     crop_scale: float = option(
@@ -124,10 +124,10 @@ def flips(data: DataConfig, augmentation: AugmentationConfig) -> bool:
 
 def check_crops(augmentation: AugmentationConfig, crops: int) -> None:
     """Raise ConfigError if all crops of an image would be the same."""
-    if crops > 1 and augmentation.crop != "random":
+    if crops > 1 and augmentation.crop == "centre":
         raise ConfigError(
-            f"crops_per_image {crops} needs random crops: add --crop random, "
-            f"and --crop-scale 0.8 for images of the model's shape"
+            f"crops_per_image {crops} needs different crops: add --crop shift for images of the model's shape, "
+            f"or --crop random --crop-scale 0.8 for larger ones"
         )
 
 
@@ -143,5 +143,6 @@ def worker_count(config: DataConfig) -> int:
 
 def preprocessing(data: DataConfig, augmentation: AugmentationConfig, crops: int = 1) -> str:
     """Describe the preprocessing of an image besides resizing, as a part of the identity of a token cache."""
-    others = f" others=random crop_scale={augmentation.crop_scale:g}" if crops > 1 else ""
+    scale = f" crop_scale={augmentation.crop_scale:g}" if augmentation.crop == "random" else ""
+    others = f" others={augmentation.crop}{scale}" if crops > 1 else ""
     return f"crop=centre{others} background={data.background}"

@@ -28,6 +28,8 @@ class Crop:
     """Height and width of the crop, relative to the largest one."""
     flipped: bool = False
     """Mirrored left to right."""
+    shift: tuple[float, float] = (0.0, 0.0)
+    """How far the crop is then moved, down and to the right, as a fraction of its side. The border is mirrored."""
 
 
 CENTRE = Crop()
@@ -49,6 +51,7 @@ def transform(
         ConfigError: channels other than 1 or 3, or an unknown background colour.
     """
     pixels = _array(cropped(plain(image, channels, background), size, crop), channels)  # (H, W, C)
+    pixels = shifted(pixels, crop.shift)
     if crop.flipped:
         pixels = pixels[:, ::-1]
     chw = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
@@ -126,6 +129,17 @@ def cropped(image: Image.Image, size: Size, crop: Crop = CENTRE) -> Image.Image:
     if (height, width) == (H, W):
         return image.crop(box)
     return image.resize((W, H), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+
+
+def shifted(pixels: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
+    """Move pixels (H, W, C) by fractions of H and W, down and to the right. What comes in is mirrored at the border."""
+    moves = [round(part * side) for part, side in zip(shift, pixels.shape, strict=False)]
+    if not any(moves):
+        return pixels
+    padded = np.pad(pixels, [(abs(move), abs(move)) for move in moves] + [(0, 0)], mode="reflect")
+    H, W = pixels.shape[:2]
+    top, left = (abs(move) - move for move in moves)
+    return padded[top : top + H, left : left + W]
 
 
 def largest_crop(available: tuple[int, int], size: Size) -> tuple[float, float]:

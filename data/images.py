@@ -21,6 +21,8 @@ from .source import ImageSource
 
 logger = logging.getLogger("imgtf")
 
+SHIFT = 0.1
+"""Largest shift of `--crop shift`, as a fraction of the side."""
 MAX_BAD_FRACTION = 0.01  # more unreadable images than this are a fault of the data set
 
 
@@ -107,8 +109,9 @@ class ImageDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class CropsDataset(ImageDataset):
-    """Several fixed crops of each image: the centre crop, then random ones. `image` is (crops, channels, H, W).
+    """Several fixed crops of each image: the centre crop, then random or shifted ones.
 
+    `image` is (crops, channels, H, W).
     Two sources with corresponding rows (images and their conditioning images) get the same crops.
     """
 
@@ -177,6 +180,8 @@ def draw_crop(stream: np.random.Generator, augmentation: AugmentationConfig, fli
     # Always four numbers, so that flips do not depend on the kind of crop.
     x, mirror, y, shrink = stream.random(4)
     flipped = bool(flip and mirror < 0.5)
+    if augmentation.crop == "shift":
+        return Crop(flipped=flipped, shift=(SHIFT * (2 * y - 1), SHIFT * (2 * x - 1)))
     if augmentation.crop != "random":
         return Crop(flipped=flipped)
     return Crop(x, y, 1 - shrink * (1 - augmentation.crop_scale), flipped)

@@ -116,14 +116,14 @@ def fit_prior(
     tokens: int,
     config: Callable[[Settings], PriorConfig],
     accelerator: Accelerator,
-    crops: bool = False,
+    crop: str = "",
 ) -> Fit:
     """Return the settings of a prior's run, as `fit_tokenizer`.
 
     Args:
         images: for training.
         tokens: of an image.
-        crops: whether the images are large enough for several crops of each.
+        crop: the kind of crops that the images allow (`possible_crops`).
     """
 
     def suits(chosen: Settings) -> bool:
@@ -137,10 +137,11 @@ def fit_prior(
         found, rate, least = _largest(settings, stage)
         fit = _timed(found, rate, stage, least)
         passes = fit.steps * fit.settings.part(TrainingConfig).batch_size / images
-        fit = replace(fit, settings=fit.settings.changed(regularisation(fit.settings, passes, crops)))
+        fit = replace(fit, settings=fit.settings.changed(regularisation(fit.settings, passes, crop)))
     if settings.preset == AUTO:
         crops_per_image = fit.settings.part(CacheRecipe).crops_per_image
-        what = f", {crops_per_image} crops of each image" if crops_per_image > 1 else ""
+        kind = "shifted" if fit.settings.values.get("crop") == "shift" else "random"
+        what = f", {crops_per_image} {kind} crops of each image" if crops_per_image > 1 else ""
         _say(fit, settings, stage, what, f"{images:,} images of {tokens} tokens", "--preset", accelerator)
     return fit
 

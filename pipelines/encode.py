@@ -45,7 +45,7 @@ class CacheSettings:
     flip: bool = False
     """Also the mirrored image."""
     crops: int = 1
-    """The centre crop, and random crops that are the same every time."""
+    """The centre crop, and random or shifted crops that are the same every time."""
     precision: str = "auto"
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 from ..data.probe import Headers
@@ -11,35 +12,47 @@ from .settings import Settings
 
 FEW_PASSES = 10
 """Most passes over the images without dropout and code noise."""
+SEEN = 4
+"""Most passes over the images with one crop of each; from then on the held-out loss stands still."""
 MANY_PASSES = 30
-"""Most passes over the images without several crops of each."""
+"""Most passes over the images with shifted crops where others can be had."""
 CROPS, CROP_SCALE = 8, 0.8
-"""Crops of each image, and the size of the smallest relative to the largest."""
+"""Most crops of each image, and the size of the smallest random one relative to the largest."""
 
 
-def regularisation(settings: Settings, passes: float, crops: bool) -> dict[str, Any]:
+def regularisation(settings: Settings, passes: float, crop: str) -> dict[str, Any]:
     """Return the settings that follow from the passes over the images. See docs/quality.md for what they gain.
 
-    Few passes need no dropout. Many need several crops of each image, unless the user or the tokenizer's run chose
+    Few passes need no dropout. More need several crops of each image, unless the user or the tokenizer's run chose
     how to crop.
 
     Args:
-        crops: whether the images are large enough for them.
+        crop: the kind of crops that the images allow, as `possible_crops` returns it.
     """
+    changes: dict[str, Any] = {}
     if passes <= FEW_PASSES:
-        rates = {"dropout": 0.0, "token_dropout": 0.0, "code_noise": 0.0}
-        return {key: value for key, value in rates.items() if key not in settings.explicit}
-    chosen = (
+        changes = {"dropout": 0.0, "token_dropout": 0.0, "code_noise": 0.0}
+    changes = {key: value for key, value in changes.items() if key not in settings.explicit}
+    given = (
         settings.explicit & {"crop", "crops_per_image"} or settings.values.get("crop", "centre") != "centre"
     )
-    if passes <= MANY_PASSES or not crops or chosen:
+    return changes if given else changes | _crops(passes, crop)
+
+
+def _crops(passes: float, crop: str) -> dict[str, Any]:
+    count = min(CROPS, ceil(passes / SEEN))
+    if not crop or count == 1:
         return {}
-    return {"crop": "random", "crop_scale": CROP_SCALE, "crops_per_image": CROPS}
+    if crop == "random" and passes > MANY_PASSES:
+        return {"crop": "random", "crop_scale": CROP_SCALE, "crops_per_image": CROPS}
+    return {"crop": "shift", "crops_per_image": count}
 
 
-def enough_for_crops(headers: Headers, size: Size) -> bool:
-    """Return whether the smallest crop of most images has as many pixels as the model's size: none is enlarged.
+def possible_crops(headers: Headers, size: Size) -> str:
+    """Return how images can be cropped to a size: "random", "shift", or "" for streams, which pass by only once.
 
-    Streams pass by only once, so they have no crops.
+    Random crops are for images so large that the smallest crop of most of them has as many pixels as the model's size.
     """
-    return headers.source.stream is None and CROP_SCALE * typical_side(headers, size) >= min(sides_of(size))
+    if headers.source.stream is not None:
+        return ""
+    return "random" if CROP_SCALE * typical_side(headers, size) >= min(sides_of(size)) else "shift"

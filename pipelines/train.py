@@ -42,7 +42,7 @@ from .initial import continued_prior, continued_tokenizer, new_prior, new_tokeni
 from .prior_data import CODES_FOLDER, PriorData, open_prior_data
 from .processes import connected_processes
 from .readable import read_images
-from .regularisation import enough_for_crops
+from .regularisation import possible_crops
 from .run import check_tokenizer, finish, own_run, start
 from .settings import Settings
 
@@ -146,7 +146,7 @@ def _train_prior(
     fit = fit_prior(
         settings, data.train.expected, math.prod(tokenizer.config.grid),
         lambda one: _initial_prior(folder, one, tokenizer, data, resume).config, accelerator,
-        enough_for_crops(headers, tokenizer.config.size),
+        possible_crops(headers, tokenizer.config.size),
     )  # fmt: skip
     settings = fit.settings
     data = replace(data, settings=settings)

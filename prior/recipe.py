@@ -33,7 +33,7 @@ class CacheRecipe:
     )
     crops_per_image: int = option(
         1,
-        "Crops of each image in the token cache (needs --crop random).",
+        "Crops of each image in the token cache (needs --crop random or shift).",
         minimum=1,
         maximum=1000,
         group="augmentation",

@@ -189,7 +189,34 @@ def test_random_crops_have_sides_down_to_the_scale(noise):
     assert (np.asarray(cropped(image, 20, Crop(0.0, 0.999, 0.5))) == np.asarray(image)[20:, :20]).all()
 
 
-@pytest.mark.parametrize("crop", ["centre", "random"])
+def test_a_shift_moves_the_centre_crop_and_mirrors_the_border(noise):
+    image = noise(12, 10)
+    centre = transform(image, (10, 12), 3)
+    moved = transform(image, (10, 12), 3, crop=Crop(shift=(0.2, -0.1)))  # 2 down, 1 to the left
+    assert torch.equal(moved[:, 2:, :-1], centre[:, :-2, 1:])
+    assert torch.equal(moved[:, :2, :-1], centre[:, 1:3, 1:].flip(1))
+    assert torch.equal(moved[:, 2:, -1], centre[:, :-2, -2])
+    flipped = transform(image, (10, 12), 3, crop=Crop(flipped=True, shift=(0.2, -0.1)))
+    assert torch.equal(flipped, moved.flip(2))
+
+
+def test_shifts_reach_a_tenth_of_the_side_in_all_directions(noise):
+    image = noise(32, 32)
+    centre = transform(image, 32, 3)
+    found = set()
+    for i in range(400):
+        moved = transform(
+            image, 32, 3, crop=draw_crop(np.random.default_rng(i), AugmentationConfig(crop="shift"), False)
+        )
+        inner = moved[:, 3:-3, 3:-3]
+        found |= {
+            (y, x) for y in range(-3, 4) for x in range(-3, 4)
+            if torch.equal(inner, centre[:, 3 - y : 29 - y, 3 - x : 29 - x])
+        }  # fmt: skip
+    assert found == {(y, x) for y in range(-3, 4) for x in range(-3, 4)}
+
+
+@pytest.mark.parametrize("crop", ["centre", "random", "shift"])
 def test_half_of_the_crops_are_flipped(noise, crop):
     config, streams = AugmentationConfig(crop=crop), [np.random.default_rng(i) for i in range(40)]
     drawn = [draw_crop(stream, config, flip=True).flipped for stream in streams]

@@ -57,19 +57,19 @@ def test_flip_can_be_turned_off(folder):
     assert all((images[0, e]["image"] == images[0, 0]["image"]).all() for e in range(8))
 
 
-def test_crops_are_the_centre_crop_and_fixed_random_crops(folder):
-    config, small = (
-        DataConfig(data=str(folder), held_out=0),
-        AugmentationConfig(crop="random", crop_scale=0.3),
-    )
+@pytest.mark.parametrize(
+    "small", [AugmentationConfig(crop="random", crop_scale=0.3), AugmentationConfig(crop="shift")]
+)
+def test_crops_are_the_centre_crop_and_fixed_other_crops(folder, small):
+    config = DataConfig(data=str(folder), held_out=0)
     source = open_source(config)[0]
-    item = CropsDataset(source, 8, 3, config, small, 4)[7]
-    assert item["image"].shape == (4, 3, 8, 8)
+    item = CropsDataset(source, 8, 3, config, small, 20)[7]
+    assert item["image"].shape == (20, 3, 8, 8)
     assert torch.equal(item["image"][0], dataset(folder)[7]["image"])
     assert len({crop.numpy().tobytes() for crop in item["image"]}) >= 3
-    assert torch.equal(item["image"], CropsDataset(source, 8, 3, config, small, 4)[7, 5]["image"])
+    assert torch.equal(item["image"], CropsDataset(source, 8, 3, config, small, 20)[7, 5]["image"])
     assert torch.equal(item["image"][:2], CropsDataset(source, 8, 3, config, small, 2)[7]["image"])
-    with pytest.raises(ConfigError, match="crops_per_image 2 needs random crops"):
+    with pytest.raises(ConfigError, match="crops_per_image 2 needs different crops"):
         CropsDataset(source, 8, 3, config, AugmentationConfig(), 2)
 
 

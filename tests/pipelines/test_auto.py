@@ -22,7 +22,7 @@ from imgtf.options import sides_of
 from imgtf.pipelines import auto, auto_losses, step_speed
 from imgtf.pipelines.auto import CANDIDATES, FEW_STEPS, TRAINED, Fit, fit_prior, fit_tokenizer
 from imgtf.pipelines.initial import tokenizer_config
-from imgtf.pipelines.regularisation import enough_for_crops
+from imgtf.pipelines.regularisation import possible_crops
 from imgtf.pipelines.settings import (
     AUTO,
     PRIOR_CLASSES,
@@ -88,7 +88,7 @@ def pick(monkeypatch: pytest.MonkeyPatch, headers: Headers, machine: float = TWO
 
 
 def pick_prior(
-    monkeypatch: pytest.MonkeyPatch, images: int, tokens: int, machine: float = TWO_CORES, large: bool = False,
+    monkeypatch: pytest.MonkeyPatch, images: int, tokens: int, machine: float = TWO_CORES, crop_kind: str = "",
     **given: Any,
 ) -> Fit:  # fmt: skip
     def speed(config: PriorConfig, _: Accelerator) -> float:
@@ -100,7 +100,7 @@ def pick_prior(
     def config(one: Settings) -> PriorConfig:
         return one.part(PriorConfig, grid=(tokens // 8, 8), codebook_size=256)
 
-    return fit_prior(settings, images, tokens, config, Accelerator(cpu=True), large)
+    return fit_prior(settings, images, tokens, config, Accelerator(cpu=True), crop_kind)
 
 
 def size(fit: Fit, headers: Headers) -> int:
@@ -328,25 +328,36 @@ def test_a_prior_that_sees_its_images_many_times_gets_crops_of_each(
     monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     def crops(images: int, **given: Any) -> tuple[str, float, int]:
-        settings = pick_prior(monkeypatch, images, 64, **{"large": True} | given).settings
+        settings = pick_prior(monkeypatch, images, 64, **{"crop_kind": "random"} | given).settings
         augmentation = settings.part(AugmentationConfig)
         return augmentation.crop, augmentation.crop_scale, settings.part(CacheRecipe).crops_per_image
 
+    def steps(passes: int) -> int:
+        return 20_000 * passes // 32
+
     with caplog.at_level("INFO", logger="imgtf"):
         assert crops(400) == ("random", 0.8, 8)
-    assert "8 crops of each image" in caplog.text
-    assert crops(20_000, steps=20_000 * 31 // 32) == ("random", 0.8, 8)
-    assert crops(20_000, steps=20_000 * 29 // 32) == ("centre", 1.0, 1)
-    assert crops(400, large=False) == ("centre", 1.0, 1)
+        assert crops(20_000, steps=steps(8)) == ("shift", 1.0, 2)
+    assert "8 random crops of each image" in caplog.text
+    assert "2 shifted crops of each image" in caplog.text
+    assert crops(20_000, steps=steps(31)) == ("random", 0.8, 8)
+    assert crops(20_000, steps=steps(29)) == ("shift", 1.0, 8)
+    assert crops(20_000, steps=steps(9)) == ("shift", 1.0, 3)
+    assert crops(20_000, steps=steps(4)) == ("centre", 1.0, 1)
+    assert crops(400, crop_kind="shift") == ("shift", 1.0, 8)
+    assert crops(400, crop_kind="") == ("centre", 1.0, 1)
+    assert crops(400, crop="centre") == ("centre", 1.0, 1)
     assert crops(400, crop="random") == ("random", 1.0, 1)
     assert crops(400, crop="random", crop_scale=0.5, crops_per_image=3) == ("random", 0.5, 3)
 
 
-def test_crops_are_for_images_larger_than_the_model(tmp_path: Path) -> None:
+def test_random_crops_are_for_images_larger_than_the_model(tmp_path: Path) -> None:
     headers = headers_of(write(tmp_path / "d", 100, 80))
-    assert enough_for_crops(headers, 64)
-    assert not enough_for_crops(headers, 72)
-    assert not enough_for_crops(headers, (64, 88))
+    assert possible_crops(headers, 64) == "random"
+    assert possible_crops(headers, 72) == "shift"
+    assert possible_crops(headers, (64, 88)) == "shift"
+    stream = replace(headers, source=replace(headers.source, stream=object()))
+    assert possible_crops(stream, 64) == ""
 
 
 def test_the_line_says_what_and_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any) -> None:

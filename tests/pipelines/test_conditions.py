@@ -154,9 +154,9 @@ def test_crops_cut_the_same_region_of_image_and_conditioning_image(
 def test_several_crops_without_random_crops_are_refused(tokenized: Path, tmp_path: Path, capsys: Any) -> None:
     shutil.copytree(tokenized, tmp_path / "m")
     assert run("prior", "train", "--model", tmp_path / "m", "--crops-per-image", "4") == 1
-    assert "add --crop random" in capsys.readouterr().err
+    assert "add --crop shift" in capsys.readouterr().err
     assert run("tokenizer", "encode", "--model", tmp_path / "m", "--crops-per-image", "4") == 1
-    assert "add --crop random" in capsys.readouterr().err
+    assert "add --crop shift" in capsys.readouterr().err
 
 
 def test_super_resolution_is_conditioned_on_the_reduced_image(tokenized: Path, tmp_path: Path) -> None:
