@@ -126,9 +126,12 @@ def fit_prior(
         crop: the kind of crops that the images allow (`possible_crops`).
     """
 
-    def suits(chosen: Settings) -> bool:
+    def parameters(chosen: Settings) -> float:  # per token
         width, depth = (int(chosen.values[name]) for name in ("width", "depth"))
-        return 12 * depth * width**2 <= PARAMETERS_PER_TOKEN * images * tokens
+        return 12 * depth * width**2 / (images * tokens)
+
+    def suits(chosen: Settings) -> bool:
+        return parameters(chosen) <= PARAMETERS_PER_TOKEN
 
     stage = _Stage("prior", images, lambda one: prior_speed(config(one), accelerator), suits)
     if settings.preset != AUTO or is_plain("prior", settings):
@@ -137,7 +140,8 @@ def fit_prior(
         found, rate, least = _largest(settings, stage)
         fit = _timed(found, rate, stage, least)
         passes = fit.steps * fit.settings.part(TrainingConfig).batch_size / images
-        fit = replace(fit, settings=fit.settings.changed(regularisation(fit.settings, passes, crop)))
+        changes = regularisation(fit.settings, passes, parameters(fit.settings), crop)
+        fit = replace(fit, settings=fit.settings.changed(changes))
     if settings.preset == AUTO:
         crops_per_image = fit.settings.part(CacheRecipe).crops_per_image
         kind = "shifted" if fit.settings.values.get("crop") == "shift" else "random"

@@ -12,21 +12,23 @@ from .settings import Settings
 
 FEW_PASSES = 10
 """Most passes over the images without dropout and code noise."""
-SEEN = 4
-"""Most passes over the images with one crop of each; from then on the held-out loss stands still."""
+LEARNED = 8.0
+"""Passes over the images, times parameters per token of them, for each crop of an image. The held-out loss of a prior
+with one crop stands still after 12."""
 MANY_PASSES = 30
 """Most passes over the images with shifted crops where others can be had."""
 CROPS, CROP_SCALE = 8, 0.8
 """Most crops of each image, and the size of the smallest random one relative to the largest."""
 
 
-def regularisation(settings: Settings, passes: float, crop: str) -> dict[str, Any]:
+def regularisation(settings: Settings, passes: float, parameters: float, crop: str) -> dict[str, Any]:
     """Return the settings that follow from the passes over the images. See docs/quality.md for what they gain.
 
     Few passes need no dropout. More need several crops of each image, unless the user or the tokenizer's run chose
     how to crop.
 
     Args:
+        parameters: of the prior, per token of the images.
         crop: the kind of crops that the images allow, as `possible_crops` returns it.
     """
     changes: dict[str, Any] = {}
@@ -36,11 +38,11 @@ def regularisation(settings: Settings, passes: float, crop: str) -> dict[str, An
     given = (
         settings.explicit & {"crop", "crops_per_image"} or settings.values.get("crop", "centre") != "centre"
     )
-    return changes if given else changes | _crops(passes, crop)
+    return changes if given else changes | _crops(passes, parameters, crop)
 
 
-def _crops(passes: float, crop: str) -> dict[str, Any]:
-    count = min(CROPS, ceil(passes / SEEN))
+def _crops(passes: float, parameters: float, crop: str) -> dict[str, Any]:
+    count = min(CROPS, ceil(passes * parameters / LEARNED))
     if not crop or count == 1:
         return {}
     if crop == "random" and passes > MANY_PASSES:

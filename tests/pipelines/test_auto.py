@@ -342,8 +342,9 @@ def test_a_prior_that_sees_its_images_many_times_gets_crops_of_each(
     assert "2 shifted crops of each image" in caplog.text
     assert crops(20_000, steps=steps(31)) == ("random", 0.8, 8)
     assert crops(20_000, steps=steps(29)) == ("shift", 1.0, 8)
-    assert crops(20_000, steps=steps(9)) == ("shift", 1.0, 3)
+    assert crops(20_000, steps=steps(12)) == ("shift", 1.0, 6)  # a wider prior
     assert crops(20_000, steps=steps(4)) == ("centre", 1.0, 1)
+    assert crops(12_000, steps=12_000 * 8 // 32) == ("shift", 1.0, 3)
     assert crops(400, crop_kind="shift") == ("shift", 1.0, 8)
     assert crops(400, crop_kind="") == ("centre", 1.0, 1)
     assert crops(400, crop="centre") == ("centre", 1.0, 1)
