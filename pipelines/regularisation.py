@@ -11,12 +11,13 @@ from ..options import Size, sides_of
 from .settings import Settings
 
 FEW_PASSES = 10
-"""Most passes over the images without dropout and code noise."""
+"""Most passes over the images without dropout and code noise where shifted crops do not suffice."""
 LEARNED = 8.0
 """Passes over the images, times parameters per token of them, for each crop of an image. The held-out loss of a prior
 with one crop stands still after 12."""
 MANY_PASSES = 30
-"""Most passes over the images with shifted crops where others can be had."""
+"""Most passes over the images without random crops where shifted ones do not suffice."""
+UNREGULARISED: dict[str, Any] = {"dropout": 0.0, "token_dropout": 0.0, "code_noise": 0.0}
 CROPS, CROP_SCALE = 8, 0.8
 """Most crops of each image, and the size of the smallest random one relative to the largest."""
 
@@ -24,30 +25,28 @@ CROPS, CROP_SCALE = 8, 0.8
 def regularisation(settings: Settings, passes: float, parameters: float, crop: str) -> dict[str, Any]:
     """Return the settings that follow from the passes over the images. See docs/quality.md for what they gain.
 
-    Few passes need no dropout. More need several crops of each image, unless the user or the tokenizer's run chose
-    how to crop.
+    Few passes need nothing. More need several shifted crops of each image, and if these are too few, dropout and code
+    noise, at last random crops too. A user or a tokenizer's run that chose how to crop keeps the choice.
 
     Args:
         parameters: of the prior, per token of the images.
         crop: the kind of crops that the images allow, as `possible_crops` returns it.
     """
-    changes: dict[str, Any] = {}
-    if passes <= FEW_PASSES:
-        changes = {"dropout": 0.0, "token_dropout": 0.0, "code_noise": 0.0}
-    changes = {key: value for key, value in changes.items() if key not in settings.explicit}
-    given = (
+    cropped = (
         settings.explicit & {"crop", "crops_per_image"} or settings.values.get("crop", "centre") != "centre"
     )
-    return changes if given else changes | _crops(passes, parameters, crop)
+    changes = _changes(passes, ceil(passes * parameters / LEARNED), "" if cropped else crop)
+    return {key: value for key, value in changes.items() if key not in settings.explicit}
 
 
-def _crops(passes: float, parameters: float, crop: str) -> dict[str, Any]:
-    count = min(CROPS, ceil(passes * parameters / LEARNED))
-    if not crop or count == 1:
-        return {}
+def _changes(passes: float, crops: int, crop: str) -> dict[str, Any]:
+    """The same for the number of shifted crops that is needed, and the kind of crops that is possible."""
+    few, shifted = passes <= FEW_PASSES, {"crop": "shift", "crops_per_image": min(CROPS, crops)}
+    if few or (crop and crops <= CROPS):
+        return UNREGULARISED | (shifted if crop and crops > 1 else {})
     if crop == "random" and passes > MANY_PASSES:
         return {"crop": "random", "crop_scale": CROP_SCALE, "crops_per_image": CROPS}
-    return {"crop": "shift", "crops_per_image": count}
+    return {}
 
 
 def possible_crops(headers: Headers, size: Size) -> str:

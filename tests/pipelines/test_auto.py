@@ -320,7 +320,10 @@ def test_a_prior_that_sees_its_images_a_few_times_has_neither_dropout_nor_code_n
         return [config.dropout, config.token_dropout, settings.part(PriorRecipe).code_noise]
 
     assert rates(1_000_000) == [0, 0, 0]
-    assert rates(400) == [0.1, 0.1, 0.1]
+    assert rates(400) == rates(400, crop_kind="shift") == [0.1, 0.1, 0.1]
+    steps = 20_000 * 14 // 32
+    assert rates(20_000, steps=steps) == [0.1, 0.1, 0.1]
+    assert rates(20_000, steps=steps, crop_kind="shift") == [0, 0, 0]
     assert rates(1_000_000, dropout=0.2) == [0.2, 0, 0]
 
 
@@ -341,11 +344,11 @@ def test_a_prior_that_sees_its_images_many_times_gets_crops_of_each(
     assert "8 random crops of each image" in caplog.text
     assert "2 shifted crops of each image" in caplog.text
     assert crops(20_000, steps=steps(31)) == ("random", 0.8, 8)
-    assert crops(20_000, steps=steps(29)) == ("shift", 1.0, 8)
+    assert crops(20_000, steps=steps(29)) == ("centre", 1.0, 1)  # eight shifted crops are too few
     assert crops(20_000, steps=steps(12)) == ("shift", 1.0, 6)  # a wider prior
     assert crops(20_000, steps=steps(4)) == ("centre", 1.0, 1)
     assert crops(12_000, steps=12_000 * 8 // 32) == ("shift", 1.0, 3)
-    assert crops(400, crop_kind="shift") == ("shift", 1.0, 8)
+    assert crops(400, crop_kind="shift") == ("centre", 1.0, 1)
     assert crops(400, crop_kind="") == ("centre", 1.0, 1)
     assert crops(400, crop="centre") == ("centre", 1.0, 1)
     assert crops(400, crop="random") == ("random", 1.0, 1)
