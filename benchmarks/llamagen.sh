@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The defaults beside LlamaGen's recipes of both stages, run in our own code: the same data and minutes, one thread.
+# The defaults beside LlamaGen's recipes of both stages, run in our own code: the same data and minutes.
+# One thread, or as many as OMP_NUM_THREADS says.
 #     benchmarks/llamagen.sh DATA OUT [MINUTES]      DATA: images of 32 px with labels, such as CIFAR-10
 # LlamaGen's tokenizer recipe runs twice: with its batch size and learning rate, and with those of our defaults. The
 # better one gets LlamaGen's recipe of the prior, with our batch size and learning rate. Its discriminator starts at
@@ -8,7 +9,7 @@
 set -euo pipefail
 data=$1 out=$2 minutes=${3:-10}
 imgtf=${IMGTF:-imgtf} python=${PYTHON:-python}
-export OMP_NUM_THREADS=1
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 network=(--preset tiny --width 32 --multipliers 1,2,4 --blocks 2 --middle-attention --latent-width 256
     --codebook-size 1024 --codebook-dim 8)
 losses=(--l1-weight 0 --l2-weight 1 --lpips-weight 1 --lpips-backbone squeeze --commitment-weight 0.25)
