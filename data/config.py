@@ -97,7 +97,7 @@ class AugmentationConfig:
 
     crop: str = option(
         "centre",
-        "How a training image is cropped to the model's shape; shift moves the centre a little and mirrors the border.",
+        "Crop for training; shift moves the centre a little and mirrors the border.",
         choices=("centre", "random", "shift"),
         group="augmentation",
     )

@@ -341,17 +341,21 @@ def test_a_signal_prints_the_command_that_resumes(
     assert "there are states of steps 2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("few", "kind", "crop"), [(0.5, "random", ("random", 0.8)), (99, "shifted", ("shift", 1.0))]
+)
 def test_a_prior_of_auto_that_sees_few_images_often_trains_on_crops_of_each(
-    images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.setattr(regularisation, "FEW_PASSES", 0.5)
+    few: float, kind: str, crop: tuple[str, float],
+    images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(regularisation, "FEW_PASSES", few)
     monkeypatch.setattr(regularisation, "MANY_PASSES", 1.0)
     shutil.copytree(model / "tokenizer", tmp_path / "tokenizer")
     train = ["prior", "train", "--model", tmp_path, "--data", images, "--batch-size", "8"]
     assert run(*train, "--steps", "6") == 0
-    assert "8 crops of each image" in capsys.readouterr().err
+    assert f"8 {kind} crops of each image" in capsys.readouterr().err
     written = tomllib.loads((tmp_path / "prior" / "train.toml").read_text())
-    assert (written["crop"], written["crop_scale"], written["crops_per_image"]) == ("random", 0.8, 8)
+    assert (written["crop"], written["crop_scale"], written["crops_per_image"]) == (*crop, 8)
     caches = len(list((tmp_path / "codes").iterdir()))
     assert run("prior", "train", "--resume", "--model", tmp_path, "--steps", "8") == 0
     assert len(list((tmp_path / "codes").iterdir())) == caches
