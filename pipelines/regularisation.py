@@ -18,6 +18,7 @@ with one crop stands still after 12."""
 MANY_PASSES = 30
 """Most passes over the images without random crops where shifted ones do not suffice."""
 UNREGULARISED: dict[str, Any] = {"dropout": 0.0, "token_dropout": 0.0, "code_noise": 0.0}
+"""Settings of a prior that starts from the codebook and needs no dropout."""
 CROPS, CROP_SCALE = 8, 0.8
 """Most crops of each image, and the size of the smallest random one relative to the largest."""
 
