@@ -23,7 +23,7 @@ from ..prior.recipe import CacheRecipe
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.recipe import TokenizerRecipe
 from ..training.config import TrainingConfig
-from .auto_losses import available_losses
+from .auto_losses import DISCRIMINATOR_STEPS, available_losses
 from .candidates import CANDIDATES
 from .fitted import fitted
 from .initial import tokenizer_config
@@ -182,11 +182,16 @@ def _with_losses(
 ) -> Fit:
     """The largest tokenizer with the losses that it can have, which count for its steps."""
     found, rate, least = _largest(settings, stage)
-    steps = _timed(found, rate, stage, least).steps
-    found = found.changed(available_losses(found, steps, accelerator))
-    # The speed is 0 where a GPU has memory for the network alone.
-    rate = tokenizer_speed(config(found), accelerator, found.part(TokenizerRecipe)) or rate
-    return _timed(_for_few_steps(found, rate), rate, stage, least)
+    fit = _timed(found, rate, stage, least)
+    for _ in range(2):  # the losses of a long run can take so much time that it is a short one
+        long = fit.steps >= DISCRIMINATOR_STEPS
+        chosen = found.changed(available_losses(found, long, accelerator))
+        # The speed is 0 where a GPU has memory for the network alone.
+        own = tokenizer_speed(config(chosen), accelerator, chosen.part(TokenizerRecipe)) or rate
+        fit = _timed(_for_few_steps(chosen, own), own, stage, least)
+        if not long or fit.steps >= DISCRIMINATOR_STEPS:
+            break
+    return fit
 
 
 def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float, int]:

@@ -21,18 +21,18 @@ BACKBONE = "squeeze"
 """Network of LPIPS that is downloaded where none is on this machine: 5 MB, and fast."""
 
 
-def available_losses(settings: Settings, steps: int, accelerator: Accelerator) -> dict[str, Any]:
-    """Return the settings that change: a discriminator only in long runs, LPIPS only if its network can be had.
+def available_losses(settings: Settings, long: bool, accelerator: Accelerator) -> dict[str, Any]:
+    """Return the settings that change: a discriminator only in `long` runs, LPIPS only if its network can be had.
 
     Raises:
         CheckpointError: LPIPS is asked for and cannot be had.
     """
     recipe, changes = settings.part(TokenizerRecipe), dict[str, Any]()
-    explicit, short = settings.explicit, steps < DISCRIMINATOR_STEPS
-    if short:
+    explicit = settings.explicit
+    if not long:
         changes["discriminator_weight"] = 0.0
     if recipe.lpips_weight and not explicit & {"lpips_backbone", "lpips_file"}:
-        names = (BACKBONE, "alex", "vgg") if short else ("vgg", "alex", BACKBONE)
+        names = ("vgg", "alex", BACKBONE) if long else (BACKBONE, "alex", "vgg")
         with accelerator.main_process_first():
             backbone = _backbone(names, needed="lpips_weight" in explicit)
         changes |= {"lpips_backbone": backbone} if backbone else {"lpips_weight": 0.0, "l2_weight": 1.0}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -46,15 +45,10 @@ def tokenizer_speed(
     device = accelerator.device
     weights, perceptual = {"l1": 1.0}, None
     if recipe is not None:
-        weights, perceptual = loss_weights(recipe), _perceptual(recipe, device)
+        weights = loss_weights(recipe)
+        if recipe.lpips_weight:
+            perceptual = Perceptual(recipe.lpips_backbone, recipe.lpips_file).to(device)
     return _speed(lambda count: _tokenizer_step(config, weights, perceptual, device, count), accelerator)
-
-
-def _perceptual(recipe: TokenizerRecipe, device: torch.device) -> Perceptual | None:
-    if not recipe.lpips_weight:
-        return None
-    file = Path(recipe.lpips_file) if recipe.lpips_file else None
-    return Perceptual(recipe.lpips_backbone, file).to(device)
 
 
 def _tokenizer_step(

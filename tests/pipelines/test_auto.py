@@ -36,6 +36,7 @@ from imgtf.prior.config import PriorConfig
 from imgtf.prior.recipe import CacheRecipe, PriorRecipe
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.recipe import TokenizerRecipe
+from imgtf.tokenizer.train import memory_format
 from imgtf.training.config import TrainingConfig
 
 TWO_CORES, GPU = 1.0, 300.0
@@ -266,6 +267,29 @@ def test_the_steps_of_a_tokenizer_count_its_losses(
     assert seen == pytest.approx(TRAINED * 600 * (100 if there else 200), rel=0.01)
 
 
+@pytest.mark.parametrize(("images", "steps"), [(400, 5000), (100, 2000)])
+def test_a_discriminator_needs_many_steps_also_with_the_time_that_the_losses_take(
+    images: float, steps: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`images` per second with VGG, of 1,000 without it."""
+    headers = headers_of(write(tmp_path / "d", 64, 64), 100_000)
+    monkeypatch.setattr(auto_losses, "local_backbone", lambda names: names[0])
+
+    def speed(
+        config: TokenizerConfig, accelerator: Accelerator, recipe: TokenizerRecipe | None = None
+    ) -> float:
+        return images if recipe is not None and recipe.lpips_backbone == "vgg" else 1000
+
+    monkeypatch.setattr(auto, "tokenizer_speed", speed)
+    settings = collect("tokenizer", TOKENIZER_CLASSES, {"data": "photos", "minutes": 25}, default=AUTO)
+    fit = fit_tokenizer(settings, headers, lambda one: tokenizer_config(one, headers), Accelerator(cpu=True))
+    recipe, long = fit.settings.part(TokenizerRecipe), images == 400
+    assert (recipe.lpips_backbone, recipe.discriminator_weight > 0) == (
+        ("vgg", True) if long else ("squeeze", False)
+    )
+    assert fit.steps > steps
+
+
 @pytest.mark.parametrize("online", [True, False])
 def test_missing_weights_of_lpips_are_downloaded_and_the_run_goes_on_without_a_network(
     online: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any
@@ -436,9 +460,9 @@ def test_the_losses_of_a_recipe_take_their_time(
     accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class SlowPerceptual(torch.nn.Module):
-        def __init__(self, backbone: str, file: Path | None) -> None:
+        def __init__(self, backbone: str, file: str | None) -> None:
             super().__init__()
-            assert (backbone, file) == ("squeeze", Path("x.pth"))
+            assert (backbone, file) == ("squeeze", "x.pth")
 
         def forward(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
             time.sleep(0.3)
@@ -452,6 +476,28 @@ def test_the_losses_of_a_recipe_take_their_time(
     quick = step_speed.tokenizer_speed(config, accelerator, recipe)
     slow = step_speed.tokenizer_speed(config, accelerator, replace(recipe, lpips_weight=1.0))
     assert slow < 4 / 0.3 < quick
+
+
+def test_the_speed_is_measured_with_the_memory_format_of_training(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats = list[torch.memory_format]()
+    original = step_speed.Tokenizer.forward
+
+    def forward(self: Any, images: torch.Tensor) -> Any:
+        weight = next(
+            module.weight for module in self.encoder.modules() if isinstance(module, torch.nn.Conv2d)
+        )
+        channels_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        formats.append(torch.channels_last if channels_last else torch.contiguous_format)
+        return original(self, images)
+
+    monkeypatch.setattr(step_speed.Tokenizer, "forward", forward)
+    config = TokenizerConfig(
+        image_size=16, width=32, multipliers=(2, 4), stem=2, latent_width=8, norm_groups=4, codebook_size=16
+    )
+    step_speed.tokenizer_speed(config, accelerator)
+    assert set(formats) == {memory_format(config.first_level_width)} == {torch.channels_last}
 
 
 def test_the_speed_is_measured_without_a_trace_in_the_random_numbers(accelerator: Accelerator) -> None:
