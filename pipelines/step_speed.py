@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,8 @@ def tokenizer_speed(
     if recipe is not None:
         weights = loss_weights(recipe)
         if recipe.lpips_weight:
-            perceptual = Perceptual(recipe.lpips_backbone, recipe.lpips_file).to(device)
+            file = Path(recipe.lpips_file) if recipe.lpips_file else None
+            perceptual = Perceptual(recipe.lpips_backbone, file).to(device)
     return _speed(lambda count: _tokenizer_step(config, weights, perceptual, device, count), accelerator)
 
 

@@ -37,7 +37,7 @@ class Perceptual(nn.Module):
     autocast, the comparison always in float32: in half precision the norms of dark regions underflow.
     """
 
-    def __init__(self, backbone: str = "vgg", file: str | Path | None = None) -> None:
+    def __init__(self, backbone: str = "vgg", file: Path | None = None) -> None:
         """Load the backbone's weights from `file` (torchvision's format), else from torch's cache or its download.
 
         Raises:
@@ -45,7 +45,7 @@ class Perceptual(nn.Module):
         """
         super().__init__()
         lpips = import_with_torchvision("lpips")
-        file = Path(file) if file else backbone_file(backbone)
+        file = file or backbone_file(backbone)
         # Its random initialisation must not advance the global RNG; its warnings are not for the user.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")

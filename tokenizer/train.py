@@ -76,7 +76,8 @@ class TokenizerStage(Stage):
         """Build the network of LPIPS and the discriminator, where the recipe needs them."""
         self.backbone: Perceptual | None = None
         if recipe.lpips_weight or (recipe.discriminator_weight and recipe.discriminator == "features"):
-            self.backbone = Perceptual(recipe.lpips_backbone, recipe.lpips_file)
+            file = Path(recipe.lpips_file) if recipe.lpips_file else None
+            self.backbone = Perceptual(recipe.lpips_backbone, file)
         self.discriminator: DiscriminatorTrainer | None = None
         self.monitor: DivergenceMonitor | None = None
         if recipe.discriminator_weight:

@@ -460,9 +460,9 @@ def test_the_losses_of_a_recipe_take_their_time(
     accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class SlowPerceptual(torch.nn.Module):
-        def __init__(self, backbone: str, file: str | None) -> None:
+        def __init__(self, backbone: str, file: Path | None) -> None:
             super().__init__()
-            assert (backbone, file) == ("squeeze", "x.pth")
+            assert (backbone, file) == ("squeeze", Path("x.pth"))
 
         def forward(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
             time.sleep(0.3)
