@@ -234,7 +234,10 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file that appears complete or not at all; `durable` as for `whole_file`."""
     with whole_file(path, durable=durable) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # that of any new file; safetensors replaces it by one that only its owner reads
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata)
+        temporary.chmod(mode)
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:

@@ -54,6 +54,11 @@ class CacheSettings:
     ) -> CacheSettings:
         """The cache that a prior is trained on. Raises ConfigError for several crops that would be the same."""
         check_crops(augmentation, crops)
+        if crops == 1 and augmentation.crop != "centre":
+            logger.warning(
+                "crop %s: with one crop of each image, the prior sees the centre crop; --crops-per-image 8 takes more",
+                augmentation.crop,
+            )
         return cls(data, augmentation, flips(data, augmentation), crops, precision)
 
     @classmethod

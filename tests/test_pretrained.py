@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,12 @@ def test_mismatches_are_described_by_name() -> None:
     assert describe_mismatch(own, {"a": (1,), "c": (4,), "d": (1,)}) == (
         "missing b; unknown d; misshapen c is [4], not [3]"
     )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_others_may_read_the_weights_where_they_may_read_any_new_file(folder: Path) -> None:
+    (folder / "any.txt").touch()
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "any.txt").stat().st_mode
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:

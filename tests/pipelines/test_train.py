@@ -361,6 +361,16 @@ def test_a_prior_of_auto_that_sees_few_images_often_trains_on_crops_of_each(
     assert len(list((tmp_path / "codes").iterdir())) == caches
 
 
+@pytest.mark.parametrize("crop", ["centre", "random", "shift"])
+def test_one_crop_of_each_image_is_the_centre_and_that_is_said(
+    crop: str, images: Path, model: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(model / "tokenizer", tmp_path / "tokenizer")
+    assert run("tokenizer", "encode", "--model", tmp_path, "--data", images, "--crop", crop) == 0
+    said = f"crop {crop}: with one crop of each image, the prior sees the centre crop; --crops-per-image 8"
+    assert (said in capsys.readouterr().err) == (crop != "centre")
+
+
 @pytest.mark.parametrize("stage", ["tokenizer", "prior"])
 def test_batch_size_auto_finds_the_micro_batch_and_changes_nothing_else(
     stage: str, images: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
