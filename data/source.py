@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -136,6 +137,8 @@ def _open_digits(data: DataConfig, notes: Notes) -> tuple[ImageSource, ImageSour
     digits = open_digits()
     notes.found = sum(map(len, digits.values()))
     notes.read_as("built-in digits")
+    if os.path.isdir(DIGITS):
+        notes.warn(f"{DIGITS}: the built-in digits, not the folder; its name as data is ./{DIGITS}")
     used = choose_splits(list(digits), data)
     splits = [_source(data.data, name, digits[name], CLASS_NAMES, "digits-1") for name in used if name]
     _note_unused(digits, used, notes)

@@ -80,6 +80,18 @@ def test_digits():
     assert count_channels(read_headers(train)) == 1
 
 
+def test_a_folder_called_digits_is_not_the_built_in_digits(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("WARNING", "imgtf"):
+        open_source(DataConfig())
+        assert not caplog.records
+        (tmp_path / "digits").mkdir()
+        assert len(open_source(DataConfig())[0]) == 1500
+    assert caplog.messages == ["digits: the built-in digits, not the folder; its name as data is ./digits"]
+    with pytest.raises(DataError, match="^digits: no images"):
+        open_source(DataConfig(data="./digits"))
+
+
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(DataError, match=r"pip install imgtf\[demo\]"):
