@@ -235,7 +235,9 @@ def write_tensors(
     """Write a safetensors file that appears complete or not at all; `durable` as for `whole_file`."""
     with whole_file(path, durable=durable) as temporary:
         temporary.touch()
-        mode = temporary.stat().st_mode  # of any new file; safetensors writes one that only its owner can read
+        mode = (
+            temporary.stat().st_mode
+        )  # of any new file; safetensors writes one that only its owner can read
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata)
         temporary.chmod(mode)
 

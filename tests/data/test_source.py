@@ -88,7 +88,7 @@ def test_a_folder_called_digits_is_not_the_built_in_digits(tmp_path, monkeypatch
         (tmp_path / "digits").mkdir()
         assert len(open_source(DataConfig())[0]) == 1500
     assert caplog.messages == ["digits: the built-in digits, not the folder; its name as data is ./digits"]
-    with pytest.raises(DataError, match="^digits: no images"):
+    with pytest.raises(DataError, match=r"^digits: no images"):
         open_source(DataConfig(data="./digits"))
 
 
