@@ -96,6 +96,10 @@ class Headers:
         broken = {error.where for _, error in self.broken}
         return splits.get(self.source.split, len(self.source)) - len(broken)
 
+    def training_images(self) -> int:
+        """Return the number of different images to train on; of a stream, about how many samples it has."""
+        return self.images() if self.source.stream is None else self.source.expected
+
     def where(self, header: Header) -> str:
         """Return the file of an image with its size: `icon.png (5x5)`."""
         return f"{self.source.where(header.row)} ({header.width}x{header.height})"

@@ -10,13 +10,14 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from accelerate import Accelerator
 
 from ..data.config import DIGITS
 from ..data.probe import Headers
 from ..data.sizes import typical_side
-from ..errors import ImgtfError
+from ..errors import ConfigError, ImgtfError
 from ..options import sides_of, size_text, to_size
 from ..prior.config import PriorConfig
 from ..prior.recipe import CacheRecipe
@@ -25,13 +26,15 @@ from ..tokenizer.recipe import TokenizerRecipe
 from ..training.config import TrainingConfig
 from .auto_losses import DISCRIMINATOR_STEPS, available_losses
 from .candidates import CANDIDATES
-from .fitted import fitted
+from .fitted import Fit, fitted
 from .initial import tokenizer_config
+from .least_memory import check_memory
 from .regularisation import regularisation
 from .settings import AUTO, Settings, load_presets, option_names, with_preset
 from .step_speed import prior_speed, tokenizer_speed
 
 logger = logging.getLogger("imgtf")
+C = TypeVar("C", TokenizerConfig, PriorConfig)
 
 MINUTES = 10.0
 """Time of a stage without --minutes and --steps."""
@@ -57,25 +60,14 @@ FEW_STEPS, FEW_IMAGES = 650, 16
 
 
 @dataclass(frozen=True)
-class Fit:
-    """Settings that fit the images and the time."""
-
-    settings: Settings
-    steps: int
-    """With --minutes a guess."""
-    minutes: float | None = None
-    """That these steps will take; None where nothing was measured."""
-
-
-@dataclass(frozen=True)
 class _Stage:
     """What the choice needs to know of a stage."""
 
     name: str
     images: int
-    """For training."""
+    """Different ones for training."""
     speed: Callable[[Settings], float]
-    """Images per second of the network of settings."""
+    """Images per second of the network of settings; ConfigError where the memory is certainly too small for it."""
     suits: Callable[[Settings], bool]
     """Whether the network of settings suits the images."""
 
@@ -93,11 +85,11 @@ def fit_tokenizer(
         config: returns the configuration of the tokenizer of settings.
     """
 
-    def suits(chosen: Settings) -> bool:
-        return suits_images(chosen, headers)
+    def speed(one: Settings) -> float:
+        return tokenizer_speed(_that_fits(config(one), one), accelerator)
 
-    images = headers.source.expected
-    stage = _Stage("tokenizer", images, lambda one: tokenizer_speed(config(one), accelerator), suits)
+    images = headers.training_images()
+    stage = _Stage("tokenizer", images, speed, lambda one: suits_images(one, headers))
     if settings.preset != AUTO or is_plain("tokenizer", settings):
         fit = _as_given(settings, stage)
     else:
@@ -121,7 +113,7 @@ def fit_prior(
     """Return the settings of a prior's run, as `fit_tokenizer`.
 
     Args:
-        images: for training.
+        images: different ones for training, however many captions each has.
         tokens: of an image.
         crop: the kind of crops that the images allow (`possible_crops`).
     """
@@ -130,10 +122,10 @@ def fit_prior(
         width, depth = (int(chosen.values[name]) for name in ("width", "depth"))
         return 12 * depth * width**2 / (images * tokens)
 
-    def suits(chosen: Settings) -> bool:
-        return parameters(chosen) <= PARAMETERS_PER_TOKEN
+    def speed(one: Settings) -> float:
+        return prior_speed(_that_fits(config(one), one), accelerator)
 
-    stage = _Stage("prior", images, lambda one: prior_speed(config(one), accelerator), suits)
+    stage = _Stage("prior", images, speed, lambda one: parameters(one) <= PARAMETERS_PER_TOKEN)
     if settings.preset != AUTO or is_plain("prior", settings):
         fit = _as_given(settings, stage)
     else:
@@ -205,9 +197,15 @@ def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float, int]:
         chosen = with_preset(settings, stage.name, one.preset, one.changes)
         # A size that the user gives needs a network for this size, however few images it will see.
         given = "image_size" in settings.explicit and one.preset != found.preset
-        if one.preset in slow or not (given or one.least <= most) or not stage.suits(chosen):
+        # A preset as it is takes longer than every candidate before it.
+        too_slow = one.preset in slow or (bool(slow) and not one.changes)
+        if too_slow or not (given or one.least <= most) or not stage.suits(chosen):
             continue
-        own = stage.speed(chosen)
+        try:
+            own = stage.speed(chosen)
+        except ConfigError as error:
+            logger.info("auto: not the larger preset %s: %s", one.preset, error)
+            continue
         training = chosen.part(TrainingConfig)
         counted = "steps" in settings.explicit  # the steps say how many images it will see
         sees = training.steps * training.batch_size if counted else own * seconds
@@ -216,6 +214,12 @@ def _largest(settings: Settings, stage: _Stage) -> tuple[Settings, float, int]:
         else:
             slow.add(one.preset)
     return found, rate, least
+
+
+def _that_fits(config: C, settings: Settings) -> C:
+    """Return the configuration of a network. Raises as `check_memory`."""
+    check_memory(config, settings.part(TrainingConfig), settings.find_batch)
+    return config
 
 
 def _for_few_steps(settings: Settings, rate: float) -> Settings:
@@ -231,9 +235,11 @@ def _timed(settings: Settings, rate: float, stage: _Stage, least: int = 0) -> Fi
     """The settings with a number of steps by the time where the user gives none, and schedules that follow it.
 
     Args:
-        rate: images per second.
+        rate: images per second; 0 where it could not be measured, which leaves the steps of the preset.
         least: images of a run without --minutes.
     """
+    if not rate:
+        return Fit(settings, settings.part(TrainingConfig).steps)
     minutes, batch = settings.values.get("minutes"), settings.part(TrainingConfig).batch_size
     if "batch_size" not in settings.explicit:
         batch = min(batch, 2 ** (max(1, stage.images).bit_length() - 1))

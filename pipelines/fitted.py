@@ -1,7 +1,8 @@
-"""Settings that follow the number of steps of a run, where the user sets none: warm-up, evaluations, discriminator."""
+"""Settings that fit a number of steps, where the user sets none: warm-up, evaluations, discriminator."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ..training.budget import OFTEN
@@ -10,6 +11,17 @@ from .settings import Settings, load_presets
 
 LEAST_WARMUP, LEAST_LOG = 10, 5
 """Steps, where the preset has more."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Settings that fit the images and the time."""
+
+    settings: Settings
+    steps: int
+    """With --minutes a guess."""
+    minutes: float | None = None
+    """That these steps will take; None where nothing was measured."""
 
 
 def fitted(settings: Settings, stage: str, steps: int, ten_minutes: int) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from ..training.config import TrainingConfig
 from ..training.lock import only_run
 from ..training.loop import Trainer, TrainingResult
 from ..training.states import latest_state
-from .auto import Fit
 from .card import write_card
 from .figures import save_figures
 from .files import check_writable, run_file, stage_of
+from .fitted import Fit
 from .run_budget import run_budget
 from .run_plots import draw_plots
 from .run_report import RunReport

@@ -13,7 +13,7 @@ from ..tokenizer.train import TokenizerStage
 from ..tokenizer.tune import DecoderStage
 from ..training.budget import OFTEN, Budget
 from ..training.config import TrainingConfig
-from .auto import Fit
+from .fitted import Fit
 from .settings import load_presets
 
 

@@ -6,6 +6,7 @@ discriminator are not measured.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from ..errors import is_out_of_memory
 from ..prior.config import PriorConfig
 from ..prior.model import Prior
 from ..tokenizer.config import TokenizerConfig
@@ -38,7 +40,7 @@ MOST_SECONDS = 2.0
 def tokenizer_speed(
     config: TokenizerConfig, accelerator: Accelerator, recipe: TokenizerRecipe | None = None
 ) -> float:
-    """Return images per second of all processes in training a tokenizer; 0 where the GPU's memory does not suffice.
+    """Return images per second of all processes in training a tokenizer; 0 where the memory does not suffice.
 
     Args:
         recipe: its reconstruction losses count too; without it only the network and a plain loss.
@@ -88,16 +90,36 @@ def _speed(prepare: Callable[[int], Callable[[], Tensor]], accelerator: Accelera
     device = accelerator.device
     count = IMAGES.get(device.type, IMAGES["cpu"])
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
-        try:
-            seconds = _seconds(prepare(count), accelerator)
-            if device.type == "cpu" and agreed(MORE * seconds, accelerator) < MOST_SECONDS / 2:
-                count *= MORE
-                seconds = _seconds(prepare(count), accelerator)
-        except torch.OutOfMemoryError:
-            seconds = float("inf")
+        count, seconds = _most_that_fit(prepare, count, accelerator)
+        if device.type == "cpu" and agreed(MORE * seconds, accelerator) < MOST_SECONDS / 2:
+            count, seconds = _most_that_fit(prepare, MORE * count, accelerator)
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return count * accelerator.num_processes / agreed(seconds, accelerator)
+    return agreed(count / seconds, accelerator) * accelerator.num_processes
+
+
+def _most_that_fit(
+    prepare: Callable[[int], Callable[[], Tensor]], count: int, accelerator: Accelerator
+) -> tuple[int, float]:
+    """Return how many images of a step fit into the memory, at most `count`, and its seconds; infinite for none."""
+    while count:
+        seconds = _within_memory(prepare, count, accelerator)
+        if agreed(seconds, accelerator) < math.inf:
+            return count, seconds
+        count //= 2
+    return 0, math.inf
+
+
+def _within_memory(
+    prepare: Callable[[int], Callable[[], Tensor]], count: int, accelerator: Accelerator
+) -> float:
+    """Return the seconds of a step; infinite where the memory does not suffice."""
+    try:
+        return _seconds(prepare(count), accelerator)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
 
 
 def _seconds(loss: Callable[[], Tensor], accelerator: Accelerator) -> float:

@@ -22,10 +22,12 @@ from ..data.order import check_batch
 from ..data.probe import Headers
 from ..data.source import open_source
 from ..pretrained import write_text
+from ..prior.config import PriorConfig
 from ..prior.model import Prior
 from ..prior.recipe import CacheRecipe, PriorRecipe
 from ..prior.train import PriorStage
 from ..runtime.repository import model_folder
+from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.recipe import TokenizerRecipe
 from ..tokenizer.train import TokenizerStage
@@ -38,7 +40,14 @@ from .conditions import describe_conditions
 from .data_lines import data_lines
 from .files import DATA_FILE
 from .fit_batch import fit_batch
-from .initial import continued_prior, continued_tokenizer, new_prior, new_tokenizer
+from .initial import (
+    continued_prior,
+    continued_tokenizer,
+    new_prior,
+    new_tokenizer,
+    prior_config,
+    tokenizer_config,
+)
 from .prior_data import CODES_FOLDER, PriorData, open_prior_data
 from .processes import connected_processes
 from .readable import read_images
@@ -79,7 +88,7 @@ def _train_tokenizer(
     data, augmentation = settings.part(DataConfig), settings.part(AugmentationConfig)
     headers = read_images(*open_source(data), data, folder if accelerator.is_main_process else None)
     fit = fit_tokenizer(
-        settings, headers[0], lambda one: _initial_tokenizer(one, headers[0], resume).config, accelerator
+        settings, headers[0], lambda one: _tokenizer_config(one, headers[0], resume), accelerator
     )
     settings = fit.settings
     training, recipe = settings.part(TrainingConfig), settings.part(TokenizerRecipe)
@@ -144,8 +153,8 @@ def _train_prior(
     main = folder if accelerator.is_main_process else None
     headers = read_images(data.train, data.held_out, settings.part(DataConfig), main, False)[0]
     fit = fit_prior(
-        settings, data.train.expected, math.prod(tokenizer.config.grid),
-        lambda one: _initial_prior(folder, one, tokenizer, data, resume).config, accelerator,
+        settings, headers.training_images(), math.prod(tokenizer.config.grid),
+        lambda one: _prior_config(folder, one, tokenizer, data, resume), accelerator,
         possible_crops(headers, tokenizer.config.size),
     )  # fmt: skip
     settings = fit.settings
@@ -189,6 +198,13 @@ def _initial_tokenizer(settings: Settings, headers: Headers, resume: bool) -> To
     return new_tokenizer(settings, headers)
 
 
+def _tokenizer_config(settings: Settings, headers: Headers, resume: bool) -> TokenizerConfig:
+    """The configuration of `_initial_tokenizer`, where possible without its weights."""
+    if settings.part(TrainingConfig).init_from and not resume:
+        return _initial_tokenizer(settings, headers, resume).config
+    return tokenizer_config(settings, headers)
+
+
 def _initial_prior(
     folder: Path, settings: Settings, tokenizer: Tokenizer, data: PriorData, resume: bool
 ) -> Prior:
@@ -198,6 +214,15 @@ def _initial_prior(
     # No option describes all of that network: a resumed run reads the rest from its own folder.
     own = resume and (folder / "prior" / "config.json").exists()
     return continued_prior(folder if own else model_folder(init_from), settings, tokenizer, data.loaders)
+
+
+def _prior_config(
+    folder: Path, settings: Settings, tokenizer: Tokenizer, data: PriorData, resume: bool
+) -> PriorConfig:
+    """The configuration of `_initial_prior`, where possible without its weights."""
+    if settings.part(TrainingConfig).init_from:
+        return _initial_prior(folder, settings, tokenizer, data, resume).config
+    return prior_config(settings, tokenizer, data.loaders)
 
 
 def decoder_of(tokenizer: Tokenizer) -> Callable[[Tensor], list[Image.Image]]:

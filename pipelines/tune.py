@@ -22,9 +22,9 @@ from ..tokenizer.recipe import DecoderRecipe
 from ..tokenizer.tune import DecoderStage
 from ..training.config import TrainingConfig
 from ..training.loop import TrainingResult
-from .auto import Fit
 from .data_lines import data_lines
 from .fit_batch import fit_batch
+from .fitted import Fit
 from .least_memory import check_memory
 from .prior_codes import PriorCodes
 from .readable import read_images

@@ -16,11 +16,12 @@ from PIL import Image
 
 from imgtf.data.config import AugmentationConfig, DataConfig
 from imgtf.data.probe import Headers, read_headers
-from imgtf.data.source import open_source
-from imgtf.errors import CheckpointError, ImgtfError
+from imgtf.data.source import NO_FINDINGS, open_source
+from imgtf.errors import CheckpointError, ConfigError, ImgtfError
 from imgtf.options import sides_of
-from imgtf.pipelines import auto, auto_losses, step_speed
-from imgtf.pipelines.auto import CANDIDATES, FEW_STEPS, TRAINED, Fit, fit_prior, fit_tokenizer
+from imgtf.pipelines import auto, auto_losses, least_memory, step_speed
+from imgtf.pipelines.auto import CANDIDATES, FEW_STEPS, TRAINED, fit_prior, fit_tokenizer
+from imgtf.pipelines.fitted import Fit
 from imgtf.pipelines.initial import tokenizer_config
 from imgtf.pipelines.regularisation import possible_crops
 from imgtf.pipelines.settings import (
@@ -29,6 +30,7 @@ from imgtf.pipelines.settings import (
     TOKENIZER_CLASSES,
     Settings,
     collect,
+    load_presets,
     option_names,
     preset_values,
 )
@@ -49,9 +51,10 @@ def offline(backbone: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def _calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No weights of LPIPS on this machine, and no network."""
+    """No weights of LPIPS on this machine, no network, and memory for every network."""
     monkeypatch.setattr(auto_losses, "local_backbone", lambda names: None)
     monkeypatch.setattr(auto_losses, "backbone_file", offline)
+    monkeypatch.setattr(least_memory, "free_memory", lambda device: 2**40)
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def headers_of(folder: Path, images: int | None = None) -> Headers:
     return (
         found
         if images is None
-        else replace(found, source=replace(found.source, chosen=np.zeros(images, int)))
+        else replace(found, source=replace(found.source, chosen=np.zeros(images, int), findings=NO_FINDINGS))
     )
 
 
@@ -425,6 +428,73 @@ def test_candidates_are_presets_from_small_to_large() -> None:
         assert candidates[0].least == 0
 
 
+@pytest.mark.parametrize("gigabytes", [3, 6, 12])
+def test_a_network_that_does_not_fit_into_the_memory_is_left_out_and_named(
+    gigabytes: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: Any
+) -> None:
+    headers = headers_of(write(tmp_path / "d", 512, 512), 100_000)
+    monkeypatch.setattr(least_memory, "free_memory", lambda device: int(gigabytes * 2**30))
+    with caplog.at_level("INFO", "imgtf"):
+        fit = pick(monkeypatch, headers, 100 * GPU)
+    config, training = tokenizer_config(fit.settings, headers), fit.settings.part(TrainingConfig)
+    least_memory.check_memory(config, training, fit.settings.find_batch)
+    assert config.image_size == (256 if gigabytes == 12 else 128)
+    assert ("auto: not the larger preset base: a step takes at least" in caplog.text) == (gigabytes != 12)
+    monkeypatch.setattr(least_memory, "free_memory", lambda device: 2**20)
+    with pytest.raises(ConfigError, match="of memory are free"):  # for the smallest one
+        pick(monkeypatch, headers)
+
+
+def test_no_preset_as_it_is_is_measured_where_a_smaller_network_was_too_slow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    headers = headers_of(write(tmp_path / "d", 512, 512), 100_000)
+    measured = list[TokenizerConfig]()
+
+    def speed(config: TokenizerConfig, *_: Any) -> float:
+        measured.append(config)
+        return images_per_second(config)
+
+    monkeypatch.setattr(auto, "tokenizer_speed", speed)
+    settings = collect("tokenizer", TOKENIZER_CLASSES, {"data": "photos"}, default=AUTO)
+    fit_tokenizer(settings, headers, lambda one: tokenizer_config(one, headers), Accelerator(cpu=True))
+    assert max(min(config.size) for config in measured) == 128
+    assert all(config.stem == 2 for config in measured[1:] if min(config.size) == 128)
+
+
+@pytest.mark.parametrize("minutes", [None, 5])
+def test_a_speed_that_cannot_be_measured_leaves_the_steps_of_the_preset(
+    minutes: float | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    headers = headers_of(write(tmp_path / "d", 160, 160))
+    given = {"minutes": minutes, "image_size": 64} if minutes else {}
+    for preset in ({}, {"preset": "small"}):
+        fit = pick(monkeypatch, headers, 0.0, **given, **preset)
+        assert fit.steps == load_presets("tokenizer")[fit.settings.preset]["steps"]
+        assert fit.settings.part(TrainingConfig).minutes == minutes
+
+
+def test_captions_are_not_counted_as_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", 64, 64, 20)
+    headers = headers_of(folder)
+    rows = "".join(f"{i}.png,caption {k} of {i}\n" for i in range(20) for k in range(5))
+    (folder / "metadata.csv").write_text(f"file_name,text\n{rows}")
+    captions = headers_of(folder)
+    assert len(captions.source) == 5 * len(headers.source)
+    assert captions.training_images() == headers.training_images() == 18
+    one, other = (pick(monkeypatch, own, GPU) for own in (headers, captions))
+    assert one.settings.values == other.settings.values
+
+
+def test_broken_images_are_not_counted_for_a_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", 64, 64, 36)
+    train = open_source(DataConfig(data=str(folder)))[0]
+    assert len(train) == 32
+    Path(train.where(0)).write_bytes(b"no image")
+    fit = pick(monkeypatch, headers_of(folder), GPU)
+    assert fit.settings.part(TrainingConfig).batch_size == 16
+
+
 def test_a_slow_first_step_does_not_count(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step in a process may wait seconds for libraries from a cold disk."""
     monkeypatch.setattr(step_speed, "MOST_SECONDS", 0.1)
@@ -436,6 +506,26 @@ def test_a_slow_first_step_does_not_count(accelerator: Accelerator, monkeypatch:
         return weight * 2
 
     assert step_speed._seconds(loss, accelerator) < 0.4
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA"), RuntimeError("could not create a primitive")]
+)
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_a_network_is_measured_with_as_many_images_as_fit(
+    accelerator: Accelerator, most: int, error: Exception
+) -> None:
+    weight = torch.ones((), requires_grad=True)
+
+    def prepare(count: int) -> Callable[[], torch.Tensor]:
+        def loss() -> torch.Tensor:
+            if count > most:
+                raise error
+            return weight * 2
+
+        return loss
+
+    assert (step_speed._speed(prepare, accelerator) > 0) == (most > 0)
 
 
 @pytest.mark.parametrize(("pause", "counts"), [(0.0, [4, 16]), (0.3, [4])])
