@@ -64,17 +64,26 @@ def start(
     if resume:
         trainer.restore(resume_from)
         budget.expected_steps += trainer.completed_steps
+    budget.check_left(trainer.agreement.any)  # before older weights are removed
     if accelerator.is_main_process:
         if not resume:
             remove_folder(folder / "training" / stage.name)
             if not stage.keeps_start:
                 remove_folder(folder / stage.name)
-        if stage.name == "tokenizer":  # its run makes another decoder
-            remove_folder(folder / "training" / "decoder")
-            run_file(folder, "decoder").unlink(missing_ok=True)
+        if stage.name == "tokenizer":
+            _remove_tuned_decoder(folder)
         settings.save(file, sections)
     start_trackers(stage.name, accelerator, settings.resolved(sections))
     return trainer
+
+
+def _remove_tuned_decoder(folder: Path) -> None:
+    """Remove the run of `tune_decoder`, because a run of the tokenizer makes another decoder."""
+    file = run_file(folder, "decoder")
+    if file.exists():
+        logger.warning("%s: the decoder of tune-decoder is removed; this run makes another one", file)
+    remove_folder(folder / "training" / "decoder")
+    file.unlink(missing_ok=True)
 
 
 def finish(

@@ -34,6 +34,7 @@ def run_budget(
     follows = "discriminator_start" in preset and "discriminator_start" not in settings.explicit
     if follows and stage.config.minutes is not None and isinstance(stage, TokenizerStage):
         recipe, steps = stage.recipe, preset["steps"]
+        stage.keeps_ramp = "discriminator_ramp" in settings.explicit
         stage.start_and_ramp = recipe.discriminator_start / steps, recipe.discriminator_ramp / steps
         stage.move_discriminator(replace(recipe, discriminator_start=MAX_INT))
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from ..errors import is_out_of_memory
 from ..prior.config import PriorConfig
 from ..prior.model import Prior
+from ..tokenizer.codec import memory_format
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.losses import loss_weights, reconstruction_losses
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.perceptual import Perceptual
 from ..tokenizer.recipe import TokenizerRecipe
-from ..tokenizer.train import memory_format
 
 IMAGES = {"cpu": 4, "cuda": 32}
 """Images of a measured step. A few are enough on a CPU for a network that takes long for each."""

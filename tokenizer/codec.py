@@ -78,3 +78,13 @@ def codec_precision(wanted: str, tokenizer: Tokenizer) -> str:
         return picked
     faster = tokenizer.device.type != "cpu" or tokenizer.config.first_level_width >= CHANNELS_LAST_WIDTH
     return picked if picked == "bf16" and faster else "fp32"
+
+
+def memory_format(width: int) -> torch.memory_format:
+    """Return channels-last for wide networks and on GPUs; on a CPU group norm of narrow ones is slower with it.
+
+    Time per step on two Xeon cores (bf16, f4, 32 px, batch 64): width 16: 136 ms contiguous, 183 ms channels-last;
+    width 64: 526 ms and 426 ms. `width` is that of the first level, which takes most of the time.
+    """
+    wide = width >= CHANNELS_LAST_WIDTH or torch.cuda.is_available()
+    return torch.channels_last if wide else torch.contiguous_format

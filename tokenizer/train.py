@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from ..runtime.batch_random import sum_over_processes
 from ..training.config import TrainingConfig
 from ..training.stage import Batch, MonitorAction, OptimizedNetwork, Stage
 from .accumulation import CodebookAccumulator
-from .codec import CHANNELS_LAST_WIDTH
+from .codec import memory_format
 from .discriminator import DiscriminatorTrainer, adaptive_weight, ramp
 from .divergence import MARGIN, DivergenceMonitor
 from .held_out import draw_pairs, evaluate
@@ -45,6 +46,8 @@ class TokenizerStage(Stage):
     """Whether the codebook is trained."""
     start_and_ramp: tuple[float, float] | None = None
     """Fractions of the run at which the discriminator starts and rises; None where its recipe has the steps."""
+    keeps_ramp: bool = False
+    """Whether the steps of the ramp stay as they are where the start moves."""
 
     def __init__(
         self,
@@ -209,6 +212,8 @@ class TokenizerStage(Stage):
 
     def move_discriminator(self, recipe: TokenizerRecipe) -> None:
         """Take a recipe with another start of the discriminator, which has not started yet."""
+        if self.keeps_ramp:
+            recipe = replace(recipe, discriminator_ramp=self.recipe.discriminator_ramp)
         self.recipe = recipe
         if self.monitor and not self.monitor.rollbacks:
             self.monitor.move(recipe)
@@ -287,13 +292,3 @@ class TokenizerStage(Stage):
 def last_weight(decoder: nn.Module) -> Tensor:
     """Return the weight of the decoder's last layer (norms and biases have one dimension)."""
     return [p for p in decoder.parameters() if p.dim() > 1][-1]
-
-
-def memory_format(width: int) -> torch.memory_format:
-    """Return channels-last for wide networks and on GPUs; on a CPU group norm of narrow ones is slower with it.
-
-    Time per step on two Xeon cores (bf16, f4, 32 px, batch 64): width 16: 136 ms contiguous, 183 ms channels-last;
-    width 64: 526 ms and 426 ms. `width` is that of the first level, which takes most of the time.
-    """
-    wide = width >= CHANNELS_LAST_WIDTH or torch.cuda.is_available()
-    return torch.channels_last if wide else torch.contiguous_format

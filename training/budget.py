@@ -100,7 +100,13 @@ class Budget:
         return min(config.steps, self.expected_steps) if config.minutes is not None else config.steps
 
     def begin(self, any_process: Callable[[bool], bool] = bool) -> None:
-        """Start the clock of the first step.
+        """Start the clock of the first step. Arguments and errors as for `check_left`."""
+        self.last = self.clock()
+        self.before = self.last - self.started
+        self.check_left(any_process)
+
+    def check_left(self, any_process: Callable[[bool], bool] = bool) -> None:
+        """Check that time is left to train in.
 
         Args:
             any_process: returns whether any process says yes.
@@ -108,8 +114,7 @@ class Budget:
         Raises:
             ConfigError: most of the time is over.
         """
-        self.last = self.clock()
-        over = self.before = self.last - self.started
+        over = self.clock() - self.started
         if any_process(over > (1 - LEAST_LEFT) * min(self.seconds, self.limit)):
             raise ConfigError(
                 f"{over / 60:.1f} minutes were over before the first step, for reading and encoding images: give more "

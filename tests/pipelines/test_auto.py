@@ -36,9 +36,9 @@ from imgtf.pipelines.settings import (
 )
 from imgtf.prior.config import PriorConfig
 from imgtf.prior.recipe import CacheRecipe, PriorRecipe
+from imgtf.tokenizer.codec import memory_format
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.recipe import TokenizerRecipe
-from imgtf.tokenizer.train import memory_format
 from imgtf.training.config import TrainingConfig
 
 TWO_CORES, GPU = 1.0, 300.0

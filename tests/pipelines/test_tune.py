@@ -99,7 +99,9 @@ def test_only_the_decoder_changes_and_the_folder_stays_valid(folder: Path, capsy
     Pipeline.from_pretrained(folder)
 
 
-def test_saved_settings_repeat_the_run(model: Path, tmp_path: Path) -> None:
+def test_saved_settings_repeat_the_run_until_the_tokenizer_is_trained_on(
+    model: Path, tmp_path: Path, capsys: Any
+) -> None:
     first, again = (Path(shutil.copytree(model, tmp_path / name)) for name in ("first", "again"))
     command = ["tokenizer", "tune-decoder", "--model"]
     assert run(*command, first, "--steps", "6", "--lr", "0.003", *OFTEN) == 0
@@ -107,6 +109,10 @@ def test_saved_settings_repeat_the_run(model: Path, tmp_path: Path) -> None:
     a, b = weights(first), weights(again)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert run_file(first, "decoder").read_text() == run_file(again, "decoder").read_text()
+    assert run("tokenizer", "train", "--model", again, "--resume", "--steps", "9") == 0
+    assert "decoder.toml: the decoder of tune-decoder is removed" in capsys.readouterr().err
+    assert not run_file(again, "decoder").exists()
+    assert not (again / "training/decoder").exists()
 
 
 def test_weights_that_are_not_better_are_not_kept(folder: Path, capsys: Any) -> None:

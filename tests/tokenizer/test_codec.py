@@ -13,7 +13,7 @@ from imgtf.data.config import DataConfig
 from imgtf.data.source import open_source
 from imgtf.errors import ConfigError
 from imgtf.pipelines.encode import CacheSettings, describe_cache, encode, find_cache
-from imgtf.tokenizer.codec import CHANNELS_LAST_WIDTH, Codec, codec_precision
+from imgtf.tokenizer.codec import CHANNELS_LAST_WIDTH, Codec, codec_precision, memory_format
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.model import Tokenizer
 
@@ -80,8 +80,6 @@ def test_a_cache_of_another_precision_is_not_found(tmp_path: Path) -> None:
 
 
 def test_wide_networks_are_channels_last() -> None:
-    from imgtf.tokenizer.train import memory_format
-
     assert memory_format(CHANNELS_LAST_WIDTH) is torch.channels_last
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -20,9 +21,9 @@ from imgtf.training.config import TrainingConfig
 from imgtf.training.plan import parse_plan
 from imgtf.training.schedule import learning_rate, progress
 
-from ..pipelines.conftest import SMALL, SMALL_PRIOR, SMALL_TOKENIZER, images, run
+from ..pipelines.conftest import SMALL, SMALL_PRIOR, SMALL_TOKENIZER, images, model, run
 
-_ = images  # a fixture
+_ = images, model  # fixtures
 SMALL_NETWORK = SMALL_TOKENIZER[: -len(SMALL)]
 
 MINUTES = 5.0
@@ -220,6 +221,8 @@ def test_the_settings_of_a_timed_run_repeat_it_bit_for_bit(images: Path, tmp_pat
         "8",
         "--l2-weight",
         "1",
+        "--discriminator-ramp",
+        "7",
     ]
     options = [*SMALL_NETWORK, *adversarial, "--batch-size", "8", "--log-every", "2"]
     assert run("tokenizer", "train", "--data", images, "--model", timed, "--minutes", "1", *options) == 0
@@ -227,6 +230,7 @@ def test_the_settings_of_a_timed_run_repeat_it_bit_for_bit(images: Path, tmp_pat
     assert "minutes" not in settings
     assert len(settings["step_plan"]) > 1
     assert 2 < settings["discriminator_start"] < settings["steps"]
+    assert settings["discriminator_ramp"] == 7  # as given
     assert settings["step_plan"][-1].endswith(f":{settings['steps']}")
     assert run("tokenizer", "train", "--config", timed / "tokenizer/train.toml", "--model", again) == 0
     weights = [folder / "tokenizer/model.safetensors" for folder in (timed, again)]
@@ -262,6 +266,26 @@ def test_a_timed_run_that_was_stopped_goes_on_to_the_same_number_of_steps(
     after = tomllib.loads((folder / "tokenizer/train.toml").read_text())
     assert before["steps"] == after["steps"]
     assert before["step_plan"] == after["step_plan"]
+
+
+def test_a_time_that_is_over_before_the_first_step_keeps_the_older_model(
+    images: Path,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late = Clock()
+    monkeypatch.setattr(
+        run_budget, "Budget", lambda config, started, **more: Budget(config, 0.0, clock=late, **more)
+    )
+    folder = tmp_path / "m"
+    shutil.copytree(model, folder)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    again = ["--data", images, "--model", folder, "--force", "--minutes", "1", *SMALL_NETWORK]
+    assert run("tokenizer", "train", *again) == 1
+    assert "minutes were over before the first step" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
 def test_steps_and_minutes_exclude_each_other(
