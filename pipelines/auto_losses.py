@@ -12,6 +12,7 @@ from ..runtime.optional import import_with_torchvision
 from ..tokenizer.perceptual import backbone_file, local_backbone
 from ..tokenizer.recipe import TokenizerRecipe
 from .settings import Settings
+from .step_speed import agreed
 
 logger = logging.getLogger("imgtf")
 
@@ -34,7 +35,8 @@ def available_losses(settings: Settings, long: bool, accelerator: Accelerator) -
     if recipe.lpips_weight and not explicit & {"lpips_backbone", "lpips_file"}:
         names = ("vgg", "alex", BACKBONE) if long else (BACKBONE, "alex", "vgg")
         with accelerator.main_process_first():
-            backbone = _backbone(names, needed="lpips_weight" in explicit)
+            own = _backbone(names, needed="lpips_weight" in explicit)
+        backbone = agreed(own, accelerator)  # machines may have different caches
         changes |= {"lpips_backbone": backbone} if backbone else {"lpips_weight": 0.0, "l2_weight": 1.0}
     return {key: value for key, value in changes.items() if key not in explicit}
 

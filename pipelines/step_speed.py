@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,8 @@ from ..tokenizer.losses import loss_weights, reconstruction_losses
 from ..tokenizer.model import Tokenizer
 from ..tokenizer.perceptual import Perceptual
 from ..tokenizer.recipe import TokenizerRecipe
+
+T = TypeVar("T")
 
 IMAGES = {"cpu": 4, "cuda": 32}
 """Images of a measured step. A few are enough on a CPU for a network that takes long for each."""
@@ -137,7 +140,7 @@ def _seconds(loss: Callable[[], Tensor], accelerator: Accelerator) -> float:
     return min(times[1:])
 
 
-def agreed(value: float, accelerator: Accelerator) -> float:
+def agreed(value: T, accelerator: Accelerator) -> T:
     """Return the value of the main process in all of them."""
     if accelerator.num_processes == 1:
         return value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ from .config import PriorConfig
 from .model import Prior
 from .objectives import log_likelihood, training_loss
 from .recipe import PriorRecipe
+
+logger = logging.getLogger("imgtf")
 
 PREVIEW_IMAGES = 16
 
@@ -90,10 +93,11 @@ class PriorStage(Stage):
         return metrics | self.update(metrics["loss"])
 
     def state(self) -> dict[str, Any]:
-        """What identifies the codes and conditions of the run."""
+        """What identifies the images, codes and conditions of the run."""
         config = self.model.config
         conditions = [to_dict(condition) for condition in config.conditions]
-        return {"tokenizer_sha256": config.tokenizer_sha256, "conditions": conditions}
+        codes = {"tokenizer_sha256": config.tokenizer_sha256, "conditions": conditions}
+        return codes | {"data": self.train_set.info.fingerprint}
 
     def load_state(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Raises CheckpointError where the saved run was trained on other codes than the present ones."""
@@ -101,8 +105,10 @@ class PriorStage(Stage):
         for older, present in self.names.items():
             saved = saved.replace(older, present)
         state = json.loads(saved)
-        wrong = [name for name, own in self.state().items() if state.get(name, own) != own]
-        if wrong:
+        wrong = {name for name, own in self.state().items() if state.get(name, own) != own}
+        if "data" in wrong:
+            logger.warning("the training images have changed since the state was saved")
+        if wrong - {"data"}:
             other = (
                 "tokenizer"
                 if "tokenizer_sha256" in wrong

@@ -1,4 +1,4 @@
-"""Inference of a trained tokenizer, in float32 or in half precision."""
+"""Inference of a trained tokenizer in float32 or half precision, and the memory format that suits a network."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +19,10 @@ from imgtf.training.config import TrainingConfig
 from .test_model import tiny
 
 
-def stage(**changes: object) -> PriorStage:
+def stage(images: str = "1", **changes: object) -> PriorStage:
     unused: Any = None
-    return PriorStage(tiny(**changes), PriorRecipe(), TrainingConfig(), unused, unused, unused)
+    codes: Any = SimpleNamespace(info=SimpleNamespace(fingerprint=images))
+    return PriorStage(tiny(**changes), PriorRecipe(), TrainingConfig(), codes, unused, unused)
 
 
 IMAGE = ImageConfig(grid=(2, 3), codebook_size=16, tokenizer_sha256="b")
@@ -39,6 +41,16 @@ def test_a_run_resumes_only_with_the_codes_it_was_trained_on(changed: dict[str, 
     stage(**settings).load_state(state, {})
     with pytest.raises(CheckpointError, match=message):
         stage(**settings | changed).load_state(state, {})
+
+
+def test_a_run_that_resumes_with_other_images_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    state = stage().state()
+    older = {name: value for name, value in state.items() if name != "data"}
+    for saved in (state, older):
+        stage().load_state(saved, {})
+    assert not caplog.messages
+    stage("2").load_state(state, {})
+    assert caplog.messages == ["the training images have changed since the state was saved"]
 
 
 def test_corruption_replaces_the_given_fraction() -> None:
