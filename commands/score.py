@@ -86,12 +86,13 @@ def score(
     from ..pipelines.score_files import find_images, write_scores
     from ..pipelines.write import check_out, free_folder
     from ..runtime.progress import Bar
+    from ..runtime.repository import results_folder
 
     if out:
         check_out(out, force)
     files = find_images(images)
     models = Pipeline.from_pretrained(model, device, precision=precision)
-    out = out or free_folder(model / "scores")
+    out = out or free_folder(results_folder(model) / "scores")
     conditions = {name: given[name] or None for name in ("label", "text", "image")}
     with Bar("score", len(files), "image") as bar:
         summary = write_scores(models, files, out, kind, bar.update, **(given | conditions))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,12 +39,21 @@ class RunData:
     recipe: CacheRecipe
     train: ImageSource
     tokenizer: Tokenizer
+    resumed: bool = False
+    """Whether the run goes on, with the settings that it was started with."""
+
+    def is_set(self, option: str) -> bool:
+        """Whether an option has another value than its default, which stored settings hold too."""
+        own = ((part, field) for part in (self.columns, self.recipe) for field in fields(part))
+        return any(getattr(part, field.name) != field.default for part, field in own if field.name == option)
 
 
 class ConditionLoader(ABC):
     """Loads the values of one condition."""
 
     kind: ClassVar[str]
+    options: ClassVar[tuple[str, ...]] = ()
+    """Options of a run that have no effect without this condition."""
 
     def __init__(self, config: Any, tokenizer: Tokenizer, folder: Path | None = None) -> None:
         """A loader for a trained prior.

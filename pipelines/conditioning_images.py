@@ -36,6 +36,7 @@ class ImageLoader(ConditionLoader):
     """Conditioning images: of a column of their own, or the images themselves at a reduced size."""
 
     kind = "image"
+    options = ("conditioning_column", "conditioning_size", "conditioning_model")
     config: ImageConfig
 
     def __init__(self, config: ImageConfig, tokenizer: Tokenizer, folder: Path | None = None) -> None:

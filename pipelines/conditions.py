@@ -81,6 +81,7 @@ class TextLoader(ConditionLoader):
     """Captions, as bytes."""
 
     kind = "text"
+    options = ("caption_bytes",)
     config: TextConfig
 
     @classmethod
@@ -117,6 +118,7 @@ class FeaturesLoader(ConditionLoader):
     """Captions through a pretrained text encoder, or features that a person computed."""
 
     kind = "features"
+    options = ("text_encoder",)
     config: FeaturesConfig
 
     @classmethod
@@ -170,7 +172,8 @@ def choose_conditions(run: RunData) -> list[ConditionLoader]:
     """The loaders of a new prior: as the recipe names them, else label and image where the data have them.
 
     Raises:
-        ConfigError: for a condition that does not exist, or that the data or other options do not provide.
+        ConfigError: for a condition that does not exist, or that the data or other options do not provide, or an
+            option of a condition that is not chosen.
     """
     named = run.recipe.conditions
     if named is None:
@@ -180,6 +183,7 @@ def choose_conditions(run: RunData) -> list[ConditionLoader]:
         wrong = [kind for kind in named if kind not in (*LOADERS, "none")]
         if wrong:
             raise ConfigError(f"conditions: unknown {', '.join(wrong)}; use {', '.join(LOADERS)} or none")
+    _check_effects(run, chosen)
     for kind in chosen:
         lacking = LOADERS[kind].missing(run)
         if lacking:
@@ -188,6 +192,21 @@ def choose_conditions(run: RunData) -> list[ConditionLoader]:
     for loader in loaders:
         loader.open(run.data, run.columns)
     return loaders
+
+
+def _check_effects(run: RunData, chosen: Sequence[str]) -> None:
+    """Refuse settings that have no effect. A resumed run may have been started with them: then the log names them."""
+    found = {}
+    if chosen and "none" in (run.recipe.conditions or ()):
+        found[f"conditions: none has no effect beside {', '.join(chosen)}"] = "remove one of them"
+    for kind in (kind for kind in LOADERS if kind not in chosen):
+        wanted = ",".join([*chosen, kind])
+        for name in filter(run.is_set, LOADERS[kind].options):
+            found[f"{name} has no effect without {kind}"] = f"use --conditions {wanted}, or remove {name}"
+    for what, advice in found.items():
+        if not run.resumed:
+            raise ConfigError(f"{what}: {advice}")
+        logger.warning("%s", what)
 
 
 def trained_conditions(

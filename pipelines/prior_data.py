@@ -59,18 +59,19 @@ class PriorData:
         return train, encoded(self.held_out, held_out)
 
 
-def open_prior_data(settings: Settings, tokenizer: Tokenizer) -> PriorData:
+def open_prior_data(settings: Settings, tokenizer: Tokenizer, resumed: bool = False) -> PriorData:
     """Open the images of a run and choose its conditions.
 
     Raises:
-        ConfigError: for conditions that the data or other options do not provide.
+        ConfigError: for conditions that the data or other options do not provide, or, unless the run is resumed, for
+            options of other conditions.
         DataError: for data that cannot be opened.
     """
     data, columns = settings.part(DataConfig), settings.part(ConditionDataConfig)
     train, held_out = open_source(data)
     if len(train.class_names) == 1:
         logger.warning("only one class (%s): the prior is not conditioned on labels", train.class_names[0])
-    run = RunData(data, columns, settings.part(CacheRecipe), train, tokenizer)
+    run = RunData(data, columns, settings.part(CacheRecipe), train, tokenizer, resumed)
     return PriorData(train, held_out, choose_conditions(run), settings)
 
 

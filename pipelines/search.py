@@ -7,6 +7,7 @@ of samples merges, so a candidate that stays only gets more samples.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from .search_space import SearchSpace, differences
 logger = logging.getLogger("imgtf")
 
 FEWEST, CANDIDATES = 6, 18
-"""Least and most settings of the first round."""
+"""Least and most settings of the first round, with the start."""
 ROUNDS = 3
 KEPT_SHARE = 1 / 3
 """Part of the candidates that stays after each round, in which the samples double."""
@@ -87,6 +88,13 @@ class SearchResult:
     """All candidates, the best first."""
     check: Check | None
     """None where no candidate was better in the search."""
+    needed: float = 0.0
+    """Seconds of a budget that suffices for a first round."""
+
+    @property
+    def tried(self) -> int:
+        """Number of settings that were measured besides the start."""
+        return len(self.trials) - 1
 
     @property
     def improved(self) -> bool:
@@ -98,6 +106,12 @@ class SearchResult:
         if self.improved:
             assert self.check is not None
             return f"better than the default on {self.check.images} fresh samples: {differences(self.best, self.start)}"
+        if not self.tried:
+            minutes = math.ceil(self.needed / 60)
+            return (
+                f"the budget sufficed for {self.trials[0].images} samples of the default only, which is kept: "
+                f"give --budget {minutes} or more"
+            )
         if self.check is None:
             return "no settings are better than the default; it is kept"
         found = differences(self.trials[0].settings, self.start)
@@ -137,18 +151,18 @@ class Search:
 
     def _halve(self, n: int, candidates: int) -> Trial:
         """Successive halving (Jamieson and Talwalkar 2016): the best third of the candidates gets twice the samples."""
-        pool = [
-            self._trial(settings) for settings in self.space.first(self.start.settings, candidates, self.seed)
-        ]
+        first = self.space.first(self.start.settings, candidates, self.seed)
+        pool = [self._trial(settings) for settings in first if settings != self.start.settings]
         best = self.start
         for number in range(ROUNDS):
             if not self._try(self.start, n * 2**number):
                 break
             measured = [trial for trial in pool if self._try(trial, self.start.images)]
-            if best is not self.start and best not in measured:
+            if not measured or best not in (self.start, *measured):
                 break
-            ranked = sorted([self.start, *measured], key=lambda trial: trial.score)
-            best, pool = ranked[0], ranked[: max(2, round(len(ranked) * KEPT_SHARE))]
+            ranked = sorted(measured, key=lambda trial: trial.score)
+            best = min(self.start, ranked[0], key=lambda trial: trial.score)
+            pool = ranked[: max(2, round(len(ranked) * KEPT_SHARE))]
             self._say(f"round {number + 1}", len(measured), best)
         return best
 
@@ -172,7 +186,7 @@ class Search:
         full = [trial for trial in self.trials.values() if trial.images]
         ranked = sorted(full, key=lambda trial: (-trial.images, trial.score))
         if best is self.start:
-            return SearchResult(start, start, ranked, None)
+            return SearchResult(start, start, ranked, None, self._needed())
         check = self._check(best)
         ranked = [best, *(trial for trial in ranked if trial is not best)]
         return SearchResult(start, best.settings if check.better else start, ranked, check)
@@ -214,6 +228,10 @@ class Search:
             trial.figures = self.objective.describe(trial.measured)
         trial.score = self.objective.score(trial.measured, self.start.measured)
         self._report()
+
+    def _needed(self) -> float:
+        """Seconds of a budget for a first round with the fewest settings, where guidance doubles the time of each."""
+        return self.start.seconds * (2 * FEWEST - 1) / (1 - FINAL_SHARE)
 
     def _left(self) -> float:
         """Seconds left for the search without the check."""

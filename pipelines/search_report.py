@@ -46,7 +46,7 @@ def record(result: SearchResult, metric: str) -> dict[str, Any]:
     return {
         "metric": metric, "improved": result.improved, "conclusion": result.conclusion(),
         "default": to_dict(result.start), "best": to_dict(result.best), "check": check,
-        "settings_tried": len(result.trials),
+        "settings_tried": result.tried,
     }  # fmt: skip
 
 

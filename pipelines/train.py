@@ -149,7 +149,7 @@ def _train_prior(
 ) -> TrainingResult:  # fmt: skip
     tokenizer = Tokenizer.from_pretrained(folder / "tokenizer", accelerator.device)
     with accelerator.main_process_first():  # which may download a text encoder
-        data = open_prior_data(settings, tokenizer)
+        data = open_prior_data(settings, tokenizer, resume)
     main = folder if accelerator.is_main_process else None
     headers = read_images(data.train, data.held_out, settings.part(DataConfig), main, False)[0]
     fit = fit_prior(

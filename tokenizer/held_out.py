@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
 from ..data.grid import draw_grid
 from ..data.image import to_pil
+from ..data.images import BadImages, ImageDataset
+from ..data.loader import eval_batches
 from ..runtime.batch_random import sum_over_processes
-from ..training.stage import mean_over
+from ..training.config import TrainingConfig
+from ..training.stage import Batch, mean_over
 from .losses import reconstruction_losses, weighted_sum
 from .metrics import CodeCounts, psnr
 from .model import Tokenizer
 from .perceptual import Perceptual
+
+
+class HeldOutImages:
+    """The held-out images of a run, read anew for every evaluation.
+
+    The next image counts twice where one cannot be read, so the log names that one, once.
+    """
+
+    def __init__(self, images: ImageDataset) -> None:
+        self.images, self.bad_images = images, BadImages(len(images), images.config.bad_images)
+
+    def batches(self, config: TrainingConfig, accelerator: Accelerator) -> Iterator[Batch]:
+        """Yield the batches of this process. Raises DataError if too many images cannot be read."""
+        batches = eval_batches(
+            self.images,
+            config.micro_batch_size,
+            limit=config.eval_images,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        for batch in batches:
+            self.bad_images.note(batch["bad"])
+            yield batch
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from .accumulation import CodebookAccumulator
 from .codec import memory_format
 from .discriminator import DiscriminatorTrainer, adaptive_weight, ramp
 from .divergence import MARGIN, DivergenceMonitor
-from .held_out import draw_pairs, evaluate
+from .held_out import HeldOutImages, draw_pairs, evaluate
 from .losses import LOSSES, loss_weights, reconstruction_losses, weighted_sum
 from .metrics import CodeCounts
 from .model import Reconstruction, Tokenizer
@@ -63,6 +63,7 @@ class TokenizerStage(Stage):
         self.weights = loss_weights(recipe)
         self._build_losses(recipe)
         self.train_set, self.held_out_set = train_set, held_out_set
+        self.held_out = HeldOutImages(held_out_set)
         self.training = TrainingBatches(train_set, config.seed, workers)
         streamed = train_set.source.stream is not None
         self.bad_images = BadImages(len(train_set), train_set.config.bad_images, streamed)
@@ -269,13 +270,7 @@ class TokenizerStage(Stage):
             self.monitor.load_state(state["monitor"])
 
     def evaluate(self) -> dict[str, float]:
-        batches = eval_batches(
-            self.held_out_set,
-            self.config.micro_batch_size,
-            limit=self.config.eval_images,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-        )
+        batches = self.held_out.batches(self.config, self.accelerator)
         return evaluate(self.model, (self._images(b) for b in batches), self.weights, self.backbone)
 
     def preview(self, path: Path) -> None:

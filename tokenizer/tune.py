@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..data.images import ImageDataset
-from ..data.loader import eval_batches
 from ..errors import CheckpointError
 from ..runtime.batch_random import batch_rand
 from ..training.config import TrainingConfig
@@ -91,13 +90,7 @@ class DecoderStage(TokenizerStage):
         if not self.recipe.code_noise or not metrics:
             return metrics
         first, processes = self.accelerator.process_index, self.accelerator.num_processes
-        batches = eval_batches(
-            self.held_out_set,
-            self.config.micro_batch_size,
-            limit=self.config.eval_images,
-            rank=first,
-            world=processes,
-        )
+        batches = self.held_out.batches(self.config, self.accelerator)
         numbered = zip(itertools.count(first, processes), batches)
         pairs = ((len(batch["image"]), self._noisy_metrics(number, batch)) for number, batch in numbered)
         return metrics | mean_over(pairs)

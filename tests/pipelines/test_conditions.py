@@ -229,6 +229,58 @@ def test_conditions_that_the_data_lack_are_refused_in_one_line(
     assert not (tmp_path / "m" / "prior").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--text-encoder", "no/such-encoder"],
+            "text_encoder has no effect without features: use --conditions label,features, or remove text_encoder",
+        ),
+        (["--conditioning-model", "/nowhere"], "conditioning_model has no effect without image"),
+        (["--caption-bytes", "999"], "caption_bytes has no effect without text"),
+        (
+            ["--conditions", "none", "--caption-bytes", "999"],
+            "use --conditions text, or remove caption_bytes",
+        ),
+        (
+            ["--conditions", "label", "--conditioning-size", "4"],
+            "conditioning_size has no effect without image",
+        ),
+        (
+            ["--conditions", "text", "--conditioning-column", "source"],
+            "use --conditions text,image, or remove",
+        ),
+        (["--conditions", "none,label"], "none has no effect beside label: remove one of them"),
+    ],
+)
+def test_options_without_effect_are_refused_in_one_line(
+    flags: list[str], message: str, tokenized: Path, tmp_path: Path, capsys: Any
+) -> None:
+    shutil.copytree(tokenized, tmp_path / "m")
+    capsys.readouterr()
+    assert run("prior", "train", "--model", tmp_path / "m", "--steps", "1", *SMALL_PRIOR, *flags) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "m" / "prior").exists()
+
+
+def test_a_run_that_was_started_with_options_without_effect_is_resumed_and_says_so(
+    tokenized: Path, tmp_path: Path, capsys: Any
+) -> None:
+    model = train(tmp_path / "m", tokenized, "--caption-bytes", 128)  # the default, which the file holds
+    settings = model / "prior" / "train.toml"
+    assert "caption_bytes = 128" in settings.read_text()
+    resume = ["prior", "train", "--model", model, "--resume", "--steps"]
+    capsys.readouterr()
+    assert run(*resume, "5") == 0
+    assert "no effect" not in capsys.readouterr().err
+    own = 'conditions = ["none", "label"]\ntext_encoder = "no/such-encoder"\n'
+    settings.write_text(own + settings.read_text())
+    assert run(*resume, "6") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert "conditions: none has no effect beside label" in lines
+    assert "text_encoder has no effect without features" in lines
+
+
 def test_features_of_a_pretrained_text_encoder(tokenized: Path, tmp_path: Path) -> None:
     encoder = text_encoder(tmp_path / "clip")
     model = train(tmp_path / "m", tokenized, "--conditions", "features,label", "--text-encoder", encoder)

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,18 @@ def test_the_command_takes_one_file_and_the_next_free_folder(model: Path, images
     assert run(*command) == run(*command) == 0
     assert sorted(p.name for p in (model / "scores").iterdir()) == ["001", "002"]
     assert "most_unlikely" in capsys.readouterr().out
+
+
+def test_scores_of_a_model_in_the_cache_of_the_hub_go_into_a_folder_of_its_name(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "models--user--name" / "snapshots" / "abc"
+    shutil.copytree(model, snapshot, ignore=shutil.ignore_patterns("scores", "codes", "training"))
+    before = sorted(snapshot.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert run("score", images / "red" / "0.png", "--model", snapshot) == 0
+    assert (tmp_path / "name" / "scores" / "001" / "scores.csv").is_file()
+    assert sorted(snapshot.rglob("*")) == before
 
 
 def test_bad_input_of_the_command_is_one_line_and_writes_nothing(

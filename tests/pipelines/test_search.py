@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,8 +23,8 @@ from imgtf.evaluation.features import custom
 from imgtf.options import to_dict
 from imgtf.pipelines.evaluate_samples import judge_of
 from imgtf.pipelines.judge import JudgeOptions
-from imgtf.pipelines.search import Search, SearchResult, Trial
-from imgtf.pipelines.search_report import keep_settings, write_search
+from imgtf.pipelines.search import FEWEST, Search, SearchResult, Trial
+from imgtf.pipelines.search_report import keep_settings, record, write_search
 from imgtf.pipelines.search_samples import SampleQuality
 from imgtf.pipelines.search_space import SearchSpace, differences
 from imgtf.prior.config import PriorConfig, SamplingConfig
@@ -105,6 +107,43 @@ def test_the_best_default_is_kept() -> None:
 def test_the_budget_is_kept(seconds: float) -> None:
     _, toy = search(SamplingConfig(cfg_scale=2.4), seconds)
     assert toy.time < 1.25 * seconds + 200
+
+
+class Slow(Toy):
+    """Each sample takes 20 seconds."""
+
+    def measure(self, settings: SamplingConfig, first: int, n: int, fresh: bool = False) -> list[float]:
+        self.time += 19 * n
+        return super().measure(settings, first, n, fresh)
+
+
+def test_a_budget_for_the_default_alone_says_so_and_names_one_that_suffices(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def slow_search(seconds: float) -> SearchResult:
+        toy = Slow(SamplingConfig(cfg_scale=2.4))
+        return Search(toy, SPACE, SamplingConfig(), seconds, lambda: toy.time).run()
+
+    with caplog.at_level(logging.INFO, "imgtf"):
+        result = slow_search(600)
+    assert not result.improved
+    assert caplog.messages == []
+    found = re.fullmatch(
+        r"the budget sufficed for 16 samples of the default only, which is kept: give --budget (\d+) or more",
+        result.conclusion(),
+    )
+    assert found
+    assert record(result, "kernel")["settings_tried"] == 0
+    assert result.conclusion() in write_search(result, tmp_path, "kernel", ABOUT).read_text()
+    assert len(slow_search(60 * int(found[1])).trials) >= FEWEST
+
+
+def test_the_default_takes_no_place_of_another_setting(caplog: pytest.LogCaptureFixture) -> None:
+    best = SamplingConfig(cfg_scale=1.5, temperature=0.8, top_k=512)
+    with caplog.at_level(logging.INFO, "imgtf"):
+        search(best, 5_000, start=best)
+    rounds = [re.findall(r"round \d: (\d+) settings", message) for message in caplog.messages]
+    assert [int(one) for found in rounds for one in found] == [FEWEST - 1, 2, 2]
 
 
 def test_all_candidates_see_the_same_samples() -> None:

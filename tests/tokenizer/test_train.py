@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from safetensors.torch import load_file
 from imgtf.data.config import AugmentationConfig, DataConfig
 from imgtf.data.images import ImageDataset
 from imgtf.data.source import open_source
+from imgtf.errors import DataError
 from imgtf.tokenizer import divergence
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.divergence import REDUCTION
 from imgtf.tokenizer.model import Tokenizer
-from imgtf.tokenizer.recipe import TokenizerRecipe
+from imgtf.tokenizer.recipe import DecoderRecipe, TokenizerRecipe
 from imgtf.tokenizer.train import TokenizerStage, last_weight
+from imgtf.tokenizer.tune import DecoderStage
 from imgtf.training.accelerator import make_accelerator
 from imgtf.training.config import TrainingConfig
 from imgtf.training.ema import EMA
@@ -382,3 +385,25 @@ def test_a_start_of_the_discriminator_is_judged_once_the_number_of_steps_is_deci
     assert not caplog.text
     stage.follow(replace(stage.config, steps=300, minutes=None), 20)
     assert "starts at step 600, but the run has 300 steps" in caplog.text
+
+
+def test_held_out_images_that_cannot_be_read_are_named_once_and_stop_the_run_above_one_percent(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = make_stage(shutil.copytree(images, tmp_path / "images"), {})
+    data = (plain.train_set, plain.held_out_set)
+    decoder = DecoderStage(plain.model, DecoderRecipe(code_noise=0.2), plain.config, *data, workers=0)
+    first, second = (Path(plain.held_out_set.source.where(row)) for row in (0, 2))
+    first.write_bytes(b"no image")
+    for stage in (plain, decoder):
+        caplog.clear()
+        stage.prepare(make_accelerator(stage.config), stage.config)
+        with torch.no_grad(), caplog.at_level(logging.WARNING, "imgtf"):
+            stage.evaluate()
+            stage.evaluate()
+        (line,) = caplog.messages
+        assert str(first) in line
+    second.write_bytes(b"")
+    for stage in (plain, decoder):
+        with pytest.raises(DataError, match="2 of 3 images cannot be read"):
+            stage.evaluate()
