@@ -10,7 +10,7 @@ import click
 from ..errors import ConfigError
 from ..options import check, shown, unknown_key
 from ..pipelines.settings import read_toml
-from .types import AutoOrCount, Preset
+from .types import AUTO, Preset, WordOrCount
 
 GROUPS = {
     "run": ("Run", "Run"),
@@ -170,7 +170,7 @@ def _check_value(ctx: click.Context, param: click.Parameter, key: str, value: An
     several = param.multiple or param.nargs == -1
     items = value if several and isinstance(value, list) else [value]
     field, wanted = getattr(param, "field", None), _plain_types(param)
-    if field:
+    if field and not (value == AUTO and isinstance(param.type, WordOrCount)):
         check(field[0], field[1], value, where)
     elif any(type(item) not in wanted for item in items):
         names = " or ".join(plain.__name__ for plain in wanted)
@@ -187,6 +187,5 @@ def _plain_types(param: click.Parameter) -> tuple[type, ...]:
     """Python types in a TOML file for one value of a parameter."""
     if isinstance(param, click.Option) and param.is_bool_flag:
         return (bool,)
-    if isinstance(param.type, AutoOrCount):
-        return (int, str)
-    return (int,) if isinstance(param.type, type(click.INT)) else (str,)
+    own: tuple[type, ...] = getattr(param.type, "in_file", (str,))
+    return own

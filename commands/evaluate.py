@@ -29,7 +29,16 @@ from .options import (
 )
 from .reporting import log_to_stderr
 from .sampling import stop_on_terminate
-from .types import MAX_BATCH, MAX_IMAGES, MAX_SEED, SAMPLING_PRECISIONS, AutoOrCount, FiniteRange, WholeRange
+from .types import (
+    MAX_BATCH,
+    MAX_IMAGES,
+    MAX_SEED,
+    SAMPLING_PRECISIONS,
+    AutoOrCount,
+    FiniteRange,
+    Names,
+    WholeRange,
+)
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline import Pipeline
@@ -95,7 +104,7 @@ OPTIONS = [
         help="Real images to compare with.",
     ),
     option(
-        "--features", metavar="NAME,...", default="auto", group="measurement",
+        "--features", type=Names(), metavar="NAME,...", default="auto", group="measurement",
         help="inception, squeeze, alex, vgg, classifier; auto: inception if it can be had.",
     ),
     option(

@@ -40,6 +40,7 @@ from .options import (
     settings_options,
 )
 from .reporting import log_to_stderr, report, report_files, report_run
+from .types import Names
 
 if TYPE_CHECKING:
     from ..tokenizer.inception import Inception
@@ -166,6 +167,7 @@ def encode(model: Path, out: Path | None, precision: str, device: str, as_json: 
 )
 @option(
     "--features",
+    type=Names(),
     metavar="NAME,...",
     group="measurement",
     help="Distances in these features too: inception, squeeze, alex, vgg, classifier.",
