@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import ConfigError
 from ..options import check, shown, unknown_key
-from ..pipelines.settings import read_toml
+from ..pipelines.settings import LENGTHS, read_toml
 from .types import AUTO, Preset, WordOrCount
 
 GROUPS = {
@@ -88,6 +89,15 @@ class Command(click.Command):
                 help="Show every option and exit.",
             )
         )  # fmt: skip
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. A length of a run among them replaces all of the length in the configuration file."""
+        rest = super().parse_args(ctx, args)
+        source = {name: ctx.get_parameter_source(name) for name in LENGTHS}
+        if ParameterSource.COMMANDLINE in (source["steps"], source["minutes"]):
+            of_file = [name for name in LENGTHS if source[name] is ParameterSource.DEFAULT_MAP]
+            ctx.params |= dict.fromkeys(of_file)
+        return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options in groups: the common ones, or all for `--help-all`."""

@@ -49,7 +49,7 @@ FOLLOWING = {
 }  # fmt: skip
 """Settings that follow the number of steps, where it is decided in the run."""
 LENGTHS = ("steps", "minutes", "step_plan")
-"""The length of a run; one that the user gives replaces all of a file."""
+"""The length of a run; `steps` or `minutes` that the user gives replaces all of a file."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from imgtf.commands.command import config_key
 from imgtf.errors import ConfigError
-from imgtf.pipelines.settings import TOKENIZER_CLASSES, collect
+from imgtf.pipelines.settings import LENGTHS, TOKENIZER_CLASSES, collect
 
 from ..pipelines.conftest import SMALL_PRIOR, SMALL_TOKENIZER, run
 from .conftest import COMMANDS
@@ -250,6 +251,39 @@ def test_resume_reads_the_runs_settings_and_then_the_file(images: Path, tmp_path
     saved = (folder / "tokenizer" / "train.toml").read_text()
     assert "steps = 4" in saved
     assert "image_size = 16" in saved
+
+
+@pytest.mark.parametrize("path", ["tokenizer train", "tokenizer tune-decoder", "prior train"])
+@pytest.mark.parametrize(
+    ("text", "arguments", "expected"),
+    [
+        ("steps = 500", ["--minutes", "5"], {"minutes": 5.0}),
+        ("minutes = 5", ["--steps", "7"], {"steps": 7}),
+        ('steps = 310\nstep_plan = ["20:310"]', ["--steps", "200"], {"steps": 200}),
+        ('steps = 310\nstep_plan = ["20:310"]', ["--minutes", "1"], {"minutes": 1.0}),
+        ("steps = 310\nminutes = 5", ["--steps", "3"], {"steps": 3}),
+        ('steps = 310\nstep_plan = ["20:310"]', [], {"steps": 310, "step_plan": ["20:310"]}),
+        ("steps = 500", ["--warmup", "5"], {"steps": 500}),
+    ],
+)
+def test_a_length_on_the_command_line_replaces_that_of_the_file(
+    path: str, text: str, arguments: list[str], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    params = parse(tuple(path.split()), *arguments, "--config", write(tmp_path, text))
+    assert {name: params[name] for name in LENGTHS if params[name] is not None} == expected
+
+
+def test_a_shorter_run_by_the_file_of_a_timed_one(images: Path, tmp_path: Path, capsys: Any) -> None:
+    file = write(tmp_path, 'steps = 310\nstep_plan = ["20:310"]')
+    command = ["tokenizer", "train", "--config", file, "--data", images, "--model", tmp_path / "m"]
+    assert run(*command, "--steps", "2", *SMALL_TOKENIZER) == 0
+    saved = tomllib.loads((tmp_path / "m" / "tokenizer" / "train.toml").read_text())
+    assert saved["steps"] == 2
+    assert "step_plan" not in saved
+    capsys.readouterr()
+    both = write(tmp_path, "steps = 310\nminutes = 5")
+    assert run("tokenizer", "train", "--config", both, "--model", tmp_path / "other") == 1
+    assert "steps and minutes exclude each other" in capsys.readouterr().err
 
 
 def test_default_map_of_a_caller_stays(tmp_path: Path) -> None:
