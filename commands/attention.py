@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..options import shown
 from .options import (
     background_option,
     command,
@@ -19,7 +20,7 @@ from .options import (
     precision_option,
 )
 from .reporting import log_to_stderr, report
-from .types import SAMPLING_PRECISIONS, WholeRange
+from .types import SAMPLING_PRECISIONS, WholeRange, whole_numbers
 
 NETWORKS, ORDERS = ("prior", "encoder", "decoder", "condition"), ("raster", "last")
 MAX_NUMBER = 2**20
@@ -29,14 +30,18 @@ class RowColumn(click.ParamType):
     """`3,5` to (3, 5)."""
 
     name = "ROW,COLUMN"
+    in_file = (str, list)
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, int]:
-        parts = value if isinstance(value, tuple) else str(value).split(",")
-        if len(parts) != 2 or not all(str(part).strip().isdecimal() for part in parts):
-            self.fail(f"{value!r} is not a row and a column of the token grid, such as 3,5", param, ctx)
-        return int(parts[0]), int(parts[1])
+        try:
+            row, column = whole_numbers(value)
+        except ValueError:
+            row = column = -1
+        if min(row, column) < 0:
+            self.fail(f"{shown(value)} is not a row and a column of the token grid, such as 3,5", param, ctx)
+        return row, column
 
 
 @command()

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import ConfigError
 from ..options import check, shown, unknown_key
-from ..pipelines.settings import read_toml
-from .types import AutoOrCount, Preset
+from ..pipelines.settings import LENGTHS, read_toml
+from .types import AUTO, Preset, WordOrCount
 
 GROUPS = {
     "run": ("Run", "Run"),
@@ -88,6 +89,15 @@ class Command(click.Command):
                 help="Show every option and exit.",
             )
         )  # fmt: skip
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. A length of a run among them replaces all of the length in the configuration file."""
+        rest = super().parse_args(ctx, args)
+        source = {name: ctx.get_parameter_source(name) for name in LENGTHS}
+        if ParameterSource.COMMANDLINE in (source["steps"], source["minutes"]):
+            of_file = [name for name in LENGTHS if source[name] is ParameterSource.DEFAULT_MAP]
+            ctx.params |= dict.fromkeys(of_file)
+        return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options in groups: the common ones, or all for `--help-all`."""
@@ -170,7 +180,7 @@ def _check_value(ctx: click.Context, param: click.Parameter, key: str, value: An
     several = param.multiple or param.nargs == -1
     items = value if several and isinstance(value, list) else [value]
     field, wanted = getattr(param, "field", None), _plain_types(param)
-    if field:
+    if field and not (value == AUTO and isinstance(param.type, WordOrCount)):
         check(field[0], field[1], value, where)
     elif any(type(item) not in wanted for item in items):
         names = " or ".join(plain.__name__ for plain in wanted)
@@ -187,6 +197,5 @@ def _plain_types(param: click.Parameter) -> tuple[type, ...]:
     """Python types in a TOML file for one value of a parameter."""
     if isinstance(param, click.Option) and param.is_bool_flag:
         return (bool,)
-    if isinstance(param.type, AutoOrCount):
-        return (int, str)
-    return (int,) if isinstance(param.type, type(click.INT)) else (str,)
+    own: tuple[type, ...] = getattr(param.type, "in_file", (str,))
+    return own

@@ -12,12 +12,13 @@ import click
 
 from ..data.config import ConditionDataConfig, DataConfig
 from ..errors import ConfigError
-from ..pipelines.settings import collect_for_model
+from ..pipelines.settings import collect_for_model, option_names
 from ..prior.config import SamplingConfig
 from .options import (
     command,
     device_option,
     file_type,
+    first_given,
     folder_type,
     force_option,
     json_option,
@@ -29,7 +30,16 @@ from .options import (
 )
 from .reporting import log_to_stderr
 from .sampling import stop_on_terminate
-from .types import MAX_BATCH, MAX_IMAGES, MAX_SEED, SAMPLING_PRECISIONS, AutoOrCount, FiniteRange, WholeRange
+from .types import (
+    MAX_BATCH,
+    MAX_IMAGES,
+    MAX_SEED,
+    SAMPLING_PRECISIONS,
+    AutoOrCount,
+    FiniteRange,
+    Names,
+    WholeRange,
+)
 
 if TYPE_CHECKING:
     from ..pipelines.pipeline import Pipeline
@@ -40,6 +50,12 @@ logger = logging.getLogger("imgtf")
 
 BUDGET, METRIC = 10.0, "kernel"
 MAX_BUDGET = 60 * 24 * 30
+OF_MODEL = (
+    *option_names(SamplingConfig), *option_names(ConditionDataConfig), "n", "seed", "batch_size", "precision"
+)  # fmt: skip
+"""Options that have no effect on the images of a folder."""
+NOT_OF_SEARCH = ("n", "memorisation")
+"""Options that have no effect on a search: its budget sets the number of samples."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +82,15 @@ class EvaluationRun:
     device: str
     as_json: bool
 
-    def check(self, settings: dict[str, Any]) -> None:
+    def check(self) -> None:
         """Raise a usage error for options that mean nothing together."""
         for name in ("budget", "metric", "keep"):
             if getattr(self, name) and not self.search:
                 raise click.UsageError(f"--{name} is for --search")
-        if self.samples is not None and (self.search or settings):
-            what = "--search" if self.search else f"--{next(iter(settings)).replace('_', '-')}"
-            raise click.UsageError(f"--samples judges images of a folder, which {what} cannot change")
+        if self.samples is not None and (flag := "--search" if self.search else first_given(OF_MODEL)):
+            raise click.UsageError(f"--samples judges images of a folder, which {flag} cannot change")
+        if self.search and (flag := first_given(NOT_OF_SEARCH)):
+            raise click.UsageError(f"{flag} has no effect with --search: leave it out")
 
 
 OPTIONS = [
@@ -95,7 +112,7 @@ OPTIONS = [
         help="Real images to compare with.",
     ),
     option(
-        "--features", metavar="NAME,...", default="auto", group="measurement",
+        "--features", type=Names(), metavar="NAME,...", default="auto", group="measurement",
         help="inception, squeeze, alex, vgg, classifier; auto: inception if it can be had.",
     ),
     option(
@@ -150,7 +167,7 @@ def evaluate(**given: Any) -> None:
     run = EvaluationRun(**own)
     options = named(given)
     settings = {name: options.pop(name) for name in SamplingConfig.__dataclass_fields__ if name in options}
-    run.check(settings)
+    run.check()
     data = _data(run.model, options)
     log_to_stderr()
     from ..pipelines.processes import process_group

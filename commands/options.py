@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from ..options import MAX_INT, bounds, field_types, is_size
 from ..pipelines.settings import AUTO, load_presets, option_names
@@ -129,10 +130,27 @@ def run_options(stage: str, preset: bool = True) -> Callable[[F], F]:
         function = option(
             "--resume-from", type=WholeRange(1, MAX_INT), metavar="STEP", group="run", common=False,
             default_text="the newest", help="Continue from the saved state of this step; later ones are dropped.",
-        )(function)  # fmt: skip
+        )(_resume_or_force(function))  # fmt: skip
         return own_model_option(preset_option(stage, auto=True)(function) if preset else function)
 
     return decorate
+
+
+def _resume_or_force(function: Callable[..., Any]) -> Any:
+    """Let `--resume-from` imply `--resume`, and raise a usage error where `--force` is given too."""
+
+    @wraps(function)
+    def call(resume: bool, resume_from: int | None, force: bool, **given: Any) -> Any:
+        if force and (resume or resume_from is not None):
+            flag = "--resume" if resume_from is None else "--resume-from"
+            raise click.UsageError(
+                f"{flag} goes on with the run that --force would replace: leave one of them out"
+            )
+        return function(
+            resume=resume or resume_from is not None, resume_from=resume_from, force=force, **given
+        )
+
+    return call
 
 
 def settings_options(
@@ -169,6 +187,17 @@ def settings_options(
 def named(given: dict[str, Any]) -> dict[str, Any]:
     """Return only the options that the user set."""
     return {name: value for name, value in given.items() if value is not None}
+
+
+def first_given(names: Iterable[str]) -> str | None:
+    """Return the flag of the first of these options that the user set, here or in a file; None where there is none."""
+    context = click.get_current_context()
+    given = [name for name in names if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if not given:
+        return None
+    param = next(param for param in context.command.params if param.name == given[0])
+    is_off = context.params[given[0]] is False
+    return (param.secondary_opts if is_off and param.secondary_opts else param.opts)[0]
 
 
 def _setting(cls: type, field: dataclasses.Field[Any], default: str, common: bool) -> Callable[[F], F]:

@@ -44,7 +44,7 @@ def train(
     `imgtf sample`.
     """
     started = time.monotonic()
-    resume, run = resume or resume_from is not None, model / "prior" / "train.toml"
+    run = model / "prior" / "train.toml"
     config = run if resume and run.exists() else None
     inherit = model / "tokenizer" / "train.toml"
     settings = collect("prior", PRIOR_CLASSES, named(given), config, inherit, AUTO)

@@ -40,6 +40,7 @@ from .options import (
     settings_options,
 )
 from .reporting import log_to_stderr, report, report_files, report_run
+from .types import Names
 
 if TYPE_CHECKING:
     from ..tokenizer.inception import Inception
@@ -73,7 +74,7 @@ def train(
 ) -> None:
     """Train the tokenizer on images."""
     started = time.monotonic()
-    resume, run = resume or resume_from is not None, model / "tokenizer" / "train.toml"
+    run = model / "tokenizer" / "train.toml"
     config = run if resume and run.exists() else None
     settings = collect("tokenizer", TOKENIZER_CLASSES, named(given), config, default="auto")
     log_to_stderr()
@@ -98,7 +99,7 @@ def tune(
     The encoder and the codebook are frozen. The weights are kept only where held-out images get better.
     """
     started = time.monotonic()
-    resume, run = resume or resume_from is not None, run_file(model, "decoder")
+    run = run_file(model, "decoder")
     settings = decoder_settings(model, named(given), run if resume and run.exists() else None)
     log_to_stderr()
     from ..pipelines.tune import tune_decoder
@@ -166,6 +167,7 @@ def encode(model: Path, out: Path | None, precision: str, device: str, as_json: 
 )
 @option(
     "--features",
+    type=Names(),
     metavar="NAME,...",
     group="measurement",
     help="Distances in these features too: inception, squeeze, alex, vgg, classifier.",

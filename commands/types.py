@@ -1,4 +1,7 @@
-"""Parameter types of the command line."""
+"""Parameter types of the command line.
+
+`in_file` names the Python types that a value can have in a configuration file. Without it, the value is text.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from click.shell_completion import CompletionItem
 from ..errors import ConfigError
 from ..options import Size, shown, sides_of, to_size
 
+AUTO = "auto"
 MAX_IMAGES = 10_000_000
 """Most images of one `imgtf sample`; --first continues a larger set."""
 MAX_BATCH = 2**16
@@ -20,6 +24,12 @@ MAX_SEED = 2**64 - 1
 MAX_FIRST = MAX_SEED - MAX_IMAGES
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SAMPLING_PRECISIONS = (*PRECISIONS, "int8")
+
+
+def whole_numbers(value: Any) -> list[int]:
+    """The numbers of text such as `3,5`, or of a list in a configuration file. Raises ValueError for anything else."""
+    parts = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    return [int(str(part)) for part in parts]  # as text, so that 1.5 and true are none
 
 
 class CommaSeparated(click.ParamType):
@@ -42,10 +52,24 @@ class CommaSeparated(click.ParamType):
         return [CompletionItem(before + comma + item.value) for item in found if item.type == "plain"]
 
 
+class Names(click.ParamType):
+    """`a,b` as it is; a list of names in a configuration file is the same."""
+
+    name = "NAME,..."
+    in_file = (str, list)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        names = [value] if isinstance(value, str) else value
+        if not all(isinstance(name, str) and "\0" not in name for name in names):
+            self.fail(f"{shown(value)} is not a list of names", param, ctx)
+        return ",".join(names)
+
+
 class WholeRange(click.IntRange):
     """A whole number within bounds."""
 
     name = "whole number"
+    in_file = (int,)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -58,6 +82,7 @@ class FiniteRange(click.FloatRange):
     """A float within bounds; NaN and infinity are refused."""
 
     name = "number"
+    in_file = (int, float)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -73,6 +98,7 @@ class ImageSize(click.ParamType):
     """`64` to 64, `192x128` (height x width) to (192, 128), `64x64` to 64; each side within bounds."""
 
     name = "N|HxW"
+    in_file = (int, str, list)
 
     def __init__(self, minimum: int | None, maximum: int | None) -> None:
         self.side = WholeRange(minimum, maximum)
@@ -91,34 +117,36 @@ class WordOrCount(click.ParamType):
     """`auto` as it is, or a whole number within bounds."""
 
     name = "auto|N"
+    in_file = (int, str)
 
     def __init__(self, minimum: int | None, maximum: int | None) -> None:
         self.count = WholeRange(minimum, maximum)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if value == "auto" else self.count.convert(value, param, ctx)
+        return value if value == AUTO else self.count.convert(value, param, ctx)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return [CompletionItem("auto")] if "auto".startswith(incomplete) else []
+        return [CompletionItem(AUTO)] if AUTO.startswith(incomplete) else []
 
 
 class AutoOrCount(click.ParamType):
     """`auto` to None, or a whole number from 1 to the maximum."""
 
     name = "auto|N"
+    in_file = (int, str)
 
     def __init__(self, maximum: int) -> None:
         self.count = WholeRange(1, maximum)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return None if value == "auto" else self.count.convert(value, param, ctx)
+        return None if value == AUTO else self.count.convert(value, param, ctx)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return [CompletionItem("auto")] if "auto".startswith(incomplete) else []
+        return [CompletionItem(AUTO)] if AUTO.startswith(incomplete) else []
 
 
 class Device(click.ParamType):

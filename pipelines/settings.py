@@ -12,7 +12,7 @@ import tomli_w
 
 from ..data.config import AugmentationConfig, ConditionDataConfig, DataConfig
 from ..errors import ConfigError
-from ..options import build, to_dict, unknown_key
+from ..options import build, shown, to_dict, unknown_key
 from ..prior.config import PriorConfig, SamplingConfig
 from ..prior.recipe import CacheRecipe, PriorRecipe
 from ..runtime.durable import whole_file
@@ -49,7 +49,7 @@ FOLLOWING = {
 }  # fmt: skip
 """Settings that follow the number of steps, where it is decided in the run."""
 LENGTHS = ("steps", "minutes", "step_plan")
-"""The length of a run; one that the user gives replaces all of a file."""
+"""The length of a run; `steps` or `minutes` that the user gives replaces all of a file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,12 +108,14 @@ def collect(
         stage: tokenizer or prior, whose presets are used.
         classes: configuration classes of the command.
         given: options that the user set, by name.
-        config: TOML file by option name; its values count as set by the user.
+        config: TOML file by option name, such as that of a run to resume, which keeps its preset; its values count as
+            set by the user.
         inherit: TOML file of another run. Its data settings apply when the user names no data.
         default: preset where the user names none. `auto` sets nothing before the images are known.
 
     Raises:
-        ConfigError: for an unknown preset, an unreadable file, an unknown key, or a number of steps with `minutes`.
+        ConfigError: for an unknown preset or another one than the file's, an unreadable file, an unknown key, or a
+            number of steps with `minutes`.
     """
     from_file = read_toml(config) if config else {}
     if given.keys() & {"steps", "minutes"}:
@@ -121,10 +123,11 @@ def collect(
     find_batch = given.get("batch_size") == AUTO
     if find_batch:
         given = {name: value for name, value in given.items() if name != "batch_size"}
+    preset = _preset(given.get("preset"), from_file.get("preset"), config) or default
     explicit = from_file | dict(given)
     if "minutes" in explicit and (both := explicit.keys() & {"steps", "step_plan"}):
         raise ConfigError(f"{min(both)} and minutes exclude each other: minutes sets the number of steps")
-    preset = explicit.pop("preset", None) or default
+    explicit.pop("preset", None)
     known = {name for cls in classes for name in option_names(cls)}
     for key in from_file:
         if key not in known | {"preset"}:
@@ -134,6 +137,16 @@ def collect(
         inherited = {name for cls in INHERITED_CLASSES for name in option_names(cls)}
         values |= {key: value for key, value in read_toml(inherit).items() if key in inherited}
     return Settings(preset, values | explicit, frozenset(explicit), find_batch)
+
+
+def _preset(given: Any, kept: Any, file: Path | None) -> Any:
+    """The preset of a run. ConfigError for another one than in its file: a resumed run keeps its network."""
+    if kept is None or given in (None, AUTO, kept):
+        return kept or given
+    raise ConfigError(
+        f"{file}: the run has the preset {shown(kept)}, and a resumed run keeps it; "
+        f"leave out the preset {shown(given)}, or start another run"
+    )
 
 
 def collect_for_model(

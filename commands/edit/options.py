@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+from ...options import shown
+from ..types import whole_numbers
+
 image_type = click.Path(dir_okay=False, path_type=Path)
 image_argument = click.argument("image", type=image_type)
 
@@ -16,16 +19,15 @@ class Box(click.ParamType):
     """`8,8,24,24` to (8, 8, 24, 24): left, top, right and bottom in pixels."""
 
     name = "x0,y0,x1,y1"
+    in_file = (str, list)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        sides = value if isinstance(value, (list, tuple)) else str(value).split(",")
         try:
-            return self._whole(sides)
-        except (TypeError, ValueError):
-            self.fail(f"{value!r} is not a box: use x0,y0,x1,y1, four whole numbers of pixels", param, ctx)
-
-    def _whole(self, sides: Any) -> tuple[int, int, int, int]:
-        x0, y0, x1, y1 = (int(side) for side in sides)
+            x0, y0, x1, y1 = whole_numbers(value)
+        except ValueError:
+            self.fail(
+                f"{shown(value)} is not a box: use x0,y0,x1,y1, four whole numbers of pixels", param, ctx
+            )
         return x0, y0, x1, y1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from imgtf.commands.command import config_key
 from imgtf.errors import ConfigError
-from imgtf.pipelines.settings import TOKENIZER_CLASSES, collect
+from imgtf.pipelines.settings import LENGTHS, TOKENIZER_CLASSES, collect
 
 from ..pipelines.conftest import SMALL_PRIOR, SMALL_TOKENIZER, run
 from .conftest import COMMANDS
@@ -99,8 +100,60 @@ def test_switches_lists_and_choices_of_settings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("evaluate", "budget = 5", 5.0),
+        ("evaluate", "budget = 0.5", 0.5),
+        ("edit complete", "keep = 0.25", 0.25),
+        ("edit complete", "box = [1, 2, 3, 4]", (1, 2, 3, 4)),
+        ("edit inpaint", 'box = "1,2,3,4"', (1, 2, 3, 4)),
+        ("edit outpaint", "size = [64, 96]", (64, 96)),
+        ("edit vary", "strength = 0.5", 0.5),
+        ("edit mix", "strength = 1", 1.0),
+        ("sample", "size = 64", 64),
+        ("sample", "size = [64, 96]", (64, 96)),
+        ("sample", 'size = "64x96"', (64, 96)),
+        ("sample", "size = [64, 64]", 64),
+        ("sample", 'batch_size = "auto"', None),
+        ("import", "image_size = [64, 96]", (64, 96)),
+        ("attention", "at = [3, 5]", (3, 5)),
+        ("attention", 'at = "3,5"', (3, 5)),
+        ("evaluate", 'features = ["squeeze", "classifier"]', "squeeze,classifier"),
+        ("tokenizer eval", 'features = "squeeze,classifier"', "squeeze,classifier"),
+        ("tokenizer train", 'batch_size = "auto"', "auto"),
+        ("tokenizer tune-decoder", 'batch_size = "auto"', "auto"),
+        ("prior train", 'batch_size = "auto"', "auto"),
+    ],
+)
+def test_numbers_sizes_and_boxes_are_written_as_toml_writes_them(
+    path: str, text: str, expected: Any, tmp_path: Path
+) -> None:
+    command, images = COMMANDS[tuple(path.split())], {"edit mix": 2, "import": 2}.get(path, 1)
+    has_images = any(isinstance(param, click.Argument) for param in command.params)
+    given = ["auto"] * images * has_images
+    params = command.make_context("x", [*given, "--config", write(tmp_path, text)]).params
+    value = params[text.split(" = ")[0]]
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
     ("path", "text", "message"),
     [
+        ("evaluate", 'budget = "5"', "budget must be int or float, got '5'"),
+        ("evaluate", "budget = nan", "budget: nan is not"),
+        ("evaluate", "budget = true", "budget must be int or float"),
+        ("edit vary", "strength = 1.5", "strength: 1.5 is not in the range"),
+        ("edit inpaint", "box = [1, 2, 3]", "box: [1, 2, 3] is not a box"),
+        ("edit inpaint", "box = [1.5, 2, 3, 4]", "box: [1.5, 2, 3, 4] is not a box"),
+        ("edit inpaint", f"box = [0x{'f' * 5000}, 2, 3, 4]", "is not a box"),
+        ("edit inpaint", "box = 3", "box must be str or list, got 3"),
+        ("attention", "at = [1, true]", "at: [1, True] is not a row and a column"),
+        ("attention", f"at = [0x{'f' * 5000}, 2]", "is not a row and a column"),
+        ("evaluate", "features = [1]", "features: [1] is not a list of names"),
+        ("sample", "size = [64, 96, 3]", "size: a size must be one side"),
+        ("sample", "size = 64.0", "size must be int or str or list"),
+        ("tokenizer train", 'batch_size = "many"', "batch_size must be int, got 'many'"),
         ("tokenizer train", 'steps = "3"', "steps must be int, got '3'"),
         ("tokenizer train", "steps = 0", "steps must be at least 1"),
         ("tokenizer train", "steps = 99999999999999999999", "steps must be at most"),
@@ -127,7 +180,7 @@ def test_a_wrong_value_is_one_line_with_file_and_key(
     path: str, text: str, message: str, tmp_path: Path, capsys: Any
 ) -> None:
     file = write(tmp_path, text)
-    assert run(*path.split(), "--config", file) == 1
+    assert run(*path.split(), *ARGUMENTS.get(tuple(path.split()), []), "--config", file) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"Error: {file}: ")
     assert message in line
@@ -198,6 +251,39 @@ def test_resume_reads_the_runs_settings_and_then_the_file(images: Path, tmp_path
     saved = (folder / "tokenizer" / "train.toml").read_text()
     assert "steps = 4" in saved
     assert "image_size = 16" in saved
+
+
+@pytest.mark.parametrize("path", ["tokenizer train", "tokenizer tune-decoder", "prior train"])
+@pytest.mark.parametrize(
+    ("text", "arguments", "expected"),
+    [
+        ("steps = 500", ["--minutes", "5"], {"minutes": 5.0}),
+        ("minutes = 5", ["--steps", "7"], {"steps": 7}),
+        ('steps = 310\nstep_plan = ["20:310"]', ["--steps", "200"], {"steps": 200}),
+        ('steps = 310\nstep_plan = ["20:310"]', ["--minutes", "1"], {"minutes": 1.0}),
+        ("steps = 310\nminutes = 5", ["--steps", "3"], {"steps": 3}),
+        ('steps = 310\nstep_plan = ["20:310"]', [], {"steps": 310, "step_plan": ["20:310"]}),
+        ("steps = 500", ["--warmup", "5"], {"steps": 500}),
+    ],
+)
+def test_a_length_on_the_command_line_replaces_that_of_the_file(
+    path: str, text: str, arguments: list[str], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    params = parse(tuple(path.split()), *arguments, "--config", write(tmp_path, text))
+    assert {name: params[name] for name in LENGTHS if params[name] is not None} == expected
+
+
+def test_a_shorter_run_by_the_file_of_a_timed_one(images: Path, tmp_path: Path, capsys: Any) -> None:
+    file = write(tmp_path, 'steps = 310\nstep_plan = ["20:310"]')
+    command = ["tokenizer", "train", "--config", file, "--data", images, "--model", tmp_path / "m"]
+    assert run(*command, "--steps", "2", *SMALL_TOKENIZER) == 0
+    saved = tomllib.loads((tmp_path / "m" / "tokenizer" / "train.toml").read_text())
+    assert saved["steps"] == 2
+    assert "step_plan" not in saved
+    capsys.readouterr()
+    both = write(tmp_path, "steps = 310\nminutes = 5")
+    assert run("tokenizer", "train", "--config", both, "--model", tmp_path / "other") == 1
+    assert "steps and minutes exclude each other" in capsys.readouterr().err
 
 
 def test_default_map_of_a_caller_stays(tmp_path: Path) -> None:

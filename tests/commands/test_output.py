@@ -160,6 +160,17 @@ def test_a_training_run_reports_its_result(images: Path, tmp_path: Path, capsys:
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'tokenizer'} (best at step")
 
 
+@pytest.mark.parametrize("command", ["tokenizer train", "tokenizer tune-decoder", "prior train"])
+@pytest.mark.parametrize("resume", [["--resume"], ["--resume-from", "3"]])
+def test_a_run_is_resumed_or_replaced_but_not_both(
+    command: str, resume: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    assert run(*command.split(), "--model", tmp_path, *resume, "--force") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Error: {resume[0]} goes on with the run that --force would replace")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_encode_writes_the_caches_that_training_reads(images: Path, tmp_path: Path, capsys: Any) -> None:
     from ..pipelines.conftest import SMALL_PRIOR, SMALL_TOKENIZER
 

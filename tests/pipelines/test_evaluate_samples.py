@@ -208,6 +208,18 @@ def test_the_command_writes_a_report_and_prints_it(
         (["--search", "--budget", "0"], 2, "--budget"),
         (["--samples", ".", "--search"], 2, "which --search cannot change"),
         (["--samples", ".", "--top-k", "3"], 2, "which --top-k cannot change"),
+        (["--samples", ".", "-n", "1000"], 2, "which --n cannot change"),
+        (["--samples", ".", "--seed", "0"], 2, "which --seed cannot change"),
+        (["--samples", ".", "--batch-size", "auto"], 2, "which --batch-size cannot change"),
+        (["--samples", ".", "--precision", "fp32"], 2, "which --precision cannot change"),
+        (["--samples", ".", "--conditioning-column", "x"], 2, "which --conditioning-column cannot change"),
+        (["--search", "--budget", "0.02", "-n", "5"], 2, "--n has no effect with --search"),
+        (
+            ["--search", "--budget", "0.02", "--no-memorisation"],
+            2,
+            "--no-memorisation has no effect with --search",
+        ),
+        (["--search", "--budget", "0.02", "--memorisation"], 2, "--memorisation has no effect with --search"),
         (["--samples", "nowhere"], 1, "nowhere: no such folder of samples"),
         (["--n", "1"], 2, "--n"),
         (["--reference", "test"], 2, "--reference"),
@@ -230,6 +242,18 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert last.startswith("Error: ")
     assert message in last
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_a_file_that_have_no_effect_are_refused_too(
+    model: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "run.toml").write_text("search = true\nbudget = 0.02\nn = 5\n")
+    assert evaluate_command(model, "--config", tmp_path / "run.toml") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: --n has no effect with --search")
+    (tmp_path / "run.toml").write_text("search = false\n")
+    assert evaluate_command(model, "--config", tmp_path / "run.toml", "--samples", "nowhere") == 1
+    assert "nowhere: no such folder of samples" in capsys.readouterr().err
 
 
 def test_a_model_that_does_not_say_its_data_needs_some(tmp_path: Path, capsys: Any) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from imgtf.errors import ConfigError
+from imgtf.errors import CheckpointError, ConfigError
+from imgtf.pipelines.python import train_prior, train_tokenizer
 from imgtf.pipelines.settings import collect, load_presets
 from imgtf.prior.config import PriorConfig, SamplingConfig
 from imgtf.tokenizer.config import TokenizerConfig
 from imgtf.tokenizer.recipe import TokenizerRecipe
 from imgtf.training.config import TrainingConfig
+
+from .conftest import run
 
 CLASSES = (TokenizerConfig, TokenizerRecipe, TrainingConfig)
 
@@ -25,6 +30,33 @@ def test_the_command_line_beats_the_file_beats_the_preset(tmp_path: Path) -> Non
     assert (training.steps, training.lr) == (7, 0.25)
     assert settings.part(TokenizerConfig).image_size == load_presets("tokenizer")["small"]["image_size"]
     assert settings.explicit == {"steps", "lr"}
+
+
+def test_a_resumed_run_keeps_its_preset(tmp_path: Path) -> None:
+    file = tmp_path / "train.toml"
+    file.write_text('preset = "small"\nsteps = 7\n')
+    for given in ({}, {"preset": "auto"}, {"preset": "small"}):
+        settings = collect("tokenizer", CLASSES, given, file)
+        assert settings.preset == "small"
+        assert settings == collect("tokenizer", CLASSES, {}, file)
+    with pytest.raises(ConfigError, match=r"train\.toml: .* preset 'small', .* leave out the preset 'tiny'"):
+        collect("tokenizer", CLASSES, {"preset": "tiny"}, file)
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "prior"])
+def test_a_resume_with_another_preset_is_one_line(stage: str, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / stage).mkdir()
+    (tmp_path / stage / "train.toml").write_text('preset = "tiny"\n')
+    message = f"{tmp_path / stage / 'train.toml'}: the run has the preset 'tiny'"
+    for resume in (["--resume"], ["--resume-from", "3"]):
+        assert run(stage, "train", "--model", tmp_path, *resume, "--preset", "medium") == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"Error: {message}")
+    train = train_tokenizer if stage == "tokenizer" else train_prior
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        train(tmp_path, preset="medium", resume=True)
+    with pytest.raises(CheckpointError, match="holds no"):  # the next check
+        train(tmp_path, preset="auto", resume=True)
 
 
 def test_saved_settings_give_the_same_run(tmp_path: Path) -> None:
