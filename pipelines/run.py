@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..pretrained import CONFIG_FILE
 from ..prior.train import PriorStage
 from ..runtime.batch_random import seed_batch_generators
@@ -118,7 +118,14 @@ def start_trackers(name: str, accelerator: Accelerator, settings: dict[str, Any]
 
 
 def check_free(folder: Path, run: str, resume: bool, force: bool) -> None:
-    """Raise CheckpointError where a run would replace something, and ConfigError where it cannot write."""
+    """Check that a run may begin.
+
+    Raises:
+        CheckpointError: it would replace something, or there is no run to resume.
+        ConfigError: the folder cannot be written to, or both `resume` and `force` are given.
+    """
+    if resume and force:
+        raise ConfigError("resume goes on with a run, and force replaces it: give one of them")
     state = latest_state(folder / "training" / run / "state")
     if resume and state is None:
         raise CheckpointError(f"{folder} holds no {run} run to resume; start one without --resume")

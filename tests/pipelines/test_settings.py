@@ -59,6 +59,11 @@ def test_a_resume_with_another_preset_is_one_line(stage: str, tmp_path: Path, ca
         train(tmp_path, preset="auto", resume=True)
 
 
+def test_a_run_from_python_is_resumed_or_replaced_but_not_both(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="resume goes on with a run, and force replaces it"):
+        train_tokenizer(tmp_path, resume=True, force=True)
+
+
 def test_saved_settings_give_the_same_run(tmp_path: Path) -> None:
     settings = collect("tokenizer", CLASSES, {"multipliers": [1, 2, 2], "steps": 5})
     parts = [settings.part(cls) for cls in CLASSES]
