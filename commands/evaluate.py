@@ -200,7 +200,7 @@ def _run(
     from ..pipelines.evaluate_samples import evaluate_folder
     from ..pipelines.judge import JudgeOptions
     from ..pipelines.pipeline import Pipeline
-    from ..pipelines.write import check_out, free_folder
+    from ..pipelines.write import check_out, results_in
     from ..runtime.repository import results_folder
 
     check_features(run.features)
@@ -209,31 +209,30 @@ def _run(
     results = results_folder(run.model)
     if run.keep and results != run.model:
         raise ConfigError("--keep changes the model: download it to a folder of your own first")
-    out = run.out or processes.gather(free_folder(results / "evaluation"))[0]
     options = JudgeOptions(run.features, run.reference, run.cache, run.inception_file)
     shared: dict[str, Any] = {"options": options, "processes": processes}
-    with Bars(processes.is_first) as bars:
-        shared |= {"progress": bars}
-        if run.samples is not None:
-            found = evaluate_folder(
-                run.samples, data[0], model=run.model, device=processes.device(run.device),
-                memorisation=run.memorisation, **shared,
-            )  # fmt: skip
-        else:
-            pipeline = Pipeline.from_pretrained(
-                run.model, processes.device(run.device), precision=run.precision
-            )
-            if run.search:
-                _search(run, pipeline, data, settings, out, shared)
-                return
-            found = evaluate_model(
-                pipeline, data[0], run.n, columns=data[1], seed=run.seed, batch_size=run.batch_size,
-                settings=settings, memorisation=run.memorisation, **shared,
-            )  # fmt: skip
-    if processes.is_first:
-        report = found.write(out)
-        lines = json.dumps(found.record() | {"out": str(out)}) if run.as_json else "\n".join(found.lines())
-        click.echo(lines if run.as_json else f"{lines}\n\n{report}")
+    device = processes.device(run.device)
+    with results_in(run.out, results / "evaluation", processes) as out:
+        with Bars(processes.is_first) as bars:
+            shared |= {"progress": bars}
+            if run.samples is not None:
+                found = evaluate_folder(
+                    run.samples, data[0], model=run.model, device=device,
+                    memorisation=run.memorisation, **shared,
+                )  # fmt: skip
+            else:
+                pipeline = Pipeline.from_pretrained(run.model, device, precision=run.precision)
+                if run.search:
+                    _search(run, pipeline, data, settings, out, shared)
+                    return
+                found = evaluate_model(
+                    pipeline, data[0], run.n, columns=data[1], seed=run.seed, batch_size=run.batch_size,
+                    settings=settings, memorisation=run.memorisation, **shared,
+                )  # fmt: skip
+        if processes.is_first:
+            report = found.write(out)
+            record = found.record() | {"out": str(out)}
+            click.echo(json.dumps(record) if run.as_json else "\n".join([*found.lines(), "", str(report)]))
 
 
 def _search(

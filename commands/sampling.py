@@ -119,7 +119,7 @@ class SamplingRun:
         log_to_stderr()
         from ..pipelines.pipeline import Pipeline
         from ..pipelines.processes import process_group
-        from ..pipelines.write import check_out, free_folder
+        from ..pipelines.write import check_out, results_in
         from ..runtime.repository import results_folder
 
         stop_on_terminate()
@@ -130,8 +130,8 @@ class SamplingRun:
                 self.model, processes.device(self.device), precision=self.precision, compile=self.compile,
                 capture=self.capture,
             )  # fmt: skip
-            out = self.out or processes.gather(free_folder(results_folder(self.model) / folder))[0]
-            yield PreparedRun(pipeline, processes, out, folder.rstrip("s"))
+            with results_in(self.out, results_folder(self.model) / folder, processes) as out:
+                yield PreparedRun(pipeline, processes, out, folder.rstrip("s"))
 
     def report(self, prepared: PreparedRun, grid: Path, n: int) -> None:
         """Print the path of the grid, in the first process."""

@@ -84,7 +84,7 @@ def score(
     log_to_stderr()
     from ..pipelines.pipeline import Pipeline
     from ..pipelines.score_files import find_images, write_scores
-    from ..pipelines.write import check_out, free_folder
+    from ..pipelines.write import check_out, results_in
     from ..runtime.progress import Bar
     from ..runtime.repository import results_folder
 
@@ -92,8 +92,8 @@ def score(
         check_out(out, force)
     files = find_images(images)
     models = Pipeline.from_pretrained(model, device, precision=precision)
-    out = out or free_folder(results_folder(model) / "scores")
     conditions = {name: given[name] or None for name in ("label", "text", "image")}
-    with Bar("score", len(files), "image") as bar:
-        summary = write_scores(models, files, out, kind, bar.update, **(given | conditions))
+    numbered = results_folder(model) / "scores"
+    with results_in(out, numbered) as folder, Bar("score", len(files), "image") as bar:
+        summary = write_scores(models, files, folder, kind, bar.update, **(given | conditions))
     report(summary, as_json)

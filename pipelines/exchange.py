@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -22,10 +23,13 @@ from ..options import Size, build, sides_of, to_size
 from ..pretrained import CONFIG_FILE, WEIGHTS_FILE, read_json, write_tensors, write_text
 from ..prior.config import PriorConfig
 from ..prior.model import Prior
+from ..runtime.durable import TEMPORARY, publish_folder, remove_folder
 from ..tokenizer.config import TokenizerConfig
 from ..tokenizer.model import Tokenizer
 from .card import write_card
 from .files import ORIGIN_FILE, RUNS, check_files, check_writable, stage_of
+
+logger = logging.getLogger("imgtf")
 
 YAML = (".yaml", ".yml")
 WEIGHTS = FILES[0]
@@ -75,8 +79,7 @@ def import_weights(
         raise CheckpointError(f"{files[0]}: holds no {stage}; check --stage and the files")
     _check_free(folder, parts, force)
     _check_pair(folder, parts)
-    for each, part in parts.items():
-        _write(folder, each, part, origins[each])
+    _write_stages(folder, parts, origins)
     write_card(folder)
     return [folder / each for each in parts]
 
@@ -156,13 +159,17 @@ def _tokenizer_config(folder: Path) -> TokenizerConfig | None:
     return build(TokenizerConfig, {k: v for k, v in read_json(path).items() if k not in header}, str(path))
 
 
-def _tokenizer_sha256(folder: Path) -> str:
-    """Return the identity of the codes of the tokenizer in the folder, or "". Its weights stay in the mapped file."""
-    config = _tokenizer_config(folder)
+def _tokenizer_sha256(folder: Path, part: StageWeights | None) -> str:
+    """Return the identity of the codes of the tokenizer imported now, else of that in the folder, or "".
+
+    Weights in the folder stay in the mapped file.
+    """
+    config = part.config if part else _tokenizer_config(folder)
     if config is None:
         return ""
     model = meta_model(config)
-    model.load_state_dict(read_tensors(folder / "tokenizer" / WEIGHTS_FILE), assign=True)
+    tensors = part.tensors if part else read_tensors(folder / "tokenizer" / WEIGHTS_FILE)
+    model.load_state_dict(tensors, assign=True)
     assert isinstance(model, Tokenizer)
     return model.codes_sha256()
 
@@ -192,12 +199,29 @@ def _check_pair(folder: Path, parts: Mapping[str, StageWeights]) -> None:
         )
 
 
-def _write(folder: Path, stage: str, part: StageWeights, origin: str) -> None:
-    config = part.config
-    if isinstance(config, PriorConfig):
-        config = replace(config, tokenizer_sha256=_tokenizer_sha256(folder))
-    runs = [run for run in RUNS if stage_of(run) == stage]
-    for stale in (folder / stage, *(folder / "training" / run for run in runs)):
-        shutil.rmtree(stale, ignore_errors=True)
-    meta_model(config).save_pretrained(folder / stage, part.tensors)
-    write_text(folder / stage / ORIGIN_FILE, origin + "\n")
+def _write_stages(folder: Path, parts: Mapping[str, StageWeights], origins: Mapping[str, str]) -> None:
+    """Write all stages beside the old ones, and replace those only when that has succeeded."""
+    written = {stage: folder / (stage + TEMPORARY) for stage in parts}
+    try:
+        for stage, temporary in written.items():
+            shutil.rmtree(temporary, ignore_errors=True)
+            config = parts[stage].config
+            if isinstance(config, PriorConfig):
+                config = replace(config, tokenizer_sha256=_tokenizer_sha256(folder, parts.get("tokenizer")))
+            meta_model(config).save_pretrained(temporary, parts[stage].tensors)
+            write_text(temporary / ORIGIN_FILE, origins[stage] + "\n", durable=True)
+        for stage, temporary in written.items():
+            _remove_stage(folder, stage)
+            publish_folder(temporary, folder / stage)
+    finally:
+        for temporary in written.values():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_stage(folder: Path, stage: str) -> None:
+    """Remove a stage and the training runs that made it."""
+    remove_folder(folder / stage)
+    for training in (folder / "training" / run for run in RUNS if stage_of(run) == stage):
+        if training.exists():
+            logger.info("%s: the training run of the replaced model is removed", training)
+            remove_folder(training)

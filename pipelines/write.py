@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -32,10 +34,37 @@ Row = dict[str, Any]
 """One image in the record."""
 
 
-def free_folder(samples: Path) -> Path:
-    """The next unused numbered folder in `samples`: 001, 002, ..."""
-    taken = [int(p.name) for p in samples.glob("[0-9]*") if p.name.isdigit()]
-    return samples / f"{max(taken, default=0) + 1:03d}"
+@contextmanager
+def results_in(out: Path | None, numbered: Path, processes: Processes | None = None) -> Iterator[Path]:
+    """Yield `out`, or the next free numbered folder in `numbered`: 001, 002, ...
+
+    The first process creates that folder at once, so that no other run takes it. It is removed again where nothing was
+    written into it, with the folders above it that were created too.
+    """
+    processes = processes or Processes()
+    created: list[Path] = []
+    try:
+        if out is None and processes.is_first:
+            created = _create_free(numbered)
+        yield out or processes.gather(created[0] if created else None)[0]
+    finally:
+        with suppress(OSError):  # it holds results
+            for folder in created:
+                folder.rmdir()
+
+
+def _create_free(numbered: Path) -> list[Path]:
+    """Create the next free folder in `numbered`. Return all folders created, innermost first."""
+    check_writable(numbered)
+    above = [path for path in (numbered, *numbered.parents) if not path.exists()]
+    numbered.mkdir(parents=True, exist_ok=True)
+    taken = [int(p.name) for p in numbered.glob("[0-9]*") if p.name.isdigit()]
+    for number in itertools.count(max(taken, default=0) + 1):
+        with suppress(FileExistsError):  # another run has just taken it
+            folder = numbered / f"{number:03d}"
+            folder.mkdir()
+            return [folder, *above]
+    raise AssertionError("numbers never end")
 
 
 def write_samples(

@@ -20,8 +20,8 @@ from .file import Compressed
 SUFFIX = ".imgtf"
 LoadModels = Callable[[str, str], Models]
 """Loads the models in a precision on a kind of device."""
-Files = dict[Path, tuple[bytes, Compressed]]
-"""Compressed files: their bytes and what their headers say."""
+Files = list[tuple[Path, bytes, Compressed]]
+"""Compressed files as they were named, also twice: their bytes and what their headers say."""
 
 
 def output_files(inputs: Sequence[Path], out: Path, suffix: str, force: bool) -> list[Path]:
@@ -64,8 +64,8 @@ def read_files(paths: Sequence[Path]) -> Files:
     Raises:
         DataError: `compress` did not write one of them, or it is truncated.
     """
-    data = {path: _content(path) for path in paths}
-    return {path: (own, Compressed.from_bytes(own, str(path))) for path, own in data.items()}
+    data = [(path, _content(path)) for path in paths]
+    return [(path, own, Compressed.from_bytes(own, str(path))) for path, own in data]
 
 
 def _content(path: Path) -> bytes:
@@ -85,7 +85,7 @@ def decompress_files(
         start: called with the number of codes of each image; returns what is called after every code.
     """
     loaded: dict[tuple[str, str], Models] = {}
-    for (path, (data, header)), image in zip(files.items(), images, strict=True):
+    for (path, data, header), image in zip(files, images, strict=True):
         way = header.precision, header.device
         if way not in loaded:
             loaded = {way: load(*way)}

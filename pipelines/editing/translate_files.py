@@ -17,7 +17,7 @@ from ...data.decode import BadImage, load_image
 from ...data.findings import some
 from ...data.grid import draw_grid
 from ...data.image import plain, upright
-from ...errors import DataError
+from ...errors import ConfigError, DataError
 from ...pretrained import write_text
 from ..names import STEM_BYTES, distinct, shortened, with_variants
 from ..png import PngWriter, write_png
@@ -87,6 +87,22 @@ def result_names(paths: Sequence[Path], n: int) -> list[str]:
     return with_variants(distinct(stems, taken={Path(GRID_FILE).stem}), n)
 
 
+def _check_sources(inputs: Sequence[Input], out: Path, names: Sequence[str]) -> None:
+    """Raise a ConfigError where a file of the results in `out` is one of the inputs, under any name."""
+    sources = {_identity(own.path): own.path for own in inputs}
+    for file in (GRID_FILE, *(f"{name}.png" for name in names)):
+        if (out / file).exists() and (source := sources.get(_identity(out / file))):
+            raise ConfigError(
+                f"{out / file} would replace the source image {source}: name another folder with --out"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return what only names of the same file share: links, and a, A where the disk does not tell them apart."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
 def write_translations(
     sampling: Sampling,
     inputs: Sequence[Input],
@@ -105,10 +121,13 @@ def write_translations(
 ) -> Path:
     """Write n variants of each input into `out`, with `grid.png` and `samples.json`; return the grid's path.
 
-    The arguments and errors are those of `write_samples` and `translated`. Several processes share the inputs.
+    The arguments and errors are those of `write_samples` and `translated`. Several processes share the inputs. An
+    input is never replaced: that is a ConfigError, with `force` too.
     """
     processes = processes or Processes()
     check_out(out, force)
+    names = result_names([own.path for own in inputs], n)
+    _check_sources(inputs, out, names)
     used = sampling_settings(sampling.prior.config, **settings or {})
     total = n * len(inputs)
     # As in `write_samples`: the groups must be the same in all processes.
@@ -117,7 +136,7 @@ def write_translations(
         sampling, [own.path for own in inputs], n, upscale=upscale, seed=seed, first=first, batch_size=size,
         shard=(processes.rank, processes.world), progress=progress, **conditions or {}, **settings or {},
     )  # fmt: skip
-    rows = _write_images(samples, inputs, result_names([own.path for own in inputs], n), out, first)
+    rows = _write_images(samples, inputs, names, out, first)
     rows = sorted((row for part in processes.gather(rows) for row in part), key=lambda row: row["index"])
     if processes.is_first:
         write_png(_grid(out, inputs, rows, n), out / GRID_FILE)

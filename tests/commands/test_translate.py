@@ -138,3 +138,24 @@ def test_wrong_input_is_one_line_and_nothing_is_written(
         assert not out.exists()
     assert run("edit", "translate", image, "--model", translating, "--out", inputs) == 1
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_source_image_is_never_overwritten(upscaling: Path, tmp_path: Path, capsys: Any) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    for folder in (own, other):
+        folder.mkdir()
+    noise(4, 4, 0).save(own / "a.png")
+    noise(4, 4, 1).save(other / "b.png")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    (tmp_path / "link").symlink_to(own)
+    for out in (own, tmp_path / "link"):
+        arguments = [own / "a.png", other / "b.png", "--model", upscaling, "--out", out, "--force"]
+        assert run("edit", "upscale", *arguments) == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error")]
+        assert f"{out / 'a.png'} would replace the source image {own / 'a.png'}" in line
+        assert "--out" in line
+    noise(4, 4).save(own / "grid.png")  # its result has another name, but the grid has this one
+    before[own / "grid.png"] = (own / "grid.png").read_bytes()
+    assert run("edit", "upscale", own / "grid.png", "--model", upscaling, "--out", own, "--force") == 1
+    assert {path: path.read_bytes() for path in (*own.iterdir(), *other.iterdir())} == before
+    assert run("edit", "upscale", own / "a.png", "--model", upscaling, "--out", other, "--force") == 0

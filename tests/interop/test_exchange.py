@@ -173,6 +173,29 @@ def test_an_existing_stage_is_replaced_only_with_force(tmp_path: Path, write: An
     import_weights("auto", [file], tmp_path / "m", image_size=8, force=True)
 
 
+def test_a_failed_import_keeps_the_old_model(
+    tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, run = tmp_path / "m", tmp_path / "m" / "training" / "tokenizer"
+    file = write("vq.pt", dict(vqgan_state("taming")))
+    import_weights("auto", [file], folder, image_size=8)
+    run.mkdir(parents=True)
+    before = sorted(folder.rglob("*"))
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tokenizer, "save_config", full)
+        with pytest.raises(OSError, match="No space"):
+            import_weights("auto", [file], folder, image_size=8, force=True)
+    assert sorted(folder.rglob("*")) == before
+    with caplog.at_level("INFO", "imgtf"):
+        import_weights("auto", [file], folder, image_size=8, force=True)
+    assert not run.exists()
+    assert f"{run}: the training run of the replaced model is removed" in caplog.text
+
+
 def broken(state: dict[str, Tensor], how: str) -> str:
     """Damage one tensor of a state dict and return its name."""
     name = sorted(n for n in state if "mid" in n or "ln1" in n or "ffn_norm" in n)[0]

@@ -237,6 +237,9 @@ def test_several_files_go_to_a_folder(model: Path, images: Path, tmp_path: Path,
     assert [p.name for p in files] == ["0-2.imgtf", "0.imgtf"]
     assert run("decompress", *files, "-o", tmp_path / "d", "--model", model) == 0
     assert sorted(p.name for p in (tmp_path / "d").iterdir()) == ["0-2.png", "0.png"]
+    twice = [files[0], files[1], files[0]]
+    assert run("decompress", *twice, "-o", tmp_path / "e", "--model", model) == 0
+    assert sorted(p.name for p in (tmp_path / "e").iterdir()) == ["0-2-2.png", "0-2.png", "0.png"]
 
 
 def test_bad_input_of_the_commands_is_one_line_and_writes_nothing(

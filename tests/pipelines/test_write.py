@@ -23,7 +23,7 @@ from imgtf import Pipeline
 from imgtf.errors import ImgtfError
 from imgtf.pipelines import png
 from imgtf.pipelines.png import PngWriter, write_png
-from imgtf.pipelines.write import write_samples
+from imgtf.pipelines.write import results_in, write_samples
 
 from .conftest import run
 
@@ -112,6 +112,17 @@ def test_sample_on_a_full_disk_is_a_one_line_error(model: Path, tmp_path: Path, 
     assert len(lines) == 1
     assert "cannot be written" in lines[0]
     assert not [p for p in (tmp_path / "out").iterdir() if p.suffix == ".tmp"]
+
+
+def test_runs_at_the_same_time_have_folders_of_their_own(tmp_path: Path) -> None:
+    numbered = tmp_path / "m" / "samples"
+    with results_in(None, numbered) as first, results_in(None, numbered) as second:
+        assert [first.name, second.name] == ["001", "002"]
+        (second / "a").touch()
+    assert list(numbered.iterdir()) == [second]
+    with pytest.raises(ImgtfError), results_in(None, tmp_path / "new" / "samples"):
+        raise ImgtfError("before anything is written")
+    assert not (tmp_path / "new").exists()
 
 
 def launched(processes: int, *command: str) -> subprocess.CompletedProcess[str]:
