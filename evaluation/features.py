@@ -167,10 +167,11 @@ def _inception(request: FeatureRequest) -> FeatureNetwork:
 
 def _backbone(name: str, request: FeatureRequest) -> FeatureNetwork:
     """The network of LPIPS of that name: its last layer, averaged over positions. Losses with LPIPS see it too."""
-    network = Perceptual(name).to(request.device)
+    file = backbone_file(name, else_advice="choose other --features")
+    network = Perceptual(name, file).to(request.device)
     return FeatureNetwork(
         name, lambda images: Output(network.pooled_features(images)),
-        "own size, sides below 32 px enlarged to 32, channels scaled as in LPIPS", file_sha256(backbone_file(name)),
+        "own size, sides below 32 px enlarged to 32, channels scaled as in LPIPS", file_sha256(file),
         request.device,
     )  # fmt: skip
 

@@ -61,6 +61,7 @@ def read_prior(tensors: Mapping[str, Tensor], hints: Hints) -> StageWeights:
     """Return the GPT. Its heads follow from the published widths, its grid from the rotary table if that is saved."""
     config = _prior_config(tensors, hints)
     ours = import_tensors(prior_entries(config), shapes(config), without(tensors, "freqs_cis"))
+    _check_classes(config, hints.classes)
     return StageWeights(config, ours)
 
 
@@ -87,6 +88,13 @@ def _prior_config(tensors: Mapping[str, Tensor], hints: Hints) -> PriorConfig:
         zero_condition=True,
         sampling=TEXT_SAMPLING if by_text else SamplingConfig(cfg_scale=GUIDANCE.get(width, 1.0)),
     )
+
+
+def _check_classes(config: PriorConfig, given: int | None) -> None:
+    """CheckpointError for another number of classes than that of the tensors."""
+    if given not in (None, config.classes):
+        has = f"has {config.classes} classes by its tensors" if config.classes else "is conditioned on text"
+        raise CheckpointError(f"this prior {has}, not {given} classes: leave out --classes")
 
 
 def _grid(tensors: Mapping[str, Tensor], hints: Hints, condition: int) -> tuple[int, int]:

@@ -43,6 +43,8 @@ class Canvas:
     """The conditions of one window, which has the trained grid, one value by name: {"image": PIL image}."""
     shown: Sequence[tuple[str, Image.Image]] = ()
     """Captions and images that a grid of the results starts with, such as the image that is edited."""
+    leads: bool = True
+    """Whether it is the first canvas of a call: the others do not say again what holds for all."""
 
     def __post_init__(self) -> None:
         if self.codes.dim() != 2 or self.codes.dtype != torch.int64:

@@ -6,6 +6,7 @@ To add a condition, write its loader here and list it in `LOADERS`.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from enum import Enum
 from functools import cached_property
@@ -30,6 +31,9 @@ from .conditioning_images import ImageLoader
 from .text import TextEncoder
 
 logger = logging.getLogger("imgtf")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What UTF-8 cannot hold. Python puts it in the place of undecodable bytes of the command line."""
 
 
 class LabelLoader(ConditionLoader):
@@ -98,8 +102,8 @@ class TextLoader(ConditionLoader):
         return cls(TextConfig(max_bytes=run.recipe.caption_bytes), run.tokenizer)
 
     def values(self, given: Given) -> list[str]:
-        captions, limit = as_list(given.get("text"), "text"), self.config.max_bytes
-        cut = [text for text in captions if isinstance(text, str) and len(text.encode()) > limit]
+        captions, limit = unicode_texts(given.get("text")), self.config.max_bytes
+        cut = [text for text in captions if len(text.encode()) > limit]
         if cut:
             logger.info(
                 "%d of %d captions are cut to %d bytes, the most that this prior reads, such as %r",
@@ -152,7 +156,7 @@ class FeaturesLoader(ConditionLoader):
 
     def values(self, given: Given) -> list[Any]:
         features = given.get("features")
-        return as_list(given.get("text") if features is None else features, "features")
+        return unicode_texts(given.get("text")) if features is None else as_list(features, "features")
 
     def tensor(self, values: Sequence[Any]) -> Tensor:
         if isinstance(values[0], str):
@@ -161,6 +165,15 @@ class FeaturesLoader(ConditionLoader):
 
     def name(self, value: Any) -> str | None:
         return value if isinstance(value, str) else None
+
+
+def unicode_texts(given: Any) -> list[str]:
+    """One text or several, as a list. Raises ConfigError for a value that is not text or has no UTF-8."""
+    texts = as_list(given, "text")
+    wrong = [text for text in texts if not isinstance(text, str) or _SURROGATE.search(text)]
+    if wrong:
+        raise ConfigError(f"text must be Unicode text, got {wrong[0]!r:.80}: give text that UTF-8 can hold")
+    return texts
 
 
 LOADERS: dict[str, type[ConditionLoader]] = {

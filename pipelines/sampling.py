@@ -5,6 +5,7 @@ Shapes: B images, T = h*w tokens, h, w grid.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Unpack
@@ -35,6 +36,8 @@ from .request import (
     sampling_settings,
 )
 from .windows import sample_windows
+
+logger = logging.getLogger("imgtf")
 
 
 class Sampling(Models):
@@ -141,12 +144,22 @@ class Sampling(Models):
         values = given_values(self.loaders, given)
         if label is None and canvas is not None and canvas.has_known:
             values.pop("label", None)  # the class of an edited image is not known
+        guided = any(values.values()) or (canvas is not None and canvas.values_at is not None)
+        if not guided and settings.get("cfg_scale") not in (None, 1) and (canvas is None or canvas.leads):
+            self._say_unguided()
         request = Request.checked(n, values, seed, first, batch_size, shard)
         if batch_size is None:
             request = replace(request, batch_size=self.auto_batch_size(request.n, used))
         else:
             self._check_batch(min(request.n, request.batch_size), used)
         return self._stream(request, used, progress, canvas or Canvas.empty(self.prior.config.grid), watch)
+
+    def _say_unguided(self) -> None:
+        """Say that guidance which the call asks for has no effect, because its images are unconditional."""
+        kinds = ("text" if kind == "features" else kind for kind in self.prior.config.condition_kinds)
+        options = " or ".join(f"--{kind}" for kind in kinds)
+        lacking = f"no condition is given ({options})" if options else "this prior has no conditions"
+        logger.info("guidance has no effect: %s", lacking)
 
     def _stream(
         self,

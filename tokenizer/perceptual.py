@@ -83,8 +83,11 @@ class Perceptual(nn.Module):
             return self.lpips.lins[layer](difference).mean((1, 2, 3))  # (N,)
 
 
-def backbone_file(backbone: str) -> Path:
+def backbone_file(backbone: str, else_advice: str = "give its path with --lpips-file") -> Path:
     """Return the path of the backbone's weights in torch's cache; download them if they are missing.
+
+    Args:
+        else_advice: what a person can do instead of getting the file, in the error.
 
     Raises:
         CheckpointError: they are missing and cannot be downloaded.
@@ -101,7 +104,7 @@ def backbone_file(backbone: str) -> Path:
     except (OSError, RuntimeError) as error:
         raise CheckpointError(
             f"LPIPS ({backbone}) needs {name}, which cannot be downloaded ({error}): get {DOWNLOADS}{name} and put "
-            f"it at {path}, or give its path with --lpips-file"
+            f"it at {path}, or {else_advice}"
         ) from error
     return path
 

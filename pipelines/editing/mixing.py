@@ -65,7 +65,7 @@ def mixing(
         share = step / (steps - 1)
         codes = torch.where(taken(first.shape, share, q), last, first)
         redrawn = largest(bits_of(models, codes, values), 4 * share * (1 - share) * strength, q)
-        canvases.append(Canvas(codes.masked_fill(redrawn, -1)))
+        canvases.append(Canvas(codes.masked_fill(redrawn, -1), leads=step == 0))
     return canvases
 
 

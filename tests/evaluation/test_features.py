@@ -39,6 +39,17 @@ def test_a_backbone_has_a_hash_that_sha256sum_gives(
     assert set(network.describe()) == {"preprocessing", "weights_sha256"}
 
 
+def test_missing_weights_are_advised_on_with_options_that_evaluate_has(
+    torch_home: Path, request_for: FeatureRequest
+) -> None:
+    next(torch_home.iterdir()).unlink()
+    with (
+        mock.patch("urllib.request.urlopen", side_effect=OSError("no network")),
+        pytest.raises(CheckpointError, match=r"put it at .*squeezenet.*, or choose other --features$"),
+    ):
+        load_features("squeeze", request_for)
+
+
 def test_auto_takes_what_is_there_and_does_not_call_it_fid(
     torch_home: Path, request_for: FeatureRequest, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -303,6 +303,18 @@ def test_classes_are_required_for_a_taming_prior_without_yaml(tmp_path: Path, wr
         import_weights("auto", [write("x.pt", dict(gpt_state("taming")))], tmp_path / "m", heads=ref.HEADS)
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"), [("class", r"has \d+ classes by its tensors"), ("text", "is conditioned on text")]
+)
+def test_another_number_of_classes_than_that_of_the_tensors_is_refused(
+    kind: str, message: str, tmp_path: Path, write: Any
+) -> None:
+    file = write("gpt.pt", dict(gpt_state(kind)))
+    with pytest.raises(CheckpointError, match=rf"gpt.pt: this prior {message}, not 1000 classes: leave out"):
+        import_weights("llamagen", [file], tmp_path / "m", classes=1000, **HINTS)
+    assert not (tmp_path / "m").exists()
+
+
 def test_a_model_that_a_family_cannot_represent_is_not_exported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     Prior(PriorConfig(grid=(3, 3), codebook_size=8, width=32, heads=2)).save_pretrained(tmp_path / "prior")

@@ -16,8 +16,9 @@ from imgtf import Pipeline
 from imgtf.data.codes import open_codes
 from imgtf.errors import CheckpointError, ConfigError
 from imgtf.pipelines.conditioning_images import ImageLoader, reduced
-from imgtf.pipelines.conditions import TextLoader
+from imgtf.pipelines.conditions import FeaturesLoader, TextLoader
 from imgtf.pipelines.text import import_transformers
+from imgtf.prior.conditions.features import FeaturesConfig
 from imgtf.prior.conditions.text import TextConfig
 
 from .conftest import SMALL_PRIOR, SMALL_TOKENIZER, draw_images, run
@@ -329,3 +330,13 @@ def test_captions_that_are_too_long_are_said(caplog: pytest.LogCaptureFixture) -
     assert caplog.messages == [
         "1 of 2 captions are cut to 4 bytes, the most that this prior reads, such as 'a black cat'"
     ]
+
+
+@pytest.mark.parametrize("wrong", [5, b"red", "\ud800", ["a red tile", "\udcff"], [None]])
+def test_text_that_is_not_unicode_is_refused_in_one_line(wrong: Any) -> None:
+    features = FeaturesConfig(width=4, tokens=2, text_encoder="none")
+    for loader in (TextLoader(TextConfig(max_bytes=6), None), FeaturesLoader(features, None)):  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="text must be Unicode text, got") as error:
+            loader.values({"text": wrong})
+        str(error.value).encode()
+        assert loader.values({"text": ["a", "\u00e9"]}) == ["a", "\u00e9"]

@@ -200,3 +200,22 @@ def test_without_a_label_an_edit_is_unconditional() -> None:
     assert [sample.label for sample in pipeline.stream(2, canvas=canvas)] == [None, None]
     assert [sample.label for sample in pipeline.stream(2, "green", canvas=canvas)] == ["green", "green"]
     assert [sample.label for sample in pipeline.stream(2)] == ["red", "green"]
+
+
+def test_guidance_without_a_condition_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = tiny(labels=True)
+    canvas = inpainting(pipeline, noise(16, 16), box=(0, 0, 16, 12))
+    with caplog.at_level(logging.INFO, "imgtf"):
+        pipeline.stream(1, canvas=canvas)
+        pipeline.stream(1, canvas=canvas, cfg_scale=1)
+        pipeline.stream(1, "green", canvas=canvas, cfg_scale=6)
+        pipeline.stream(1, cfg_scale=6)  # the classes take turns
+        assert caplog.messages == []
+        pipeline.stream(1, canvas=canvas, cfg_scale=6)
+        tiny().stream(1, cfg_scale=6)
+        pipeline.mix(noise(16, 16), noise(16, 16), steps=4, cfg_scale=6)
+    assert caplog.messages == [
+        "guidance has no effect: no condition is given (--label)",
+        "guidance has no effect: this prior has no conditions",
+        "guidance has no effect: no condition is given (--label)",
+    ]
