@@ -12,6 +12,7 @@ from typing import Any
 
 from .files import File
 from .findings import Notes, some
+from .labels import class_name
 from .metadata_files import read_text
 
 TEXT_NAMES = (
@@ -31,7 +32,7 @@ class Sidecars:
     captions: dict[str, list[str]] = field(default_factory=dict)
     """Path of an image -> its captions."""
     labels: dict[str, str] = field(default_factory=dict)
-    """Path of an image -> the text of its .cls file."""
+    """Path of an image -> the class in its .cls file."""
     files: set[str] = field(default_factory=set)
     """All files that belong to an image, also without a caption."""
 
@@ -54,10 +55,16 @@ def read_sidecars(root: Path, files: Sequence[File], images: Iterable[str], note
     for path, paths in found.items():
         if path not in texts and ".json" in paths and (caption := _json_caption(root / paths[".json"])):
             sidecars.captions[path] = [caption]
-        if ".cls" in paths:
-            sidecars.labels[path] = read_text(root / paths[".cls"]).strip()
+    sidecars.labels = _labels(root, found)
     _say(root, sidecars, found, notes)
     return sidecars
+
+
+def _labels(root: Path, found: dict[str, dict[str, str]]) -> dict[str, str]:
+    """Image -> the class in its .cls file, without files that mean "no label"."""
+    texts = {path: read_text(root / paths[".cls"]) for path, paths in found.items() if ".cls" in paths}
+    names = {path: class_name(text) for path, text in texts.items()}
+    return {path: name for path, name in names.items() if name is not None}
 
 
 def _say(root: Path, sidecars: Sidecars, found: dict[str, dict[str, str]], notes: Notes) -> None:

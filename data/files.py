@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import DataError
+from .findings import some
+
+logger = logging.getLogger("imgtf")
 
 IMAGE_KINDS = (
     "png jpg jpeg jpe jfif bmp dib gif webp tif tiff ppm pgm pbm pnm tga ico avif jp2 j2k pcx sgi qoi"
@@ -22,6 +26,8 @@ OTHER_IMAGE_KINDS = "cr2 cr3 nef arw dng orf rw2 raf exr hdr psd svg dcm nii mha
 OTHER_IMAGE_SUFFIXES = frozenset("." + kind for kind in OTHER_IMAGE_KINDS.split())
 """Images, arrays and videos that Pillow does not read."""
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+SYSTEM_FOLDERS = ("__MACOSX", "lost+found")
+"""Folders that are not part of a data set, and that may be closed to its reader."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +53,34 @@ class File:
 
 
 def list_files(root: Path) -> list[File]:
-    """Return every file in a folder and its sub-folders, sorted. Follows symlinks, ignores hidden files."""
-    files, seen = [], set()
-    for folder, subs, names in os.walk(root, followlinks=True):
+    """Return every file in a folder and its sub-folders, sorted. Follows symlinks, ignores hidden files.
+
+    Raises:
+        DataError: a folder cannot be read, or a name is not UTF-8.
+    """
+    files: list[File] = []
+    above: dict[str, tuple[str, ...]] = {}  # folder -> its real path and those of the folders above
+    endless = []
+    for folder, subs, names in os.walk(root, onerror=_unreadable, followlinks=True):
+        chain = above.get(os.path.dirname(folder), ())
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a parent folder would never end
+        if real in chain:
+            endless.append(os.path.relpath(folder, root))
             subs.clear()
             continue
-        seen.add(real)
-        subs[:] = sorted(s for s in subs if not s.startswith(".") and s != "__MACOSX")
+        above[folder] = (real, *chain)
+        subs[:] = sorted(s for s in subs if not s.startswith(".") and s not in SYSTEM_FOLDERS)
         prefix = "" if folder == str(root) else os.path.relpath(folder, root).replace(os.sep, "/") + "/"
         files += [_file(root, prefix + name) for name in names if not name.startswith(".")]
+    if endless:
+        logger.warning("%s: links to a folder above them are not followed: %s", root, some(sorted(endless)))
     return sorted(files, key=lambda file: file.path)
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(
+        f"{error.filename}: the folder cannot be read ({error.strerror}): allow it, or move it out of the data set"
+    ) from error
 
 
 def _file(root: Path, relative: str) -> File:

@@ -11,7 +11,7 @@ from .files import File
 from .findings import Notes, some
 from .folder_table import image_table
 from .splits import split_in_stem, split_word
-from .tar import MOST_IMAGES, NotSamples, Sample, samples_in_place
+from .tar import MOST_IMAGES, NotSamples, Sample, Skipped, samples_in_place
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,15 +28,18 @@ def open_shards(root: Path, files: Sequence[File], notes: Notes) -> dict[str, Da
         NotSamples: a file holds no samples, or is an archive of class folders.
     """
     splits: dict[str, list[Sample]] = {}
+    skipped = Skipped()
     names = split_names([file.path for file in files])
     for file, split in zip(files, names, strict=True):
-        splits.setdefault(split, []).extend(samples_in_place(str(root / file.path)))
+        splits.setdefault(split, []).extend(samples_in_place(str(root / file.path), skipped))
     samples = [sample for own in splits.values() for sample in own]
     if not samples:
         raise NotSamples(f"{root / files[0].path}: no samples with an image in it")
     check_samples(str(root / files[0].path), samples)
     columns = image_columns(samples)
     notes.read_as(f"{len(files)} tar {'shard' if len(files) == 1 else 'shards'}")
+    for line in skipped.lines():
+        notes.warn(f"{root}: {line}")
     _note_incomplete(str(root), samples, notes)
     keys = sorted({key for sample in samples for key in sample.values} - {*columns, *BUILT_IN})
     return {name: _table(own, columns, keys) for name, own in splits.items()}

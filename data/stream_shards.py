@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, cast
@@ -11,7 +12,9 @@ from .cells import content_of, read_cell
 from .columns import Columns, caption_in
 from .locations import errors_of, open_file
 from .shards import IMAGE, cell_of, check_samples, image_columns
-from .tar import Sample, samples_in_stream
+from .tar import Sample, Skipped, samples_in_stream
+
+logger = logging.getLogger("imgtf")
 
 INSPECTED = 100
 """Samples of a tar file that decide about the columns."""
@@ -80,6 +83,7 @@ class TarShards:
             self._first = list(islice(samples_in_stream(paths[0], file), INSPECTED))
         check_samples(paths[0], self._first)
         self._columns = image_columns(self._first)
+        self._told: set[int] = set()  # shards of which it was said what is not read
 
     def features(self) -> Mapping[str, Any]:
         """Return the columns of the first samples with their types."""
@@ -98,8 +102,16 @@ class TarShards:
                 f"{path}: the column {columns.image!r} holds no images; those that do are {known}"
             )
         with errors_of(path), open_file(path, from_start=True) as file:
-            for sample in samples_in_stream(path, file, skip=row):
+            skipped = Skipped()
+            for sample in samples_in_stream(path, file, row, skipped):
                 yield self._raw(sample, columns, path)
+        self._tell(shard, skipped)
+
+    def _tell(self, shard: int, skipped: Skipped) -> None:
+        """Log once what is not read of a shard, after its last sample."""
+        for line in skipped.lines() if shard not in self._told else ():
+            logger.warning("%s: %s", self.paths[shard], line)
+        self._told.add(shard)
 
     def _raw(self, sample: Sample, columns: Columns, path: str) -> Raw:
         # Also by a suffix that the first samples lack, as `image_columns` would name it.

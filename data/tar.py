@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import tarfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal, Self
@@ -30,6 +32,14 @@ MOST_SIDECAR = 2**24
 """Bytes of a caption, label or JSON file. Longer ones are no such files."""
 MOST_IMAGES = 8
 """Images of one sample. More are a sign of names that contain dots."""
+REMEMBERED = 1000
+"""First samples of a stream that are compared with later ones, to find parts that lie apart."""
+NO_IMAGE = "samples without an image, which are left out"
+NO_JSON = "JSON files that hold no object or are damaged, which are not read"
+NOT_UTF8 = "captions and labels that are not UTF-8 text, which are not read"
+TOO_LONG = "captions, labels and JSON files of more than 16 MiB, which are not read"
+APART = "files that do not follow the others of their sample, which are joined with them by name"
+AGAIN = "samples with the name of an earlier one, which are samples of their own"
 _NAME = re.compile(r"((?:.*/|)[^./][^.]*)\.([^/]+)", re.DOTALL)
 
 
@@ -47,30 +57,62 @@ class Sample:
     """Suffix in lower case -> {bytes, path}."""
     values: dict[str, Any] = field(default_factory=dict)
     """`label`, `text`, and the texts and numbers of the JSON file by name."""
+    suffixes: list[str] = field(default_factory=list)
+    """Of all members that belong to the sample."""
 
 
-def samples_in_place(path: str) -> Iterator[Sample]:
-    """Yield the samples of a tar file on disk, with the places of its images instead of their bytes.
+class Skipped:
+    """What is not read of tar files, or not as it lies there: counts and first examples."""
+
+    def __init__(self) -> None:
+        self._counts = Counter[str]()
+        self._first: dict[str, str] = {}
+
+    def add(self, what: str, where: str, count: int = 1) -> None:
+        """Count something. `where`: the member or the sample."""
+        self._counts[what] += count
+        self._first.setdefault(what, where)
+
+    def lines(self) -> list[str]:
+        """Return one line per kind."""
+        return [f"{what}: {count} (first {self._first[what]})" for what, count in self._counts.items()]
+
+
+def samples_in_place(path: str, skipped: Skipped) -> list[Sample]:
+    """Return the samples of a tar file on disk, with the places of its images instead of their bytes.
+
+    The members of a sample may lie apart.
 
     Raises:
         NotSamples: the file is compressed.
         DataError: the file is damaged, or is no tar file.
     """
     with _errors(path), open_regular(path) as file, _opened(file, "r:") as archive:
-        yield from _grouped(archive, path, in_place=True)
+        samples = _joined(_runs(archive, path, skipped), skipped)
+    return [sample for sample in samples if _has_image(sample, skipped)]
 
 
-def samples_in_stream(path: str, file: IO[bytes], skip: int = 0) -> Iterator[Sample]:
+def samples_in_stream(
+    path: str, file: IO[bytes], skip: int = 0, skipped: Skipped | None = None
+) -> Iterator[Sample]:
     """Yield the samples of a tar file that is read from the start to the end, and may be compressed.
 
     Args:
         skip: first samples that are not wanted.
 
     Raises:
-        DataError: the file is damaged, or is no tar file.
+        DataError: the file is damaged, is no tar file, or the members of a sample lie apart.
     """
+    skipped = skipped or Skipped()
+    first: dict[str, list[str]] = {}
+    number = 0
     with _errors(path), _opened(file, "r|*") as archive:
-        yield from _grouped(archive, path, in_place=False, skip=skip)
+        for sample in _runs(archive, "", skipped, skip):
+            _check_order(sample, first, path)
+            if _has_image(sample, skipped):
+                number += 1
+                if number > skip:
+                    yield sample
 
 
 class _Member(tarfile.TarInfo):
@@ -113,44 +155,114 @@ def _is_compressed(path: str) -> bool:
         return False
 
 
-def _grouped(archive: tarfile.TarFile, path: str, in_place: bool, skip: int = 0) -> Iterator[Sample]:
-    """Members with the same key, one after the other, are one sample. Samples without an image are left out."""
+def _runs(archive: tarfile.TarFile, tar: str, skipped: Skipped, skip: int = 0) -> Iterator[Sample]:
+    """Yield the members with the same key, one after the other, as one sample each, also without an image.
+
+    Args:
+        tar: file that the images stay in; "" to read them.
+        skip: first samples with an image of which nothing is read.
+    """
     sample = Sample("")
-    count = 0  # complete samples
+    count = 0  # samples with an image
     for member in archive:
         archive.members = []  # type: ignore[attr-defined]  # would hold every header
         match = _NAME.fullmatch(member.name.removeprefix("./"))
-        if not match or not member.isreg():
+        if match is None or not member.isreg() or not _is_read(match[2]):
+            _note_other(member, skipped)
             continue
         if match[1] != sample.key:
-            if sample.images and count >= skip:
+            if sample.suffixes:
                 yield sample
             count += bool(sample.images)
             sample = Sample(match[1])
+        name = sys.intern(match[2].lower())
+        sample.suffixes.append(name)
         if count >= skip:
-            _add(sample, match[2].lower(), archive, member, path if in_place else "")
-        elif _is_image(match[2]):
-            sample.images[match[2]] = None
-    if sample.images and count >= skip:
+            _add(sample, name, archive, member, tar, skipped)
+        elif _is_image(name):
+            sample.images[name] = None
+    if sample.suffixes:
         yield sample
+
+
+def _joined(runs: Iterable[Sample], skipped: Skipped) -> list[Sample]:
+    """The samples of which each run is a part. A suffix that a sample has begins another one of the same name."""
+    samples: list[Sample] = []
+    latest: dict[str, Sample] = {}
+    for run in runs:
+        earlier = latest.get(run.key)
+        if earlier is not None and not set(earlier.suffixes) & set(run.suffixes):
+            _join(earlier, run)
+            skipped.add(APART, f"{run.key}.{run.suffixes[0]}", len(run.suffixes))
+            continue
+        if earlier is not None:
+            skipped.add(AGAIN, run.key)
+        latest[run.key] = run
+        samples.append(run)
+    return samples
+
+
+def _join(sample: Sample, part: Sample) -> None:
+    sample.images |= part.images
+    weaker = "json" in part.suffixes  # a .cls or .txt file takes precedence
+    sample.values = part.values | sample.values if weaker else sample.values | part.values
+    sample.suffixes += part.suffixes
+
+
+def _check_order(sample: Sample, first: dict[str, list[str]], path: str) -> None:
+    """Raise DataError if a sample is a part of one of the first. `first`: key -> suffixes, completed here."""
+    earlier = first.get(sample.key)
+    if earlier is not None and not set(earlier) & set(sample.suffixes):
+        raise DataError(
+            f"{path}: the files of the sample {sample.key!r} do not follow each other, as a stream needs it: pack its "
+            f"folder again with `tar --sort=name`, or leave out --streaming"
+        )
+    if len(first) < REMEMBERED:
+        first[sample.key] = sample.suffixes
+
+
+def _has_image(sample: Sample, skipped: Skipped) -> bool:
+    if not sample.images:
+        skipped.add(NO_IMAGE, sample.key)
+    return bool(sample.images)
+
+
+def _is_read(name: str) -> bool:
+    return _is_image(name) or name.lower() in SIDECARS
+
+
+def _note_other(member: tarfile.TarInfo, skipped: Skipped) -> None:
+    """Count a member that is not read. Folders and hidden files are no part of the data."""
+    name = member.name.rpartition("/")[2]
+    if member.isdir() or name.startswith("."):
+        return
+    suffix = name.rpartition(".")[1:] if "." in name else ()
+    kind = f"{''.join(suffix).lower()} files" if suffix else "files without a suffix"
+    skipped.add(f"{kind if member.isreg() else 'links and devices'}, which are not read", member.name)
 
 
 def _is_image(name: str) -> bool:
     return name.lower().rpartition(".")[2] in IMAGE_FIELDS
 
 
-def _add(sample: Sample, name: str, archive: tarfile.TarFile, member: tarfile.TarInfo, tar: str) -> None:
+def _add(
+    sample: Sample, name: str, archive: tarfile.TarFile, member: tarfile.TarInfo, tar: str, skipped: Skipped
+) -> None:
     """Add a member to its sample. `tar`: file that an image stays in; "" to read it."""
     if _is_image(name):
         path = member_path(tar, member.name, member.offset_data, member.size) if tar else None
         sample.images[name] = {"bytes": None if tar else _read(archive, member), "path": path}
-    elif name in SIDECARS and member.size <= MOST_SIDECAR:
-        data = _read(archive, member)
-        if name == "json":
-            sample.values = _scalars(data) | sample.values
-        else:
-            text = data.decode("utf-8-sig", "replace")
-            sample.values["label" if name == "cls" else "text"] = " ".join(text.split())
+        return
+    if member.size > MOST_SIDECAR:
+        return skipped.add(TOO_LONG, member.name)
+    data = _read(archive, member)
+    content = _scalars(data) if name == "json" else _text(data)
+    if content is None:
+        skipped.add(NO_JSON if name == "json" else NOT_UTF8, member.name)
+    elif isinstance(content, dict):
+        sample.values = content | sample.values
+    else:
+        sample.values["label" if name == "cls" else "text"] = content
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -158,12 +270,20 @@ def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return b"" if file is None else file.read()
 
 
-def _scalars(data: bytes) -> dict[str, Any]:
-    """The texts and numbers of a JSON object; {} if it is not JSON."""
+def _text(data: bytes) -> str | None:
+    """The words of a text file; None if it is not UTF-8."""
+    try:
+        return " ".join(data.decode("utf-8-sig").split())
+    except UnicodeDecodeError:
+        return None
+
+
+def _scalars(data: bytes) -> dict[str, Any] | None:
+    """The texts and numbers of a JSON object; None if it is none."""
     try:
         content = json.loads(data)
-    except ValueError:
-        return {}
+    except (ValueError, RecursionError):
+        return None
     if not isinstance(content, dict):
-        return {}
+        return None
     return {k: v for k, v in content.items() if isinstance(v, (str, int, float))}

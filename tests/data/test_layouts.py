@@ -291,6 +291,15 @@ def test_labels_in_cls_files(images):
     assert named(opened(root)[0]) == ["0", "10", None]
 
 
+def test_cls_files_without_a_label(images, caplog):
+    root = images(*(f"{i}.png" for i in range(5)))
+    for i, text in enumerate(("a", "b", "\n", "-1", "nan")):
+        (root / f"{i}.cls").write_text(text)
+    train, _ = opened(root)
+    assert named(train) == ["a", "b", None, None, None]
+    assert "3 of 5 rows have no label" in caplog.text
+
+
 def test_archives_are_refused(tmp_path, images):
     root = images("d/0.png")
     with zipfile.ZipFile(tmp_path / "my set.zip", "w") as archive:

@@ -151,6 +151,66 @@ def test_shards_damaged_in_the_middle_are_not_taken_for_whole(tmp_path, streamin
     assert "a.tar: the mark at the end is missing: it may have been cut" in caplog.text
 
 
+def apart(path: Path, *order: str) -> Path:
+    """A tar file of 30 samples: first all files of the first suffix, then all of the second."""
+    members: dict[str, bytes] = {}
+    for i in range(30):
+        members |= sample(i, cls=f"{i % 2}".encode(), json=b'{"text": "other"}', txt=f"number {i}".encode())
+    return write_tar(path, {name: members[name] for s in order for name in members if name.endswith(s)})
+
+
+@pytest.mark.parametrize(
+    "order", [("png", "txt", "cls"), ("cls", "txt", "png"), ("txt", "png", "json", "cls")]
+)
+def test_members_of_a_sample_that_lie_apart_are_joined(tmp_path, order, caplog):
+    path = apart(tmp_path / "a.tar", *order)
+    train, _ = opened(path)
+    assert greys(train) == list(range(30))
+    assert texts(train) == [f"number {i}" for i in range(30)]
+    assert named(train) == [str(i % 2) for i in range(30)]
+    count = 30 * (len(order) - 1)
+    assert f"joined with them by name: {count} (first 000000.{order[1]})" in caplog.text
+    assert "left out" not in caplog.text
+
+
+@pytest.mark.parametrize("order", [("png", "txt", "cls"), ("cls", "txt", "png")])
+def test_members_that_lie_apart_cannot_be_streamed(tmp_path, order):
+    with pytest.raises(
+        DataError, match=r"a\.tar: the files of the sample '000000' do not follow.*--sort=name"
+    ):
+        opened(apart(tmp_path / "a.tar", *order), streaming=True)
+
+
+def test_a_name_that_comes_again_is_another_sample(tmp_path, caplog):
+    for name in ("a.tar", "b.tar"):
+        write_tar(tmp_path / name, sample(0, txt=b"x") | sample(1))
+    joined = (tmp_path / "a.tar").read_bytes()[:3072] + (tmp_path / "b.tar").read_bytes()
+    (tmp_path / "c.tar").write_bytes(joined)
+    train, _ = opened(tmp_path / "c.tar")
+    assert "samples with the name of an earlier one, which are samples of their own: 2 (first" in caplog.text
+    assert len(train) >= 3
+    assert len(opened(tmp_path / "c.tar", streaming=True)[0]) == len(train)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_what_is_not_read_of_a_shard_is_said(tmp_path, streaming, caplog):
+    others = {"1.txt": b"no image", "2.exr": b"", "README": b"", "._3.png": b""}
+    broken = sample(4, json=b"{broken") | sample(5, json=b"[1]") | sample(6, txt="ä".encode("latin-1"))
+    path = write_tar(tmp_path / "a.tar", sample(0, txt=b"a") | others | broken)
+    train, _ = opened(path, streaming=streaming)
+    assert texts(train) == ["a", None, None, None]
+    opened(path, streaming=streaming)
+    for line in (
+        "samples without an image, which are left out: 1 (first 1)",
+        ".exr files, which are not read: 1 (first 2.exr)",
+        "files without a suffix, which are not read: 1 (first README)",
+        "hold no object or are damaged, which are not read: 2 (first 000004.json)",
+        "captions and labels that are not UTF-8 text, which are not read: 1 (first 000006.txt)",
+    ):
+        assert caplog.text.count(line) == 2
+    assert "._3" not in caplog.text
+
+
 def test_archives_that_are_no_samples(tmp_path):
     compressed = write_tar(tmp_path / "a.tar", sample(0), "w:gz")
     with pytest.raises(DataError, match=r"compressed, so its samples cannot be read in place.*tar -xf"):
