@@ -43,9 +43,9 @@ PLACEHOLDERS = {"COMMAND", "FAMILY", "NAME"}
 FOREIGN_OPTIONS = {
     "--nproc_per_node", "--extra-index-url", "--find-links", "--no-index", "--pip-args", "--spec", "--build-arg",
     "--gpus", "--rm", "--user", "--nnodes", "--rdzv_id", "--rdzv_backend", "--rdzv_endpoint", "--job-name", "--nodes",
-    "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time", "--signal", "--requeue",
+    "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time", "--signal", "--requeue", "--sort",
 }  # fmt: skip
-"""Options of other programs: torchrun, pip, pipx, docker, Slurm."""
+"""Options of other programs: torchrun, pip, pipx, docker, Slurm, tar."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
